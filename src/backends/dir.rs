@@ -1,0 +1,2 @@
+/// A directory: blocks sharded by CID.
+pub struct DirBackend {}

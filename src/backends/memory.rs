@@ -1,0 +1,2 @@
+/// Blocks in memory, for tests.
+pub struct MemoryBackend {}

@@ -1,0 +1,1 @@
+//! Wrappers that implement the trait over another backend.

@@ -1,0 +1,1 @@
+//! Puts the layers together into a volume and runs it.

@@ -1,0 +1,1 @@
+//! Parquet: base, deltas, manifest, compaction, and loading them back.

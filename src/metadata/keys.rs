@@ -1,0 +1,1 @@
+//! Keys, in bytes. Big-endian numbers keep ranges together.

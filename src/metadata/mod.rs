@@ -1,0 +1,33 @@
+//! What the volume knows: inodes, names, xattrs, contents with their copies,
+//! the queue, and their history in Parquet.
+//!
+//! The engine is an ordered key-value store with snapshots and atomic,
+//! optimistic transactions; `Namespace` writes the POSIX rules once above it.
+//! Commits are not synced one by one: [`Engine::persist`] makes all of them
+//! durable. After a crash the engine holds a prefix of the commits that
+//! contains everything persisted. Every change marks its row in the same
+//! transaction, so that the next Parquet delta contains it.
+//!
+//! Not here: bytes of files, placement of copies, permissions of callers.
+
+pub mod checkpoint;
+mod embedded;
+mod engine;
+mod error;
+mod keys;
+mod memory;
+mod namespace;
+mod records;
+
+pub use self::embedded::EmbeddedEngine;
+pub use self::engine::{Commit, Engine, Reader, Transaction, transact};
+pub use self::error::MetadataError;
+pub use self::memory::MemoryEngine;
+pub use self::namespace::{
+    ContentCommit, Created, DirectoryPage, Namespace, NewNode, Removed, RenameMode, SetAttributes,
+    Stats, Unlinked,
+};
+pub use self::records::{
+    ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState, QueueRecord,
+    StagedRecord, VerifyMethod,
+};

@@ -1,0 +1,173 @@
+//! The rows. Each is stored as one version byte and its postcard form; the
+//! golden files under `tests/fixtures/golden` pin every version for ever.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{BackendId, Cid, FileKind, Ino, Timestamp};
+
+/// An inode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InodeRecord {
+    /// What it is.
+    pub kind: FileKind,
+    /// Permission bits, setuid, setgid, sticky (07777).
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device node (Linux encoding as FUSE passes it).
+    pub rdev: u32,
+    /// Names that lead here (directories: 2 + subdirectories).
+    pub nlink: u32,
+    /// Bytes of content (symlink: of the target; directory: entries' name bytes).
+    pub size: u64,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last change of content.
+    pub mtime: Timestamp,
+    /// Last change of this row that POSIX counts.
+    pub ctime: Timestamp,
+    /// Creation.
+    pub btime: Timestamp,
+    /// Root of the sealed content; `None` is the empty file (or not a file).
+    pub content: Option<Cid>,
+    /// Profile the content was built with, by name; empty is the volume's own.
+    /// A foreign profile comes from an import and ends at the first change.
+    pub profile: String,
+    /// Bytes of a symbolic link.
+    pub target: Vec<u8>,
+    /// A directory's parent; of a file one of its parents (the others, when it
+    /// has several links, are found by `Namespace::parents`).
+    pub parent: Ino,
+    /// Whether any extended attribute is stored (saves the look-up).
+    pub has_xattrs: bool,
+    /// The policy set on this inode, in the text form of `Policy`; empty inherits.
+    pub policy: String,
+    /// Directories: entries now.
+    pub entries: u64,
+    /// Directories: the cookie that the next entry gets. Never goes back.
+    pub next_cookie: u64,
+    /// Rises with each content commit; tells a sealer that it is late.
+    pub version: u64,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DentryRecord {
+    /// What it names.
+    pub ino: Ino,
+    /// Its kind, so that readdir needs no inode.
+    pub kind: FileKind,
+    /// Position in the directory's order; stable while the entry lives.
+    pub cookie: u64,
+}
+
+/// How sure we are of one copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyState {
+    /// The backend said yes.
+    Claimed = 0,
+    /// Its bytes were re-hashed (at the time of the record).
+    Verified = 1,
+    /// Its bytes are wrong; a repair is due.
+    Corrupt = 2,
+    /// It was there and is not any more.
+    Lost = 3,
+}
+
+/// How a copy was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyMethod {
+    /// Not at all.
+    None = 0,
+    /// Hashed by us while it was written there, and made durable.
+    Written = 1,
+    /// Read back whole and hashed.
+    ReadBack = 2,
+    /// The backend itself checks the hash of what it stores.
+    Service = 3,
+}
+
+/// One content at one backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyRecord {
+    /// Where.
+    pub backend: BackendId,
+    /// How sure.
+    pub state: CopyState,
+    /// When the state was last established.
+    pub at: Timestamp,
+    /// How.
+    pub method: VerifyMethod,
+}
+
+/// Where a pin stands against its policy. Kept in the record so that counters
+/// per state need no scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinState {
+    /// Fewer copies than min.
+    BelowMin = 0,
+    /// At least min, fewer than target.
+    BelowTarget = 1,
+    /// At target, not above max.
+    AtTarget = 2,
+    /// More than max.
+    OverMax = 3,
+}
+
+/// A content: a root CID that files refer to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentRecord {
+    /// Bytes a reader gets.
+    pub size: u64,
+    /// Cumulative block bytes (dag-pb Tsize).
+    pub tsize: u64,
+    /// Blocks in the DAG, duplicates counted.
+    pub blocks: u64,
+    /// Inodes that refer to it. At 0 it waits for collection.
+    pub refs: u64,
+    /// Profile name.
+    pub profile: String,
+    /// Copies wanted: at least, aim, at most.
+    pub min: u8,
+    /// Aim.
+    pub target: u8,
+    /// At most.
+    pub max: u8,
+    /// Where it stands.
+    pub pin: PinState,
+    /// Its copies.
+    pub copies: Vec<CopyRecord>,
+}
+
+/// A content that waits for copies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueRecord {
+    /// When it was first asked for.
+    pub since: Timestamp,
+    /// Rounds that ended without the target.
+    pub attempts: u32,
+    /// Not to be tried before this time.
+    pub not_before: Timestamp,
+    /// Why the last round failed, for people; empty when none has.
+    pub last_error: String,
+}
+
+/// A file whose staged bytes are durable but not sealed (LOCAL_DURABILITY).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedRecord {
+    /// Size of the file with the staged bytes.
+    pub size: u64,
+    /// The content below the staged bytes (`None`: nothing below).
+    pub base: Option<Cid>,
+    /// Size of the base that is still visible (truncation lowers it).
+    pub base_size: u64,
+    /// Modification time to restore.
+    pub mtime: Timestamp,
+    /// Per leaf index: bitmap of valid 4 KiB pages, 32 bytes for a 1 MiB leaf.
+    pub pages: Vec<(u64, Vec<u8>)>,
+}

@@ -1,0 +1,50 @@
+use crate::backends::BackendError;
+use crate::metadata::MetadataError;
+use crate::store::StoreError;
+use crate::types::Cid;
+
+/// What replication can answer instead of a result.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicationError {
+    /// No copy in reach is good (EIO). `tried` says each backend's answer.
+    #[error("block {cid} cannot be read from any backend: {tried}")]
+    NoGoodCopy {
+        /// The block.
+        cid: Cid,
+        /// `id: reason; id: reason`.
+        tried: String,
+    },
+    /// The level was not reached and the policy says fail (EIO).
+    #[error("{have} of {want} copies are written; {reason}")]
+    BelowLevel {
+        /// Durable copies now.
+        have: usize,
+        /// Copies that the level asks for.
+        want: usize,
+        /// Why there are no more.
+        reason: String,
+    },
+    /// A backend failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The metadata failed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// The local store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No complete checkpoint was found there.
+    #[error("no complete checkpoint at {location}: {reason}")]
+    NoCheckpoint {
+        /// Where was looked.
+        location: String,
+        /// What was found instead.
+        reason: String,
+    },
+    /// The daemon is stopping (ESHUTDOWN).
+    #[error("the volume is being unmounted")]
+    ShuttingDown,
+    /// A file operation failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}

@@ -1,0 +1,39 @@
+use serde::{Deserialize, Serialize};
+
+use crate::backends::Usage;
+use crate::types::BackendId;
+
+/// A backend's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendState {
+    /// Answers.
+    Up,
+    /// Answers, but with errors now and then.
+    Degraded,
+    /// Does not answer; probed until it does.
+    Down,
+    /// Answers reads only.
+    ReadOnly,
+    /// Full.
+    Full,
+}
+
+/// What `status` shows of a backend; kept in memory, never asked for live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Id.
+    pub id: BackendId,
+    /// Kind.
+    pub kind: String,
+    /// Location without secrets.
+    pub url: String,
+    /// Health.
+    pub state: BackendState,
+    /// Failure domain.
+    pub domain: String,
+    /// Space, as last seen.
+    pub usage: Usage,
+    /// Last error, for people; empty when none.
+    pub last_error: String,
+}

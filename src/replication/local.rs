@@ -1,0 +1,2 @@
+/// The local store as a backend.
+pub struct LocalBackend {}

@@ -1,0 +1,25 @@
+//! The local store: blocks in segment files, written once, and the staging of
+//! files that are being written.
+//!
+//! Two kinds of segment: *flat* (a sealed staging file; leaf `i` at its natural
+//! offset, possibly sparse) and *pack* (small blocks and dag-pb nodes, framed
+//! as CARv1). Blocks are found by a [`BlockIndex`] that the volume supplies.
+//! A block enters the index only after its bytes are on stable storage, so
+//! after a crash the index never points at bytes that are not there; a pack's
+//! unindexed tail is cut at open. A block is hashed at its first use after a
+//! restart, not on each read.
+//!
+//! Not here: which file has which content, replication, and deciding what is
+//! garbage.
+
+mod error;
+mod index;
+mod local;
+mod pack;
+mod segment;
+mod staging;
+
+pub use self::error::StoreError;
+pub use self::index::{BlockIndex, IndexChange, IndexMark, Location, MemoryIndex};
+pub use self::local::{LocalStore, PackTicket, StoreOptions, StoreUsage, VerifyProblem};
+pub use self::staging::{BaseReader, SealedLeaf, Staging, StagingOptions};
