@@ -19,7 +19,7 @@ pub use self::dag::{FileBuilder, Rebuilt, import_file, leaf, rebuild};
 pub use self::directory::{DirectoryEntry, build_directory, read_directory, symlink};
 pub use self::error::ContentError;
 pub use self::names::{escape_name, unescape_name};
-pub use self::node::{Node, UnixFsMetadata, parse_node};
+pub use self::node::{Node, UnixFsMetadata, inline_block, parse_node};
 pub use self::profile::{DirectoryEstimate, Profile, UnknownProfile};
 pub use self::walk::{LeafSpan, leaves, walk_post_order};
 
@@ -44,3 +44,8 @@ pub type Sink<'a> = dyn FnMut(Cid, Bytes) -> Result<(), ContentError> + 'a;
 
 /// Gives the bytes of a block, already verified, or an error.
 pub type Load<'a> = dyn FnMut(&Cid) -> Result<Bytes, ContentError> + 'a;
+
+#[cfg(test)]
+mod dag_tests;
+#[cfg(test)]
+mod vectors_tests;

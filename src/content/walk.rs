@@ -1,9 +1,14 @@
+use std::collections::HashSet;
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{ContentError, Link, Load};
-use crate::types::Cid;
+use super::node::inline_block;
+use super::{ContentError, Link, Load, Node, parse_node};
+use crate::types::{Cid, cid};
+
+/// No builder makes deeper trees: 64 levels of files, shards and directories.
+const MAX_FILE_DEPTH: usize = 64;
 
 /// A leaf and where its content lies in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +22,8 @@ pub struct LeafSpan {
 }
 
 /// Visits, in order, the leaves of a file that overlap `range`; loads inner
-/// nodes only (a leaf that is the root is not loaded when it is raw).
+/// nodes only (a leaf that is the root is not loaded when it is raw; a dag-pb
+/// leaf must be loaded to be known as one).
 ///
 /// # Errors
 /// Of `load` and `visit`; `Malformed` when `root` is not a file.
@@ -27,23 +33,85 @@ pub fn leaves(
     load: &mut Load<'_>,
     visit: &mut dyn FnMut(LeafSpan) -> Result<(), ContentError>,
 ) -> Result<(), ContentError> {
-    let _ = (root, range, load, visit);
-    todo!()
+    let mut stack = vec![(*root, 0u64, 0usize)];
+    while let Some((link, offset, depth)) = stack.pop() {
+        let end = offset.saturating_add(link.size);
+        if end <= range.start || offset >= range.end {
+            continue;
+        }
+        if depth > MAX_FILE_DEPTH {
+            return Err(ContentError::TooDeep(root.cid));
+        }
+        if link.cid.codec() == cid::RAW {
+            visit(LeafSpan { cid: link.cid, offset, len: link.size })?;
+            continue;
+        }
+        let block = inline_block(&link.cid).map_or_else(|| load(&link.cid), Ok)?;
+        let Node::File { data, links, size, .. } = parse_node(&link.cid, &block)? else {
+            let reason = "not a file".to_owned();
+            return Err(ContentError::Malformed { cid: link.cid, codec: "unixfs", reason });
+        };
+        if size != link.size {
+            let reason = format!("{size} bytes where its parent says {}", link.size);
+            return Err(ContentError::Malformed { cid: link.cid, codec: "unixfs", reason });
+        }
+        let inline = data.len() as u64;
+        if inline > 0 && offset + inline > range.start {
+            visit(LeafSpan { cid: link.cid, offset, len: inline })?;
+        }
+        let mut at = end;
+        for child in links.iter().rev() {
+            at -= child.size;
+            stack.push((*child, at, depth + 1));
+        }
+    }
+    Ok(())
 }
 
 /// Visits every block below `root`, each once, children before parents.
 /// `enter` says whether to go into a node at all (false prunes it and all that
 /// is below it: its holder has it). Identity CIDs are not visited.
-/// Memory: the path, and a set of the CIDs that were seen.
+/// Memory: the nodes on the path, and a set of the CIDs that were seen.
 ///
 /// # Errors
-/// Of the callbacks; `Malformed`; `TooDeep` past 64 levels.
+/// Of the callbacks; `Malformed`; `TooDeep` past 4096 levels.
 pub fn walk_post_order(
     root: &Cid,
     enter: &mut dyn FnMut(&Cid) -> Result<bool, ContentError>,
     load: &mut Load<'_>,
     visit: &mut dyn FnMut(&Cid, &Bytes) -> Result<(), ContentError>,
 ) -> Result<(), ContentError> {
-    let _ = (root, enter, load, visit);
-    todo!()
+    // Directories nest as deep as paths allow (4095 bytes, 2 a level).
+    const MAX_DEPTH: usize = 4096;
+    struct Frame {
+        cid: Cid,
+        block: Bytes,
+        children: std::vec::IntoIter<Cid>,
+    }
+    let mut seen = HashSet::new();
+    let mut stack: Vec<Frame> = Vec::new();
+    let mut next = Some(*root);
+    loop {
+        if let Some(id) = next.take()
+            && seen.insert(id)
+        {
+            let inline = inline_block(&id);
+            if inline.is_some() || enter(&id)? {
+                if stack.len() >= MAX_DEPTH {
+                    return Err(ContentError::TooDeep(*root));
+                }
+                let block = inline.map_or_else(|| load(&id), Ok)?;
+                let children = parse_node(&id, &block)?.children().into_iter();
+                stack.push(Frame { cid: id, block, children });
+            }
+        }
+        let Some(frame) = stack.last_mut() else { return Ok(()) };
+        next = frame.children.next();
+        if next.is_none()
+            && let Some(done) = stack.pop()
+            && done.cid.hash().code() != cid::IDENTITY
+        {
+            visit(&done.cid, &done.block)?;
+        }
+    }
 }
