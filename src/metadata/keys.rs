@@ -1,1 +1,83 @@
-//! Keys, in bytes. Big-endian numbers keep ranges together.
+//! Keys, in bytes. The first byte is the table; numbers are big-endian, so that
+//! ranges stay together.
+//!
+//! | key | row |
+//! |---|---|
+//! | `I` ino:8 | inode |
+//! | `D` parent:8 name | dentry |
+//! | `E` parent:8 cookie:8 | name, in the directory's order |
+//! | `R` ino:8 parent:8 | names in that parent, of an inode with several links |
+//! | `X` ino:8 name | extended attribute |
+//! | `O` ino:8 | orphan: no name is left, or none yet |
+//! | `T` ino:8 | staged bytes that are durable and not sealed |
+//! | `C` cid | content |
+//! | `Q` cid | queue |
+//! | `V` sequence:8 | event, until the next checkpoint takes it |
+//! | `M` key | mark: the row of `key` changed since the last checkpoint |
+//! | `B` cid, `P` segment:8 | the store's block index (a keyspace of its own) |
+//! | `Fformat`, `Fnext`, `Fstats` | format, next inode number, counters |
+
+use crate::types::{Cid, Ino};
+
+pub(crate) const INODE: u8 = b'I';
+pub(crate) const DENTRY: u8 = b'D';
+pub(crate) const ORDER: u8 = b'E';
+pub(crate) const PARENT: u8 = b'R';
+pub(crate) const XATTR: u8 = b'X';
+pub(crate) const ORPHAN: u8 = b'O';
+pub(crate) const STAGED: u8 = b'T';
+pub(crate) const CONTENT: u8 = b'C';
+pub(crate) const QUEUE: u8 = b'Q';
+pub(crate) const EVENT: u8 = b'V';
+pub(crate) const MARK: u8 = b'M';
+/// The block index's blocks.
+pub(crate) const BLOCK: u8 = b'B';
+/// The block index's pack marks.
+pub(crate) const PACK: u8 = b'P';
+
+pub(crate) const FORMAT: &[u8] = b"Fformat";
+pub(crate) const NEXT_INO: &[u8] = b"Fnext";
+pub(crate) const STATS: &[u8] = b"Fstats";
+
+/// A table byte and a number.
+pub(crate) fn number(table: u8, value: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(9);
+    key.push(table);
+    key.extend_from_slice(&value.to_be_bytes());
+    key
+}
+
+pub(crate) fn inode(ino: Ino) -> Vec<u8> {
+    number(INODE, ino.0)
+}
+
+/// A table byte, an inode, and bytes.
+pub(crate) fn under(table: u8, ino: Ino, rest: &[u8]) -> Vec<u8> {
+    let mut key = number(table, ino.0);
+    key.extend_from_slice(rest);
+    key
+}
+
+pub(crate) fn of_cid(table: u8, cid: &Cid) -> Vec<u8> {
+    let mut key = Vec::with_capacity(37);
+    key.push(table);
+    key.extend_from_slice(&cid.to_bytes());
+    key
+}
+
+/// The first key after all that begin with `prefix`.
+pub(crate) fn end_of(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+/// The number behind the table byte.
+pub(crate) fn number_in(key: &[u8]) -> Option<u64> {
+    key.get(1..9)?.try_into().ok().map(u64::from_be_bytes)
+}

@@ -14,18 +14,20 @@ pub mod checkpoint;
 mod embedded;
 mod engine;
 mod error;
-mod keys;
+pub(crate) mod keys;
 mod memory;
 mod namespace;
 mod records;
+#[cfg(test)]
+mod tests;
 
 pub use self::embedded::EmbeddedEngine;
 pub use self::engine::{Commit, Engine, Reader, Transaction, transact};
 pub use self::error::MetadataError;
 pub use self::memory::MemoryEngine;
 pub use self::namespace::{
-    ContentCommit, Created, DirectoryPage, Namespace, NewNode, Removed, RenameMode, SetAttributes,
-    Stats, Unlinked,
+    Change, ContentCommit, Created, DirectoryPage, EventRecord, MarkToken, Namespace, NewNode,
+    Problem, Removed, RenameMode, SetAttributes, Stats,
 };
 pub use self::records::{
     ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState, QueueRecord,

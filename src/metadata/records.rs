@@ -1,8 +1,10 @@
 //! The rows. Each is stored as one version byte and its postcard form; the
 //! golden files under `tests/fixtures/golden` pin every version for ever.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::MetadataError;
 use crate::types::{BackendId, Cid, FileKind, Ino, Timestamp};
 
 /// An inode.
@@ -170,4 +172,44 @@ pub struct StagedRecord {
     pub mtime: Timestamp,
     /// Per leaf index: bitmap of valid 4 KiB pages, 32 bytes for a 1 MiB leaf.
     pub pages: Vec<(u64, Vec<u8>)>,
+}
+
+impl ContentRecord {
+    /// Whether a backend's word is all we have for one of the copies.
+    #[must_use]
+    pub fn is_unverified(&self) -> bool {
+        self.copies.iter().any(|copy| copy.state == CopyState::Claimed)
+    }
+
+    /// The copies that count: claimed or verified.
+    pub fn good_copies(&self) -> impl Iterator<Item = &CopyRecord> {
+        self.copies
+            .iter()
+            .filter(|copy| matches!(copy.state, CopyState::Claimed | CopyState::Verified))
+    }
+}
+
+/// Version of every record in this file. A change of a field makes it 2 and
+/// keeps a reader of 1.
+const VERSION: u8 = 1;
+
+/// The stored form: a version byte, then postcard.
+pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
+    // Serialising into a Vec fails for no record here (no maps of unknown size).
+    postcard::to_extend(record, vec![VERSION]).unwrap_or_default()
+}
+
+/// Reads what [`encode`] wrote.
+pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, MetadataError> {
+    let damaged = |reason: String| MetadataError::Damaged {
+        key: key.escape_ascii().to_string(),
+        reason,
+    };
+    match value.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|e| damaged(e.to_string())),
+        Some((&version, _)) if version > VERSION => {
+            Err(MetadataError::TooNew { found: version.into(), supported: VERSION.into() })
+        }
+        _ => Err(damaged("no version byte".into())),
+    }
 }

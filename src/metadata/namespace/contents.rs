@@ -1,0 +1,258 @@
+use std::ops::ControlFlow;
+
+use super::{Namespace, Tx};
+use crate::metadata::records::{decode, encode};
+use crate::metadata::{ContentRecord, InodeRecord, MetadataError, PinState, QueueRecord, keys};
+use crate::types::{BackendId, Cid, Ino, Timestamp};
+
+/// Rows that one transaction of a long change touches at most.
+const PAGE: usize = 512;
+
+/// A content that a file now has.
+#[derive(Debug, Clone)]
+pub struct ContentCommit {
+    /// The file.
+    pub ino: Ino,
+    /// Its [`InodeRecord::version`] when sealing began.
+    pub version: u64,
+    /// Root of the new content; `None` for the empty file.
+    pub root: Option<Cid>,
+    /// The record to insert when the root is new to the volume (with the local
+    /// copy in `copies`; `refs` is set here).
+    pub record: ContentRecord,
+    /// Whether copies are wanted elsewhere: writes the queue row in the same
+    /// transaction.
+    pub enqueue: bool,
+    /// New size of the file.
+    pub size: u64,
+    /// New modification time (and ctime, when later than the row's).
+    pub mtime: Timestamp,
+}
+
+/// What a change of a content sees: its record, and its queue row to set, keep
+/// or clear.
+pub type ContentChange<'a> = dyn FnMut(&Cid, &mut ContentRecord, &mut Option<QueueRecord>) + 'a;
+
+impl Tx<'_> {
+    fn put_content(&mut self, root: &Cid, before: Option<&ContentRecord>, after: &ContentRecord) {
+        self.delta.content(before, Some(after));
+        self.put(keys::of_cid(keys::CONTENT, root), after);
+    }
+
+    fn set_queue(&mut self, root: &Cid, before: Option<&QueueRecord>, after: Option<&QueueRecord>) {
+        if before == after {
+            return;
+        }
+        self.delta.queue(before, after);
+        let key = keys::of_cid(keys::QUEUE, root);
+        match after {
+            Some(row) => self.inner.put(&key, &encode(row)),
+            None => self.inner.delete(&key),
+        }
+    }
+
+    /// A file stops referring to a content. At zero the record stays, for
+    /// collection, but is no pin any more.
+    pub(super) fn release_content(&mut self, root: &Cid) -> Result<(), MetadataError> {
+        let Some(before) = self.get::<ContentRecord>(&keys::of_cid(keys::CONTENT, root))? else {
+            return Ok(());
+        };
+        let mut after = before.clone();
+        after.refs = after.refs.saturating_sub(1);
+        self.put_content(root, Some(&before), &after);
+        if after.refs == 0 {
+            let row = self.get(&keys::of_cid(keys::QUEUE, root))?;
+            self.set_queue(root, row.as_ref(), None);
+        }
+        Ok(())
+    }
+
+    fn take_content(&mut self, root: &Cid, commit: &ContentCommit) -> Result<(), MetadataError> {
+        let before: Option<ContentRecord> = self.get(&keys::of_cid(keys::CONTENT, root))?;
+        let mut after = before.clone().unwrap_or_else(|| ContentRecord { refs: 0, ..commit.record.clone() });
+        after.refs += 1;
+        for copy in &commit.record.copies {
+            if !after.copies.iter().any(|held| held.backend == copy.backend) {
+                after.copies.push(copy.clone());
+            }
+        }
+        let raised = commit.record.target > after.target || commit.record.min > after.min;
+        after.min = after.min.max(commit.record.min);
+        after.target = after.target.max(commit.record.target);
+        after.max = after.max.max(commit.record.max);
+        if raised {
+            after.pin = commit.record.pin;
+        }
+        self.put_content(root, before.as_ref(), &after);
+        if commit.enqueue && matches!(after.pin, PinState::BelowMin | PinState::BelowTarget) {
+            let row: Option<QueueRecord> = self.get(&keys::of_cid(keys::QUEUE, root))?;
+            if row.is_none() {
+                let new = QueueRecord {
+                    since: commit.mtime,
+                    attempts: 0,
+                    not_before: Timestamp::default(),
+                    last_error: String::new(),
+                };
+                self.set_queue(root, None, Some(&new));
+            }
+        }
+        Ok(())
+    }
+
+    fn commit_content(&mut self, commit: &ContentCommit) -> Result<bool, MetadataError> {
+        let mut inode: InodeRecord = match self.inode(commit.ino) {
+            Ok(inode) if inode.version == commit.version => inode,
+            Ok(_) | Err(MetadataError::NotFound) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let old = inode.content;
+        if old != commit.root {
+            if let Some(root) = &commit.root {
+                self.take_content(root, commit)?;
+            }
+            if let Some(root) = &old {
+                self.release_content(root)?;
+            }
+        }
+        self.delta.bytes += commit.size.cast_signed() - inode.size.cast_signed();
+        inode.content = commit.root;
+        inode.profile.clone_from(&commit.record.profile);
+        inode.size = commit.size;
+        inode.mtime = commit.mtime;
+        inode.ctime = inode.ctime.max(commit.mtime);
+        inode.version += 1;
+        self.put_inode(commit.ino, &inode);
+        self.inner.delete(&keys::number(keys::STAGED, commit.ino.0));
+        Ok(true)
+    }
+}
+
+impl Namespace {
+    /// Gives files their new contents, in one transaction a few hundred; one
+    /// flag each: false when the inode's version had moved on or it is gone.
+    ///
+    /// # Errors
+    /// `Storage`, `NoSpace`, `Contended`; then a prefix of pages is committed.
+    pub fn commit_contents(&self, commits: &[ContentCommit]) -> Result<Vec<bool>, MetadataError> {
+        let mut done = Vec::with_capacity(commits.len());
+        for page in commits.chunks(PAGE) {
+            let flags: Result<Vec<bool>, _> =
+                self.run(|tx| page.iter().map(|commit| tx.commit_content(commit)).collect());
+            done.extend(flags?);
+        }
+        Ok(done)
+    }
+
+    /// A content's record.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn content(&self, root: &Cid) -> Result<Option<ContentRecord>, MetadataError> {
+        let key = keys::of_cid(keys::CONTENT, root);
+        self.engine.get(&key)?.map(|value| decode(&key, &value)).transpose()
+    }
+
+    /// Contents in the order of their CIDs' bytes, after `after`.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn contents_page(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, ContentRecord)>, MetadataError> {
+        self.cid_page(keys::CONTENT, after, limit)
+    }
+
+    /// Queue rows in the order of their CIDs' bytes, after `after`.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn queue_page(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, QueueRecord)>, MetadataError> {
+        self.cid_page(keys::QUEUE, after, limit)
+    }
+
+    fn cid_page<T: serde::de::DeserializeOwned>(
+        &self,
+        table: u8,
+        after: Option<&Cid>,
+        limit: usize,
+    ) -> Result<Vec<(Cid, T)>, MetadataError> {
+        let start = after.map_or_else(
+            || vec![table],
+            |cid| {
+                let mut key = keys::of_cid(table, cid);
+                key.push(0);
+                key
+            },
+        );
+        let mut rows = Vec::new();
+        self.engine.snapshot()?.scan(&start, &[table + 1], &mut |key, value| {
+            if rows.len() == limit {
+                return ControlFlow::Break(());
+            }
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        rows.iter()
+            .map(|(key, value)| {
+                let cid = Cid::try_from(&key[1..]).map_err(|e| MetadataError::Damaged {
+                    key: key.escape_ascii().to_string(),
+                    reason: e.to_string(),
+                })?;
+                Ok((cid, decode(key, value)?))
+            })
+            .collect()
+    }
+
+    /// Changes contents' copies, pins or limits and their queue rows, many in
+    /// one transaction. Contents that are gone are passed over.
+    ///
+    /// # Errors
+    /// `Storage`, `Contended`.
+    pub fn update_contents(&self, roots: &[Cid], change: &mut ContentChange<'_>) -> Result<(), MetadataError> {
+        for page in roots.chunks(PAGE) {
+            self.run(|tx| {
+                for root in page {
+                    let Some(before) = tx.get::<ContentRecord>(&keys::of_cid(keys::CONTENT, root))? else {
+                        continue;
+                    };
+                    let row: Option<QueueRecord> = tx.get(&keys::of_cid(keys::QUEUE, root))?;
+                    let (mut after, mut new_row) = (before.clone(), row.clone());
+                    change(root, &mut after, &mut new_row);
+                    if after.refs == 0 {
+                        new_row = None;
+                    }
+                    if after != before {
+                        tx.put_content(root, Some(&before), &after);
+                    }
+                    tx.set_queue(root, row.as_ref(), new_row.as_ref());
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Applies `change` to every content, page by page; returns how many.
+    ///
+    /// # Errors
+    /// `Storage`, `Contended`.
+    pub fn update_all_contents(&self, change: &mut ContentChange<'_>) -> Result<u64, MetadataError> {
+        let (mut after, mut count) = (None, 0);
+        loop {
+            let page = self.contents_page(after.as_ref(), PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(count) };
+            after = Some(*last);
+            count += page.len() as u64;
+            let roots: Vec<Cid> = page.into_iter().map(|(root, _)| root).collect();
+            self.update_contents(&roots, change)?;
+        }
+    }
+
+    /// Removes the copies of a backend everywhere (it left).
+    ///
+    /// # Errors
+    /// `Storage`, `Contended`.
+    pub fn forget_backend(&self, backend: &BackendId) -> Result<u64, MetadataError> {
+        self.update_all_contents(&mut |_, record, _| {
+            record.copies.retain(|copy| copy.backend != *backend);
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! The POSIX tree over an engine: the rules are written here once.
+//!
+//! All methods are atomic and visible at once; durable after
+//! [`Engine::persist`]. None checks a caller's permissions. Commits pass one
+//! short lock, under which the counters and the marks of changed rows are added
+//! to the same transaction: counters are exact after a crash, and no change can
+//! slip between a checkpoint's snapshot and its marks.
+
+mod check;
+mod contents;
+mod inodes;
+mod marks;
+mod stats;
+mod tree;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub use self::check::Problem;
+pub use self::contents::ContentCommit;
+pub use self::inodes::SetAttributes;
+pub use self::marks::{Change, EventRecord, MarkToken};
+pub use self::stats::Stats;
+pub use self::tree::{Created, DirectoryPage, NewNode, Removed, RenameMode};
+
+use self::stats::Delta;
+use super::records::{decode, encode};
+use super::{Commit, Engine, InodeRecord, MetadataError, Transaction, keys};
+use crate::types::{FileKind, Ino, Timestamp};
+
+/// The format of the keys and records of a volume.
+const FORMAT: u32 = 1;
+/// Inode numbers are reserved in batches, so that a create writes no counter.
+const INO_BATCH: u64 = 4096;
+/// Tries of a transaction that keeps losing.
+const MAX_TRIES: usize = 256;
+/// Links to one inode (as ext4).
+pub(super) const MAX_LINKS: u32 = 65_000;
+/// Cookies below this are the caller's, for `.` and `..`.
+pub(super) const FIRST_COOKIE: u64 = 16;
+
+/// Numbers that only the commit lock's holder moves.
+struct Sequenced {
+    stats: Stats,
+    /// Given to every mark; rises with each checkpoint's snapshot.
+    epoch: u64,
+    /// Of the next event.
+    event: u64,
+}
+
+/// The POSIX tree over an engine.
+pub struct Namespace {
+    engine: Arc<dyn Engine>,
+    sequenced: Mutex<Sequenced>,
+    numbers: Mutex<std::ops::Range<u64>>,
+}
+
+/// A transaction with what it will change in counters and marks.
+pub(super) struct Tx<'t> {
+    inner: &'t mut dyn Transaction,
+    delta: Delta,
+    marked: Vec<Vec<u8>>,
+}
+
+impl Tx<'_> {
+    fn get<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, MetadataError> {
+        self.inner.get(key)?.map(|value| decode(key, &value)).transpose()
+    }
+
+    /// Sets a row that checkpoints record.
+    fn put<T: serde::Serialize>(&mut self, key: Vec<u8>, row: &T) {
+        self.inner.put(&key, &encode(row));
+        self.marked.push(key);
+    }
+
+    /// Removes a row that checkpoints record.
+    fn remove(&mut self, key: Vec<u8>) {
+        self.inner.delete(&key);
+        self.marked.push(key);
+    }
+
+    fn inode(&self, ino: Ino) -> Result<InodeRecord, MetadataError> {
+        self.get(&keys::inode(ino))?.ok_or(MetadataError::NotFound)
+    }
+
+    fn directory(&self, ino: Ino) -> Result<InodeRecord, MetadataError> {
+        let inode = self.inode(ino)?;
+        match inode.kind {
+            FileKind::Directory => Ok(inode),
+            _ => Err(MetadataError::NotADirectory(ino)),
+        }
+    }
+
+    fn put_inode(&mut self, ino: Ino, inode: &InodeRecord) {
+        self.put(keys::inode(ino), inode);
+    }
+
+    /// All keys and values below `prefix`.
+    fn below(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, MetadataError> {
+        let mut rows = Vec::new();
+        self.inner.scan(prefix, &keys::end_of(prefix), &mut |key, value| {
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(rows)
+    }
+}
+
+impl Namespace {
+    /// Opens the tree; makes the root directory in an empty engine.
+    ///
+    /// # Errors
+    /// `TooNew` for a newer format; `Damaged`; `Storage`.
+    pub fn open(engine: Arc<dyn Engine>, now: Timestamp) -> Result<Self, MetadataError> {
+        let format = match engine.get(keys::FORMAT)? {
+            Some(value) => decode::<u32>(keys::FORMAT, &value)?,
+            None => 0,
+        };
+        if format > FORMAT {
+            return Err(MetadataError::TooNew { found: format, supported: FORMAT });
+        }
+        let stats = match engine.get(keys::STATS)? {
+            Some(value) => decode(keys::STATS, &value)?,
+            None => Stats::default(),
+        };
+        let next = match engine.get(keys::NEXT_INO)? {
+            Some(value) => decode(keys::NEXT_INO, &value)?,
+            None => Ino::ROOT.0 + 1,
+        };
+        let mut last_event = 0;
+        let (start, end) = ([keys::EVENT], [keys::EVENT + 1]);
+        engine.snapshot()?.scan(&start, &end, &mut |key, _| {
+            last_event = keys::number_in(key).unwrap_or(0);
+            ControlFlow::Continue(())
+        })?;
+        // Marks of an earlier life have lower epochs: its clock is behind ours.
+        let epoch = u64::try_from(now.as_nanos()).unwrap_or(1).max(1);
+        let tree = Self {
+            engine,
+            sequenced: Mutex::new(Sequenced { stats, epoch, event: last_event + 1 }),
+            numbers: Mutex::new(next..next),
+        };
+        if format == 0 {
+            tree.initialise(now)?;
+        }
+        Ok(tree)
+    }
+
+    fn initialise(&self, now: Timestamp) -> Result<(), MetadataError> {
+        self.run(|tx| {
+            tx.inner.put(keys::FORMAT, &encode(&FORMAT));
+            let root = tree::new_inode(&NewNode {
+                kind: FileKind::Directory,
+                mode: 0o755,
+                // Who makes the volume owns its root.
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+                rdev: 0,
+                target: Vec::new(),
+                now,
+            });
+            tx.delta.directories += 1;
+            tx.put_inode(Ino::ROOT, &InodeRecord { parent: Ino::ROOT, ..root });
+            Ok(())
+        })
+    }
+
+    /// The engine below, for persisting and for the block index.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Counters of the whole volume.
+    pub fn stats(&self) -> Stats {
+        self.sequenced.lock().stats.clone()
+    }
+
+    /// Runs `body` in a transaction until it commits.
+    fn run<T>(
+        &self,
+        mut body: impl FnMut(&mut Tx<'_>) -> Result<T, MetadataError>,
+    ) -> Result<T, MetadataError> {
+        for _ in 0..MAX_TRIES {
+            let mut inner = self.engine.begin()?;
+            let mut tx = Tx { inner: inner.as_mut(), delta: Delta::default(), marked: Vec::new() };
+            let value = body(&mut tx)?;
+            let Tx { delta, marked, .. } = tx;
+            if self.commit(inner, &delta, &marked)? == Commit::Done {
+                return Ok(value);
+            }
+        }
+        Err(MetadataError::Contended)
+    }
+
+    fn commit(
+        &self,
+        mut inner: Box<dyn Transaction + '_>,
+        delta: &Delta,
+        marked: &[Vec<u8>],
+    ) -> Result<Commit, MetadataError> {
+        let mut sequenced = self.sequenced.lock();
+        let epoch = sequenced.epoch.to_be_bytes();
+        let mut mark = vec![keys::MARK];
+        for key in marked {
+            mark.truncate(1);
+            mark.extend_from_slice(key);
+            inner.put(&mark, &epoch);
+        }
+        if delta.is_nothing() {
+            return inner.commit();
+        }
+        let stats = sequenced.stats.plus(delta);
+        inner.put(keys::STATS, &encode(&stats));
+        let commit = inner.commit()?;
+        if commit == Commit::Done {
+            sequenced.stats = stats;
+        }
+        Ok(commit)
+    }
+
+    /// A number that no inode of this volume has had.
+    fn next_ino(&self) -> Result<Ino, MetadataError> {
+        let mut numbers = self.numbers.lock();
+        if numbers.is_empty() {
+            let end = numbers.end + INO_BATCH;
+            let mut inner = self.engine.begin()?;
+            inner.put(keys::NEXT_INO, &encode(&end));
+            if inner.commit()? == Commit::Conflict {
+                return Err(MetadataError::Contended);
+            }
+            *numbers = numbers.end..end;
+        }
+        let number = numbers.start;
+        numbers.start += 1;
+        Ok(Ino(number))
+    }
+}

@@ -1,0 +1,98 @@
+use std::collections::BTreeMap;
+
+use crate::metadata::{ContentRecord, QueueRecord};
+use crate::types::BackendId;
+
+/// Counters of the whole volume; exact after every commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stats {
+    /// Regular files.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Sum of file sizes.
+    pub bytes: u64,
+    /// Contents with refs > 0.
+    pub pins: u64,
+    /// Pins by state: `below_min`, `below_target`, `at_target`, `over_max`.
+    pub pins_by_state: [u64; 4],
+    /// Pins with a copy that only its backend vouches for.
+    pub unverified: u64,
+    /// Rows in the queue.
+    pub queued: u64,
+    /// Rows in the queue whose last round failed.
+    pub failed: u64,
+    /// Per backend: copies and bytes (content size) of pins.
+    pub backends: BTreeMap<BackendId, (u64, u64)>,
+}
+
+/// What one transaction adds to the counters.
+#[derive(Debug, Default)]
+pub(super) struct Delta {
+    pub files: i64,
+    pub directories: i64,
+    pub bytes: i64,
+    pins: i64,
+    pins_by_state: [i64; 4],
+    unverified: i64,
+    queued: i64,
+    failed: i64,
+    backends: BTreeMap<BackendId, (i64, i64)>,
+    touched: bool,
+}
+
+impl Delta {
+    pub fn is_nothing(&self) -> bool {
+        !self.touched && self.files == 0 && self.directories == 0 && self.bytes == 0
+    }
+
+    /// A content's row changes from one state to another.
+    pub fn content(&mut self, before: Option<&ContentRecord>, after: Option<&ContentRecord>) {
+        for (record, sign) in [(before, -1), (after, 1)] {
+            let Some(record) = record.filter(|record| record.refs > 0) else { continue };
+            self.touched = true;
+            self.pins += sign;
+            self.pins_by_state[record.pin as usize] += sign;
+            self.unverified += sign * i64::from(record.is_unverified());
+            for copy in record.good_copies() {
+                let (copies, bytes) = self.backends.entry(copy.backend.clone()).or_default();
+                *copies += sign;
+                *bytes += sign * record.size.cast_signed();
+            }
+        }
+    }
+
+    /// A queue row changes from one state to another.
+    pub fn queue(&mut self, before: Option<&QueueRecord>, after: Option<&QueueRecord>) {
+        for (record, sign) in [(before, -1), (after, 1)] {
+            let Some(record) = record else { continue };
+            self.touched = true;
+            self.queued += sign;
+            self.failed += sign * i64::from(!record.last_error.is_empty());
+        }
+    }
+}
+
+impl Stats {
+    pub(super) fn plus(&self, delta: &Delta) -> Self {
+        let mut sum = self.clone();
+        let add = |value: &mut u64, by: i64| *value = value.saturating_add_signed(by);
+        add(&mut sum.files, delta.files);
+        add(&mut sum.directories, delta.directories);
+        add(&mut sum.bytes, delta.bytes);
+        add(&mut sum.pins, delta.pins);
+        for (value, by) in sum.pins_by_state.iter_mut().zip(delta.pins_by_state) {
+            add(value, by);
+        }
+        add(&mut sum.unverified, delta.unverified);
+        add(&mut sum.queued, delta.queued);
+        add(&mut sum.failed, delta.failed);
+        for (id, (copies, bytes)) in &delta.backends {
+            let entry = sum.backends.entry(id.clone()).or_default();
+            add(&mut entry.0, *copies);
+            add(&mut entry.1, *bytes);
+        }
+        sum.backends.retain(|_, (copies, bytes)| *copies > 0 || *bytes > 0);
+        sum
+    }
+}
