@@ -44,3 +44,14 @@ pub enum StoreError {
         source: std::io::Error,
     },
 }
+
+impl StoreError {
+    /// Gives an I/O error its meaning.
+    pub(super) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
+        match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Self::NoSpace,
+            Some(rustix::io::Errno::FBIG) => Self::TooLarge,
+            _ => Self::Io { path: path.to_owned(), source },
+        }
+    }
+}

@@ -1,4 +1,5 @@
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
@@ -68,5 +69,46 @@ pub trait BlockIndex: Send + Sync + 'static {
 /// An index in memory, for tests.
 #[derive(Debug, Default)]
 pub struct MemoryIndex {
-    _blocks: RwLock<HashMap<Cid, Location>>,
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blocks: BTreeMap<Vec<u8>, (Cid, Location)>,
+    marks: BTreeMap<SegmentId, u64>,
+}
+
+impl BlockIndex for MemoryIndex {
+    fn get(&self, cid: &Cid) -> Result<Option<Location>, StoreError> {
+        Ok(self.state.read().blocks.get(&cid.to_bytes()).map(|(_, place)| *place))
+    }
+
+    fn apply(&self, changes: &[IndexChange]) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        for change in changes {
+            match change {
+                IndexChange::Put(cid, place) => {
+                    state.blocks.insert(cid.to_bytes(), (*cid, *place));
+                }
+                IndexChange::Remove(cid) => {
+                    state.blocks.remove(&cid.to_bytes());
+                }
+                IndexChange::Mark(segment, len) => {
+                    state.marks.insert(*segment, *len);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn page(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, Location)>, StoreError> {
+        let state = self.state.read();
+        let start = after.map_or(Bound::Unbounded, |cid| Bound::Excluded(cid.to_bytes()));
+        Ok(state.blocks.range((start, Bound::Unbounded)).take(limit).map(|(_, row)| *row).collect())
+    }
+
+    fn marks(&self) -> Result<Vec<IndexMark>, StoreError> {
+        let state = self.state.read();
+        Ok(state.marks.iter().map(|(segment, len)| IndexMark { segment: *segment, len: *len }).collect())
+    }
 }

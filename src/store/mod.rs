@@ -23,3 +23,8 @@ pub use self::error::StoreError;
 pub use self::index::{BlockIndex, IndexChange, IndexMark, Location, MemoryIndex};
 pub use self::local::{LocalStore, PackTicket, StoreOptions, StoreUsage, VerifyProblem};
 pub use self::staging::{BaseReader, SealedLeaf, Staging, StagingOptions};
+
+#[cfg(test)]
+mod local_tests;
+#[cfg(test)]
+mod staging_tests;
