@@ -11,12 +11,14 @@ mod dir;
 mod error;
 mod memory;
 mod open;
+mod overlap;
 pub mod wrap;
 
-pub use self::dir::DirBackend;
+pub use self::dir::{DirBackend, DirOptions};
 pub use self::error::{BackendError, ErrorKind};
 pub use self::memory::MemoryBackend;
 pub use self::open::{BackendSpec, InvalidBackendUrl, open};
+pub use self::overlap::{overlaps, refuse_overlap};
 
 use std::ops::Range;
 
