@@ -456,7 +456,7 @@ impl Backend for DirBackend {
         self.run(move |place| {
             let freed = place.remove(&place.path(&cid))?;
             let subtract = |used: u64| Some(used.saturating_sub(freed));
-            drop(place.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract));
+            place.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract).unwrap_or_default();
             Ok(())
         })
         .await

@@ -145,3 +145,6 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether it answers and takes writes, as cheaply as can be.
     async fn probe(&self) -> Result<(), BackendError>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,168 @@
 //! Wrappers that implement the trait over another backend.
+//!
+//! Every method is forwarded once, in `Wrapped`; a wrapper is what it does
+//! around a call. The usual order, outermost first: metered, retry, timeout,
+//! limit.
+
+mod fault;
+mod limit;
+mod metered;
+mod retry;
+mod timeout;
+
+pub use self::fault::{Fault, FaultPlan};
+pub use self::limit::Limit;
+pub use self::metered::{Metered, OperationStats};
+pub use self::retry::Retry;
+pub use self::timeout::Timeout;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::{Backend, BackendError, Capabilities, ListPage, Presence, Usage};
+use crate::types::{Block, Cid};
+
+/// Which method is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the trait's methods")]
+pub enum Operation {
+    Put,
+    PutMany,
+    Get,
+    Presence,
+    Delete,
+    List,
+    PutName,
+    Names,
+    DeleteName,
+    Usage,
+    Probe,
+}
+
+impl Operation {
+    /// The method's name, for metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::PutMany => "put_many",
+            Self::Get => "get",
+            Self::Presence => "presence",
+            Self::Delete => "delete",
+            Self::List => "list",
+            Self::PutName => "put_name",
+            Self::Names => "names",
+            Self::DeleteName => "delete_name",
+            Self::Usage => "usage",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// Makes one attempt of the call.
+pub type Attempt<'a, T> = &'a (dyn Fn() -> BoxFuture<'a, Result<T, BackendError>> + Send + Sync);
+
+/// What a wrapper does around each call. `bytes` is what the call sends.
+#[async_trait]
+pub trait Around: Send + Sync + 'static {
+    /// Makes the call, once or more often, or not at all.
+    async fn around<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        bytes: u64,
+        attempt: Attempt<'_, T>,
+    ) -> Result<T, BackendError>;
+
+    /// May change the bytes that a read gives (faults only).
+    fn received(&self, bytes: Bytes) -> Bytes {
+        bytes
+    }
+}
+
+/// A backend with something around its calls.
+pub struct Wrapped<A> {
+    inner: Arc<dyn Backend>,
+    around: A,
+}
+
+impl<A: Around> Wrapped<A> {
+    /// Wraps `inner`.
+    pub fn new(inner: Arc<dyn Backend>, around: A) -> Self {
+        Self { inner, around }
+    }
+}
+
+#[async_trait]
+impl<A: Around> Backend for Wrapped<A> {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn put(&self, block: &Block) -> Result<(), BackendError> {
+        let bytes = block.data.len() as u64;
+        self.around.around(Operation::Put, bytes, &|| self.inner.put(block)).await
+    }
+
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), BackendError> {
+        let bytes = blocks.iter().map(|block| block.data.len() as u64).sum();
+        self.around.around(Operation::PutMany, bytes, &|| self.inner.put_many(blocks)).await
+    }
+
+    async fn get(&self, cid: &Cid, range: Option<Range<u64>>) -> Result<Bytes, BackendError> {
+        let got = self.around.around(Operation::Get, 0, &|| self.inner.get(cid, range.clone())).await?;
+        Ok(self.around.received(got))
+    }
+
+    async fn presence(&self, cids: &[Cid]) -> Result<Vec<Presence>, BackendError> {
+        self.around.around(Operation::Presence, 0, &|| self.inner.presence(cids)).await
+    }
+
+    async fn delete(&self, cid: &Cid) -> Result<(), BackendError> {
+        self.around.around(Operation::Delete, 0, &|| self.inner.delete(cid)).await
+    }
+
+    async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {
+        self.around.around(Operation::List, 0, &|| self.inner.list(from, limit)).await
+    }
+
+    async fn put_name(&self, name: &str, cid: &Cid) -> Result<(), BackendError> {
+        self.around.around(Operation::PutName, 0, &|| self.inner.put_name(name, cid)).await
+    }
+
+    async fn names(&self, prefix: &str) -> Result<Vec<(String, Cid)>, BackendError> {
+        self.around.around(Operation::Names, 0, &|| self.inner.names(prefix)).await
+    }
+
+    async fn delete_name(&self, name: &str) -> Result<(), BackendError> {
+        self.around.around(Operation::DeleteName, 0, &|| self.inner.delete_name(name)).await
+    }
+
+    async fn usage(&self) -> Result<Usage, BackendError> {
+        self.around.around(Operation::Usage, 0, &|| self.inner.usage()).await
+    }
+
+    async fn probe(&self) -> Result<(), BackendError> {
+        self.around.around(Operation::Probe, 0, &|| self.inner.probe()).await
+    }
+}
+
+/// The usual stack over a backend that was just opened.
+pub fn standard(inner: Arc<dyn Backend>, call_deadline: std::time::Duration) -> Arc<dyn Backend> {
+    let parallel = inner.capabilities().parallel_puts.max(1) * 2;
+    let limited = Arc::new(Wrapped::new(inner, Limit::new(parallel)));
+    let timed = Arc::new(Wrapped::new(limited, Timeout::new(call_deadline)));
+    let retried = Arc::new(Wrapped::new(timed, Retry::default()));
+    Arc::new(Wrapped::new(retried, Metered::default()))
+}

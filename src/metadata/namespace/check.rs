@@ -224,7 +224,7 @@ impl Namespace {
         let mut sequenced = self.sequenced.lock();
         let mut inner = self.engine.begin()?;
         let mut delta = Delta::default();
-        let mut count = |table: u8, add: &mut dyn FnMut(&[u8], &[u8])| {
+        let count = |table: u8, add: &mut dyn FnMut(&[u8], &[u8])| {
             inner.scan(&[table], &[table + 1], &mut |key, value| {
                 add(key, value);
                 ControlFlow::Continue(())

@@ -1,0 +1,41 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Around, Attempt, Operation};
+use crate::backends::{BackendError, ErrorKind};
+
+/// The slowest upload that is still waited for.
+const BYTES_PER_SECOND: u64 = 256 * 1024;
+
+/// A deadline for each call; it grows with the bytes that are sent.
+pub struct Timeout {
+    base: Duration,
+}
+
+impl Timeout {
+    /// `base` for a call that sends nothing.
+    #[must_use]
+    pub fn new(base: Duration) -> Self {
+        Self { base }
+    }
+}
+
+#[async_trait]
+impl Around for Timeout {
+    async fn around<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        bytes: u64,
+        attempt: Attempt<'_, T>,
+    ) -> Result<T, BackendError> {
+        let deadline = self.base + Duration::from_secs(bytes / BYTES_PER_SECOND);
+        match tokio::time::timeout(deadline, attempt()).await {
+            Ok(result) => result,
+            Err(_) => {
+                let text = format!("no answer to {} within {deadline:?}", operation.as_str());
+                Err(BackendError::new(ErrorKind::Timeout, text))
+            }
+        }
+    }
+}
