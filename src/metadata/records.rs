@@ -108,7 +108,7 @@ pub struct CopyRecord {
 
 /// Where a pin stands against its policy. Kept in the record so that counters
 /// per state need no scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PinState {
     /// Fewer copies than min.

@@ -9,14 +9,11 @@
 
 mod checkpointer;
 mod error;
-mod executor;
 mod fetch;
+mod send;
 mod health;
-mod local;
 mod placement;
-mod planner;
 mod policy;
-mod queue;
 mod recover;
 mod registry;
 mod replicator;
@@ -24,8 +21,10 @@ mod replicator;
 pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions};
 pub use self::error::ReplicationError;
 pub use self::health::{BackendState, BackendStatus};
-pub use self::local::LocalBackend;
 pub use self::policy::{InvalidPolicy, Level, OnDegraded, Policy, WaitOn, WriteResult};
 pub use self::recover::{RecoverSource, Recovered, recover};
 pub use self::registry::Registry;
 pub use self::replicator::{Progress, Replicator, ReplicatorOptions};
+
+#[cfg(test)]
+mod tests;

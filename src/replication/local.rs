@@ -1,2 +1,0 @@
-/// The local store as a backend.
-pub struct LocalBackend {}
