@@ -26,6 +26,26 @@ pub enum ErrorKind {
     Other,
 }
 
+impl ErrorKind {
+    /// The word for it in metrics and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::ReadOnly => "read_only",
+            Self::Full => "full",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Throttled => "throttled",
+            Self::Corrupt => "corrupt",
+            Self::Invalid => "invalid",
+            Self::Unsupported => "unsupported",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A failure of a backend.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

@@ -6,11 +6,13 @@
 //! in `wrap/` forwards every method. `conformance` is the suite that each
 //! implementation passes.
 
+mod check;
 pub mod conformance;
 mod dir;
 mod error;
 mod memory;
 mod open;
+mod operation;
 mod overlap;
 pub mod wrap;
 
@@ -18,6 +20,7 @@ pub use self::dir::{DirBackend, DirOptions};
 pub use self::error::{BackendError, ErrorKind};
 pub use self::memory::MemoryBackend;
 pub use self::open::{BackendSpec, InvalidBackendUrl, open};
+pub use self::operation::Operation;
 pub use self::overlap::{overlaps, refuse_overlap};
 
 use std::ops::Range;
@@ -39,6 +42,7 @@ pub enum Layout {
 }
 
 /// What a backend can do and promises.
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate ability")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// How blocks lie there.
@@ -106,11 +110,13 @@ pub trait Backend: Send + Sync + 'static {
     fn capabilities(&self) -> Capabilities;
 
     /// Stores a block; returns when it is durable there. A block that is there
-    /// already is success. The block's bytes match its CID (the caller's duty).
+    /// already (with the right length) is success: a wrong copy is deleted
+    /// before it is put again. The block's bytes match its CID (the caller's duty).
     async fn put(&self, block: &Block) -> Result<(), BackendError>;
 
     /// Stores several; pack layouts write them together. Order is kept: a crash
-    /// leaves a prefix.
+    /// leaves a prefix, but for raw blocks between two nodes, which link to
+    /// nothing and may come in any order. Success means that all are durable.
     async fn put_many(&self, blocks: &[Block]) -> Result<(), BackendError> {
         for block in blocks {
             self.put(block).await?;

@@ -1,6 +1,10 @@
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -29,31 +33,97 @@ pub struct InvalidBackendUrl {
     pub reason: String,
 }
 
+impl InvalidBackendUrl {
+    fn new(url: &str, reason: impl Into<String>) -> Self {
+        let mut reason: String = reason.into();
+        // An error is one line, whatever was given.
+        reason = reason.replace(|c: char| c.is_control(), "?");
+        Self { url: without_secrets(url).escape_debug().to_string(), reason }
+    }
+}
+
+/// Hides `user:password@` of a URL.
+fn without_secrets(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    match authority.rsplit_once('@') {
+        Some((secret, _)) => format!("{scheme}://***{}", &rest[secret.len()..]).into(),
+        None => text.into(),
+    }
+}
+
 /// What a URL says.
-enum Parsed {
-    Dir(PathBuf, DirOptions),
+struct Parsed {
+    url: Url,
+    place: Where,
+    id: Option<BackendId>,
+    options: DirOptions,
+}
+
+enum Where {
+    Dir(PathBuf),
     Memory(String),
 }
 
-fn parse(text: &str) -> Result<(Parsed, Option<BackendId>, Url), InvalidBackendUrl> {
-    let invalid = |reason: String| InvalidBackendUrl { url: text.escape_debug().to_string(), reason };
+fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
+    let invalid = |reason: String| InvalidBackendUrl::new(text, reason);
+    let control = "a backend's name has no newline and no control character";
     if text.bytes().any(|b| b.is_ascii_control()) {
-        return Err(invalid("a URL has no newline and no control character".into()));
+        return Err(invalid(control.into()));
     }
     let url = if text.starts_with('/') {
-        // A plain path: `?` and `#` in it are part of the name.
-        Url::from_file_path(text).map_err(|()| invalid("not an absolute path".into()))?
+        // A plain path: `?`, `#` and `%` in it are part of the name.
+        Url::from_file_path(text).map_err(|()| invalid("it is not an absolute path".into()))?
     } else {
-        Url::parse(text).map_err(|e| invalid(format!("not a URL ({e}); write file:///path or a path")))?
+        Url::parse(text)
+            .map_err(|e| invalid(format!("not a URL ({e}): write /path or file:///path")))?
     };
+    if url.fragment().is_some() {
+        return Err(invalid("a `#` in a path of a URL is written %23".into()));
+    }
+    let place = match url.scheme() {
+        "file" => {
+            let path = url.to_file_path();
+            let path = path.map_err(|()| invalid("write file:///absolute/path".into()))?;
+            if path.as_os_str().as_bytes().iter().any(u8::is_ascii_control) {
+                return Err(invalid(control.into()));
+            }
+            Where::Dir(path)
+        }
+        "memory" if !url.path().is_empty() => Where::Memory(url.path().to_owned()),
+        "memory" => return Err(invalid("write memory:name".into())),
+        scheme => {
+            return Err(invalid(format!(
+                "`{scheme}` is not a kind of backend: write file:///path or a path \
+                 (./ before a relative one with a colon)"
+            )));
+        }
+    };
+    let (id, options) = settings(text, &url)?;
+    Ok(Parsed { url, place, id, options })
+}
+
+fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), InvalidBackendUrl> {
+    let invalid = |reason: String| InvalidBackendUrl::new(text, reason);
     let (mut options, mut id) = (DirOptions::default(), None);
+    let mut seen: Vec<Cow<'_, str>> = Vec::new();
     for (key, value) in url.query_pairs() {
         match key.as_ref() {
-            "id" => id = Some(value.parse().map_err(|e: crate::types::InvalidBackendId| invalid(e.to_string()))?),
-            "domain" if !value.is_empty() => options.domain = Some(value.into_owned()),
+            "id" => {
+                let parsed = value.parse::<BackendId>();
+                id = Some(parsed.map_err(|error| invalid(error.to_string()))?);
+            }
+            "domain" => {
+                let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+                if value.is_empty() || !value.chars().all(plain) {
+                    let reason = "domain= is a name of letters, digits and -_.:/";
+                    return Err(invalid(reason.to_owned()));
+                }
+                options.domain = Some(value.into_owned());
+            }
             "capacity" => {
-                let size: ByteSize = value.parse().map_err(|e: crate::types::InvalidByteSize| invalid(e.to_string()))?;
-                options.capacity = Some(size.0);
+                let size = value.parse::<ByteSize>();
+                options.capacity = Some(size.map_err(|error| invalid(error.to_string()))?.0);
             }
             "read_only" => {
                 options.read_only = match value.as_ref() {
@@ -63,28 +133,25 @@ fn parse(text: &str) -> Result<(Parsed, Option<BackendId>, Url), InvalidBackendU
                 };
             }
             other => {
-                return Err(invalid(format!("`{other}` is not a setting: use id, domain, capacity or read_only")));
+                let other = other.escape_debug();
+                let known = "use id, domain, capacity or read_only";
+                return Err(invalid(format!("`{other}` is not a setting: {known}")));
             }
         }
+        if seen.contains(&key) {
+            return Err(invalid(format!("`{key}` is set twice")));
+        }
+        seen.push(key);
     }
-    let parsed = match url.scheme() {
-        "file" => {
-            let path = url.to_file_path().map_err(|()| invalid("write file:///absolute/path".into()))?;
-            Parsed::Dir(path, options)
-        }
-        "memory" => Parsed::Memory(url.path().to_owned()),
-        scheme => {
-            return Err(invalid(format!("`{scheme}` is not a kind of backend; known: file:///path, or a plain path")));
-        }
-    };
-    Ok((parsed, id, url))
+    Ok((id, options))
 }
 
+/// An id from the last part of a path: `/mnt/Disk B` gives `disk-b`.
 fn slug(path: &Path) -> String {
-    let name = path.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().to_lowercase());
-    let clean: String =
-        name.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).collect();
-    let clean = clean.trim_matches('-').chars().take(48).collect::<String>();
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
+    let clean: String = name.chars().map(plain).collect();
+    let clean: String = clean.trim_matches('-').chars().take(48).collect();
     if clean.is_empty() || clean == "local" { "dir".to_owned() } else { clean }
 }
 
@@ -96,24 +163,30 @@ impl BackendSpec {
     /// # Errors
     /// [`InvalidBackendUrl`] for an unknown scheme, a bad parameter or id.
     pub fn parse(text: &str, taken: &[BackendId]) -> Result<Self, InvalidBackendUrl> {
-        let invalid = |reason: String| InvalidBackendUrl { url: text.escape_debug().to_string(), reason };
-        let absolute = match text.split_once(':') {
-            None if !text.starts_with('/') && !text.is_empty() => std::path::absolute(text)
-                .map_err(|e| invalid(e.to_string()))?
-                .into_os_string()
-                .into_string()
-                .map_err(|_| invalid("a path that is not UTF-8 is written as a file:// URL".into()))?,
-            _ => text.to_owned(),
+        let invalid = |reason: String| InvalidBackendUrl::new(text, reason);
+        if text.is_empty() {
+            return Err(invalid("it is empty: write /path or file:///path".into()));
+        }
+        let is_relative_path =
+            !text.starts_with('/') && (text.starts_with('.') || !text.contains(':'));
+        let absolute: Cow<'_, str> = if is_relative_path {
+            let path = std::path::absolute(text).map_err(|error| invalid(error.to_string()))?;
+            let path = path.into_os_string().into_string();
+            path.map_err(|_| invalid("a path that is not UTF-8 is written as file:// URL".into()))?
+                .into()
+        } else {
+            text.into()
         };
-        let (parsed, id, mut url) = parse(&absolute)?;
-        let base = match (&id, &parsed) {
+        let Parsed { mut url, place, id, .. } = parse(&absolute)?;
+        let base = match (&id, &place) {
             (Some(id), _) => id.as_str().to_owned(),
-            (None, Parsed::Dir(path, _)) => slug(path),
-            (None, Parsed::Memory(name)) => slug(Path::new(name)),
+            (None, Where::Dir(path)) => slug(path),
+            (None, Where::Memory(name)) => slug(Path::new(name)),
         };
         let is_taken = |text: &str| text == "local" || taken.iter().any(|id| id.as_str() == text);
         if id.is_some() && is_taken(&base) {
-            return Err(invalid(format!("the id `{base}` is taken; choose another with id=")));
+            let why = if base == "local" { "means the volume's own store" } else { "is taken" };
+            return Err(invalid(format!("the id `{base}` {why}: choose another one with id=")));
         }
         let mut name = base.clone();
         let mut number = 2;
@@ -121,22 +194,25 @@ impl BackendSpec {
             name = format!("{base}-{number}");
             number += 1;
         }
-        let kept: Vec<(String, String)> =
-            url.query_pairs().filter(|(key, _)| key != "id").map(|(k, v)| (k.into_owned(), v.into_owned())).collect();
+        let kept: Vec<(String, String)> = url
+            .query_pairs()
+            .filter(|(key, _)| key != "id")
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
         url.set_query(None);
         if !kept.is_empty() {
             url.query_pairs_mut().extend_pairs(kept);
         }
-        let id = name.parse().map_err(|e: crate::types::InvalidBackendId| invalid(e.to_string()))?;
+        let id = name.parse::<BackendId>().map_err(|error| invalid(error.to_string()))?;
         Ok(Self { id, url: url.into() })
     }
 
     /// The directory, when the backend is one on this machine.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
-        match parse(&self.url) {
-            Ok((Parsed::Dir(path, _), _, _)) => Some(path),
-            _ => None,
+        match parse(&self.url).ok()?.place {
+            Where::Dir(path) => Some(path),
+            Where::Memory(_) => None,
         }
     }
 }
@@ -148,9 +224,38 @@ impl BackendSpec {
 /// # Errors
 /// `Invalid` for a bad spec, else what the place says.
 pub fn open(spec: &BackendSpec, create: bool) -> Result<Arc<dyn Backend>, BackendError> {
-    let (parsed, ..) = parse(&spec.url).map_err(|e| BackendError::new(ErrorKind::Invalid, e.to_string()))?;
-    Ok(match parsed {
-        Parsed::Dir(path, options) => Arc::new(DirBackend::open(&path, options, create)?),
-        Parsed::Memory(name) => Arc::new(MemoryBackend::new(&name)),
-    })
+    let parsed = parse(&spec.url)
+        .map_err(|error| BackendError::new(ErrorKind::Invalid, error.to_string()))?;
+    match parsed.place {
+        Where::Dir(path) => Ok(Arc::new(DirBackend::open(&path, parsed.options, create)?)),
+        Where::Memory(name) => Ok(open_memory(&name, parsed.options, create)?),
+    }
+}
+
+/// Places in memory live as long as the process, so that one can be opened again.
+fn open_memory(
+    name: &str,
+    options: DirOptions,
+    create: bool,
+) -> Result<Arc<MemoryBackend>, BackendError> {
+    static PLACES: OnceLock<Mutex<HashMap<String, Arc<MemoryBackend>>>> = OnceLock::new();
+    let mut places = PLACES.get_or_init(Mutex::default).lock();
+    let found = match places.get(name) {
+        Some(place) => Arc::clone(place),
+        None if create => {
+            let place = Arc::new(MemoryBackend::new(name));
+            places.insert(name.to_owned(), Arc::clone(&place));
+            place
+        }
+        None => {
+            let message = format!("no memory:{name} was made in this process");
+            return Err(BackendError::new(ErrorKind::Unavailable, message));
+        }
+    };
+    found.set_capacity(options.capacity);
+    found.set_read_only(options.read_only);
+    if let Some(domain) = options.domain {
+        found.set_domain(format!("domain:{domain}"));
+    }
+    Ok(found)
 }

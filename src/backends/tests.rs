@@ -1,128 +1,417 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
-use super::wrap::{Fault, FaultPlan, Limit, Metered, Retry, Timeout, Wrapped};
+use super::wrap::{Around, Fault, FaultPlan, Limit, Metered, Retry, Timeout, Wrapped};
 use super::*;
-use crate::types::{BackendId, Block};
-
-async fn conforms(backend: Arc<dyn Backend>) {
-    conformance::run(&backend).await.unwrap();
-}
+use crate::types::{BackendId, Block, cid};
 
 fn memory() -> Arc<dyn Backend> {
     Arc::new(MemoryBackend::new("m"))
 }
 
-#[tokio::test]
-async fn memory_conforms() {
-    conforms(memory()).await;
+fn block(seed: u8) -> Block {
+    Block::raw(Bytes::from(vec![seed; 10]))
 }
 
-#[tokio::test]
-async fn a_directory_conforms_and_opens_again() {
+async fn conforms(make: impl Fn() -> Arc<dyn Backend>) {
+    conformance::run(|| std::future::ready(make())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_conforms() {
+    conforms(memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_conforms() {
     let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("place");
-    conforms(Arc::new(DirBackend::open(&root, DirOptions::default(), true).unwrap())).await;
-    let again = DirBackend::open(&root, DirOptions::default(), false).unwrap();
-    assert_eq!(again.list(None, 100).await.unwrap().blocks.len(), 8);
-    let used = again.usage().await.unwrap().used_bytes;
-    assert_eq!(used, Some(Block::MAX_LEN as u64 + 4096 + 100 + 1 + 4 + 6 + 19));
+    let count = AtomicU64::new(0);
+    conforms(|| {
+        let path = dir.path().join(count.fetch_add(1, Ordering::Relaxed).to_string());
+        Arc::new(DirBackend::open(&path, DirOptions::default(), true).unwrap())
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn every_wrapper_conforms() {
-    conforms(Arc::new(Wrapped::new(memory(), Limit::new(2)))).await;
-    conforms(Arc::new(Wrapped::new(memory(), Timeout::new(Duration::from_secs(5))))).await;
-    conforms(Arc::new(Wrapped::new(memory(), Retry::default()))).await;
-    conforms(Arc::new(Wrapped::new(memory(), Metered::default()))).await;
-    conforms(Arc::new(Wrapped::new(memory(), Fault::new(FaultPlan::default(), 1)))).await;
-    conforms(wrap::standard(memory(), Duration::from_secs(5))).await;
+    conforms(|| Arc::new(Wrapped::new(memory(), Limit::new(2)))).await;
+    conforms(|| Arc::new(Wrapped::new(memory(), Timeout::new(Duration::from_secs(5))))).await;
+    conforms(|| Arc::new(Wrapped::new(memory(), Retry::default()))).await;
+    conforms(|| Arc::new(Wrapped::new(memory(), Metered::new("memory")))).await;
+    conforms(|| Arc::new(Wrapped::new(memory(), Fault::new(FaultPlan::default(), 1)))).await;
+    conforms(|| wrap::standard(memory(), Duration::from_secs(5))).await;
 }
 
+#[tokio::test]
+async fn the_suite_finds_a_backend_that_lies() {
+    let plans = [
+        FaultPlan { wrong: 100, ..FaultPlan::default() },
+        FaultPlan { short: 100, ..FaultPlan::default() },
+        FaultPlan { lost_page: 100, ..FaultPlan::default() },
+        FaultPlan { applied_then_failed: 100, ..FaultPlan::default() },
+    ];
+    for plan in plans {
+        let make = || -> Arc<dyn Backend> { Arc::new(Wrapped::new(memory(), Fault::new(plan, 7))) };
+        let run = conformance::run(|| std::future::ready(make())).await;
+        assert!(run.is_err(), "{plan:?}");
+    }
+}
+
+/// Writes down which methods were called, and answers what no default does.
+#[derive(Default)]
+struct Recording {
+    calls: Mutex<Vec<Operation>>,
+}
+
+impl Recording {
+    fn note(&self, operation: Operation) {
+        self.calls.lock().push(operation);
+    }
+}
+
+#[async_trait]
+impl Backend for Recording {
+    fn kind(&self) -> &'static str {
+        "recording"
+    }
+    fn location(&self) -> String {
+        "here".to_owned()
+    }
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = MemoryBackend::new("m").capabilities();
+        capabilities.failure_domain = "recorded".to_owned();
+        capabilities
+    }
+    async fn put(&self, _: &Block) -> Result<(), BackendError> {
+        self.note(Operation::Put);
+        Ok(())
+    }
+    async fn put_many(&self, blocks: &[Block]) -> Result<(), BackendError> {
+        assert_eq!(blocks.len(), 2);
+        self.note(Operation::PutMany);
+        Ok(())
+    }
+    async fn get(&self, _: &Cid, range: Option<Range<u64>>) -> Result<Bytes, BackendError> {
+        assert_eq!(range, Some(1..2));
+        self.note(Operation::Get);
+        Ok(Bytes::from_static(b"g"))
+    }
+    async fn presence(&self, cids: &[Cid]) -> Result<Vec<Presence>, BackendError> {
+        self.note(Operation::Presence);
+        Ok(vec![Presence::Unknown; cids.len()])
+    }
+    async fn delete(&self, _: &Cid) -> Result<(), BackendError> {
+        self.note(Operation::Delete);
+        Ok(())
+    }
+    async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {
+        assert_eq!((from, limit), (Some("f"), 3));
+        self.note(Operation::List);
+        Ok(ListPage { blocks: Vec::new(), next: Some("n".to_owned()) })
+    }
+    async fn put_name(&self, name: &str, _: &Cid) -> Result<(), BackendError> {
+        assert_eq!(name, "put");
+        self.note(Operation::PutName);
+        Ok(())
+    }
+    async fn names(&self, prefix: &str) -> Result<Vec<(String, Cid)>, BackendError> {
+        self.note(Operation::Names);
+        Ok(vec![(prefix.to_owned(), block(0).cid)])
+    }
+    async fn delete_name(&self, name: &str) -> Result<(), BackendError> {
+        assert_eq!(name, "delete");
+        self.note(Operation::DeleteName);
+        Ok(())
+    }
+    async fn usage(&self) -> Result<Usage, BackendError> {
+        self.note(Operation::Usage);
+        Ok(Usage { used_bytes: Some(1), capacity_bytes: Some(2), available_bytes: Some(3) })
+    }
+    async fn probe(&self) -> Result<(), BackendError> {
+        self.note(Operation::Probe);
+        Ok(())
+    }
+}
+
+async fn forwards<A: Around>(around: A) {
+    let inner = Arc::new(Recording::default());
+    let wrapped = Wrapped::new(inner.clone(), around);
+    assert_eq!((wrapped.kind(), wrapped.location().as_str()), ("recording", "here"));
+    assert_eq!(wrapped.capabilities().failure_domain, "recorded");
+    let (one, two) = (block(1), block(2));
+    wrapped.put(&one).await.unwrap();
+    wrapped.put_many(&[one.clone(), two]).await.unwrap();
+    assert_eq!(wrapped.get(&one.cid, Some(1..2)).await.unwrap(), "g");
+    assert_eq!(wrapped.presence(&[one.cid]).await.unwrap(), [Presence::Unknown]);
+    wrapped.delete(&one.cid).await.unwrap();
+    assert_eq!(wrapped.list(Some("f"), 3).await.unwrap().next.as_deref(), Some("n"));
+    wrapped.put_name("put", &one.cid).await.unwrap();
+    assert_eq!(wrapped.names("p").await.unwrap()[0].0, "p");
+    wrapped.delete_name("delete").await.unwrap();
+    assert_eq!(wrapped.usage().await.unwrap().available_bytes, Some(3));
+    wrapped.probe().await.unwrap();
+    assert_eq!(*inner.calls.lock(), Operation::ALL);
+}
+
+#[tokio::test]
+async fn every_wrapper_forwards_every_method_once() {
+    forwards(Limit::new(1)).await;
+    forwards(Timeout::new(Duration::from_secs(5))).await;
+    forwards(Retry::default()).await;
+    forwards(Metered::new("recording")).await;
+    forwards(Fault::new(FaultPlan::default(), 1)).await;
+}
+
+/// Every fault alone and all together, through the stack: what was acknowledged
+/// is there, and a reader who verifies never takes wrong bytes.
 #[tokio::test(start_paused = true)]
-async fn retries_carry_calls_through_faults_and_never_report_a_false_success() {
-    for seed in 0..50 {
-        let inner = Arc::new(MemoryBackend::new("m"));
-        let plan = FaultPlan { applied_then_failed: 20, slow: 20, stalled: 5, ..FaultPlan::default() };
-        let faulty = Arc::new(Wrapped::new(inner.clone(), Fault::new(plan, seed)));
-        let timed = Arc::new(Wrapped::new(faulty, Timeout::new(Duration::from_secs(3))));
-        let backend = Wrapped::new(timed, Retry { attempts: 4, ..Retry::default() });
-        for i in 0..20u8 {
-            let block = Block::raw(Bytes::from(vec![i; 10]));
-            if backend.put(&block).await.is_ok() {
-                assert!(inner.get(&block.cid, None).await.is_ok(), "seed {seed}");
+async fn faults_cause_no_false_success_and_no_wrong_byte() {
+    let none = FaultPlan::default();
+    let plans = [
+        FaultPlan { refused: 40, ..none },
+        FaultPlan { applied_then_failed: 40, ..none },
+        FaultPlan { stalled: 20, ..none },
+        FaultPlan { slow: 50, ..none },
+        FaultPlan { full: 40, ..none },
+        FaultPlan { short: 40, ..none },
+        FaultPlan { wrong: 40, ..none },
+        FaultPlan { lost_page: 40, ..none },
+        FaultPlan {
+            refused: 10,
+            applied_then_failed: 10,
+            stalled: 5,
+            slow: 10,
+            full: 10,
+            short: 10,
+            wrong: 10,
+            lost_page: 10,
+        },
+    ];
+    for (number, plan) in plans.into_iter().enumerate() {
+        for seed in 0..20 {
+            let inner = Arc::new(MemoryBackend::new("m"));
+            let faulty = Arc::new(Wrapped::new(inner.clone(), Fault::new(plan, seed)));
+            let timed = Arc::new(Wrapped::new(faulty, Timeout::new(Duration::from_secs(3))));
+            let backend = Wrapped::new(timed, Retry::default());
+            for i in 0..20 {
+                let block = block(i);
+                if backend.put(&block).await.is_ok() {
+                    assert!(inner.contains(&block.cid), "plan {number}, seed {seed}");
+                }
+                if let Ok(data) = backend.get(&block.cid, None).await
+                    && cid::verify(&block.cid, &data) == cid::Verdict::Match
+                {
+                    assert_eq!(data, block.data, "plan {number}, seed {seed}");
+                }
+                if backend.delete(&block.cid).await.is_ok() {
+                    assert!(!inner.contains(&block.cid), "plan {number}, seed {seed}");
+                }
+                if backend.put_name("n", &block.cid).await.is_ok() {
+                    let names = inner.names("").await.unwrap();
+                    assert_eq!(names, [("n".to_owned(), block.cid)], "plan {number}, seed {seed}");
+                }
             }
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalled_call_ends_at_its_deadline() {
+async fn only_what_may_pass_by_itself_is_tried_again() {
+    use ErrorKind::{
+        Corrupt, Denied, Full, Invalid, NotFound, Other, ReadOnly, Throttled, Timeout as Late,
+        Unavailable, Unsupported,
+    };
+    let repeated = [Late, Throttled, Corrupt, Other];
+    let once = [NotFound, Denied, ReadOnly, Full, Unavailable, Invalid, Unsupported];
+    for (kinds, calls) in [(&repeated[..], 3), (&once[..], 1)] {
+        for kind in kinds {
+            let inner = Arc::new(MemoryBackend::new("m"));
+            inner.fail_with(Some(*kind));
+            let backend = Wrapped::new(inner.clone(), Retry::default());
+            assert_eq!(backend.probe().await.unwrap_err().kind, *kind);
+            assert_eq!(inner.calls(Operation::Probe), calls, "{kind:?}");
+        }
+    }
+    let inner = Arc::new(MemoryBackend::new("m"));
+    inner.fail_times(Operation::Put, Late, 2);
+    Wrapped::new(inner.clone(), Retry::default()).put(&block(1)).await.unwrap();
+    assert_eq!(inner.calls(Operation::Put), 3);
+}
+
+/// Asks its callers to wait.
+struct Throttling(u64);
+
+#[async_trait]
+impl Around for Throttling {
+    async fn around<T: Send + 'static>(
+        &self,
+        _: Operation,
+        _: u64,
+        _: wrap::Attempt<'_, T>,
+    ) -> Result<T, BackendError> {
+        let mut error = BackendError::new(ErrorKind::Throttled, "slow down");
+        error.retry_after_ms = Some(self.0);
+        Err(error)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_asks_for_time_gets_it() {
+    for (asked, at_least) in [(1_000, 2_000), (60_000, 0)] {
+        let throttled = Arc::new(Wrapped::new(memory(), Throttling(asked)));
+        let backend = Wrapped::new(throttled, Retry::default());
+        let start = Instant::now();
+        let error = backend.probe().await.unwrap_err();
+        assert_eq!(error.retry_after_ms, Some(asked));
+        let waited = start.elapsed().as_millis();
+        assert!((at_least..at_least + 500).contains(&waited), "{asked}: {waited}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_call_ends_at_a_deadline_that_grows_with_its_bytes() {
     let plan = FaultPlan { stalled: 100, ..FaultPlan::default() };
     let stalled = Arc::new(Wrapped::new(memory(), Fault::new(plan, 1)));
     let backend = Wrapped::new(stalled, Timeout::new(Duration::from_secs(3)));
+    let start = Instant::now();
     assert_eq!(backend.probe().await.unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!(start.elapsed().as_secs(), 3);
+    let start = Instant::now();
+    let large = Block::raw(Bytes::from(vec![0; Block::MAX_LEN]));
+    assert_eq!(backend.put(&large).await.unwrap_err().kind, ErrorKind::Timeout);
+    assert_eq!(start.elapsed().as_secs(), 3 + 8);
 }
 
-#[tokio::test]
-async fn a_missing_place_is_unavailable_and_not_made() {
-    let dir = tempfile::tempdir().unwrap();
-    let error = DirBackend::open(&dir.path().join("gone"), DirOptions::default(), false).err().unwrap();
-    assert_eq!(error.kind, ErrorKind::Unavailable);
-    // The empty mountpoint of an unplugged disk.
-    let error = DirBackend::open(dir.path(), DirOptions::default(), false).err().unwrap();
-    assert_eq!(error.kind, ErrorKind::Unavailable);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+#[tokio::test(start_paused = true)]
+async fn limits_bound_calls_requests_and_bytes() {
+    let slow = || {
+        let inner = Arc::new(MemoryBackend::new("m"));
+        inner.set_delay(Some(Duration::from_secs(1)));
+        inner
+    };
+    let calls = |limit: Limit| {
+        let backend = Wrapped::new(slow(), limit);
+        async move {
+            let start = Instant::now();
+            let puts: Vec<Block> = (0..10).map(block).collect();
+            futures_util::future::join_all(puts.iter().map(|block| backend.put(block))).await;
+            start.elapsed().as_millis()
+        }
+    };
+    assert_eq!(calls(Limit::new(10)).await, 1_000);
+    assert_eq!(calls(Limit::new(5)).await, 2_000);
+    // The tenth request starts after nine tenths of a second.
+    assert!((1_900..1_950).contains(&calls(Limit::new(10).requests_per_second(10)).await));
+    // Ten blocks of 10 bytes; the last one starts when 90 bytes are through.
+    assert!((10_000..10_050).contains(&calls(Limit::new(10).bytes_per_second(10)).await));
+    let backend = Wrapped::new(memory(), Limit::new(1).bytes_per_second(10));
+    backend.put(&block(1)).await.unwrap();
+    let start = Instant::now();
+    backend.get(&block(1).cid, None).await.unwrap();
+    backend.get(&block(1).cid, None).await.unwrap();
+    assert!((1_900..2_100).contains(&start.elapsed().as_millis()));
 }
 
-#[tokio::test]
-async fn a_replaced_directory_is_noticed() {
-    let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("place");
-    let backend = DirBackend::open(&root, DirOptions::default(), true).unwrap();
-    std::fs::rename(&root, dir.path().join("moved")).unwrap();
-    std::fs::create_dir(&root).unwrap();
-    let block = Block::raw(Bytes::from_static(b"x"));
-    assert_eq!(backend.put(&block).await.unwrap_err().kind, ErrorKind::Unavailable);
-}
-
-#[tokio::test]
-async fn capacity_and_read_only_are_kept() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = DirOptions { capacity: Some(10), ..DirOptions::default() };
-    let backend = DirBackend::open(dir.path(), options, true).unwrap();
-    backend.put(&Block::raw(Bytes::from_static(b"12345"))).await.unwrap();
-    let full = backend.put(&Block::raw(Bytes::from_static(b"1234567"))).await.unwrap_err();
-    assert_eq!(full.kind, ErrorKind::Full);
-    let options = DirOptions { read_only: true, ..DirOptions::default() };
-    let backend = DirBackend::open(dir.path(), options, false).unwrap();
-    let refused = backend.put(&Block::raw(Bytes::from_static(b"new"))).await.unwrap_err();
-    assert_eq!(refused.kind, ErrorKind::ReadOnly);
-}
-
-#[test]
-fn urls_become_specs_or_say_what_to_write() {
-    let spec = BackendSpec::parse("/mnt/Disk B", &[]).unwrap();
-    assert_eq!((spec.id.as_str(), spec.url.as_str()), ("disk-b", "file:///mnt/Disk%20B"));
-    let taken: Vec<BackendId> = vec!["disk-b".parse().unwrap()];
-    assert_eq!(BackendSpec::parse("/x/disk-b", &taken).unwrap().id.as_str(), "disk-b-2");
-    let spec = BackendSpec::parse("file:///a?id=nas&domain=attic", &[]).unwrap();
-    assert_eq!((spec.id.as_str(), spec.url.as_str()), ("nas", "file:///a?domain=attic"));
-    for bad in ["ftp://x/y", "file:///a?colour=red", "file:///a\nb", "file:///a?id=local", "file:///a?capacity=lots"] {
-        let message = BackendSpec::parse(bad, &[]).unwrap_err().to_string();
-        assert!(!message.contains('\n'), "{message}");
+#[tokio::test(start_paused = true)]
+async fn calls_are_counted_by_how_they_end() {
+    let inner = Arc::new(MemoryBackend::new("m"));
+    let backend = Wrapped::new(inner.clone(), Metered::new("counted"));
+    backend.put(&block(1)).await.unwrap();
+    backend.get(&block(1).cid, None).await.unwrap();
+    backend.get(&block(2).cid, None).await.unwrap_err();
+    inner.set_delay(Some(Duration::from_mins(1)));
+    let cut = tokio::time::timeout(Duration::from_secs(1), backend.get(&block(1).cid, None)).await;
+    assert!(cut.is_err());
+    let stats = backend.around().stats();
+    let put = stats[&Operation::Put];
+    assert_eq!((put.succeeded, put.failed, put.bytes), (1, 0, 10));
+    let get = stats[&Operation::Get];
+    assert_eq!((get.succeeded, get.failed, get.cancelled, get.bytes), (1, 1, 1, 10));
+    let text = crate::telemetry::metrics().encode();
+    for outcome in ["ok", "not_found", "cancelled"] {
+        let line = format!(
+            "cairn_backends_calls_total{{kind=\"counted\",operation=\"get\",outcome=\"{outcome}\"}} 1"
+        );
+        assert!(text.contains(&line), "{line}");
     }
 }
 
 #[test]
-fn overlap_is_seen_through_symlinks() {
+fn urls_become_specs() {
+    let parse = |text: &str| BackendSpec::parse(text, &[]).unwrap();
+    for (text, id, url) in [
+        ("/mnt/Disk B", "disk-b", "file:///mnt/Disk%20B"),
+        ("file:///a?id=nas&domain=attic", "nas", "file:///a?domain=attic"),
+        ("file:///a%20b/?capacity=10GiB", "a-b", "file:///a%20b/?capacity=10GiB"),
+        ("/what?#100%", "what--100", "file:///what%3F%23100%25"),
+        ("/", "dir", "file:///"),
+        ("/srv/local", "dir", "file:///srv/local"),
+        ("memory:tests", "tests", "memory:tests"),
+    ] {
+        let spec = parse(text);
+        assert_eq!((spec.id.as_str(), spec.url.as_str()), (id, url), "{text}");
+        // What is stored is read back the same.
+        assert_eq!(BackendSpec::parse(&spec.url, &[]).unwrap().url, spec.url);
+    }
+    assert_eq!(parse("/what?#100%").path().unwrap(), std::path::Path::new("/what?#100%"));
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(parse("some/where").path().unwrap(), here.join("some/where"));
+    assert_eq!(parse("./a:b").path().unwrap(), here.join("a:b"));
+    let taken: Vec<BackendId> = vec!["b".parse().unwrap(), "b-2".parse().unwrap()];
+    assert_eq!(BackendSpec::parse("/x/b", &taken).unwrap().id.as_str(), "b-3");
+    assert!(BackendSpec::parse("file:///x?id=b", &taken).is_err());
+}
+
+#[test]
+fn a_bad_url_says_what_to_write_on_one_line_and_without_secrets() {
+    for (bad, hint) in [
+        ("ftp://x/y", "not a kind of backend"),
+        ("s3://key:secret@host/bucket", "not a kind of backend"),
+        ("file:///a?colour=red", "use id, domain, capacity or read_only"),
+        ("file:///a\nb", "newline"),
+        ("file:///a%0Ab", "newline"),
+        ("file:///a%00b", ""),
+        ("/a\nb", "newline"),
+        ("a\0b", "newline"),
+        ("file:///a?id=local", "own store"),
+        ("file:///a?id=UPPER", "is not a backend id"),
+        ("file:///a?id=a%0Ab", "is not a backend id"),
+        ("file:///a?domain=%0A", "domain="),
+        ("file:///a?capacity=lots", "is not a size"),
+        ("file:///a?capacity=1&capacity=2", "twice"),
+        ("file:///a?read_only=perhaps", "write 1 or 0"),
+        ("file:///a#b", "%23"),
+        ("file://host/a", "file:///absolute/path"),
+        ("memory:", "memory:name"),
+        ("", "empty"),
+    ] {
+        let message = BackendSpec::parse(bad, &[]).unwrap_err().to_string();
+        assert!(message.contains(hint), "{bad:?}: {message}");
+        assert!(!message.contains('\n') && !message.contains("secret"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn a_spec_opens_what_it_names_with_its_settings() {
     let dir = tempfile::tempdir().unwrap();
-    let mount = dir.path().join("mount");
-    std::fs::create_dir_all(mount.join("inner")).unwrap();
-    std::os::unix::fs::symlink(&mount, dir.path().join("alias")).unwrap();
-    assert!(overlaps(&dir.path().join("alias/inner/new"), &mount).unwrap());
-    assert!(overlaps(&mount, &dir.path().join("alias/inner")).unwrap());
-    assert!(!overlaps(&dir.path().join("other"), &mount).unwrap());
+    let text = format!("file://{}/b?domain=rack-1&capacity=5&read_only=0", dir.path().display());
+    let spec = BackendSpec::parse(&text, &[]).unwrap();
+    assert_eq!(open(&spec, false).err().unwrap().kind, ErrorKind::Unavailable);
+    let backend = open(&spec, true).unwrap();
+    assert_eq!(
+        (backend.kind(), backend.location()),
+        ("dir", dir.path().join("b").display().to_string())
+    );
+    assert_eq!(backend.capabilities().failure_domain, "domain:rack-1");
+    assert_eq!(backend.put(&block(1)).await.unwrap_err().kind, ErrorKind::Full);
+    let spec = BackendSpec::parse("memory:a-spec-opens", &[]).unwrap();
+    assert_eq!(open(&spec, false).err().unwrap().kind, ErrorKind::Unavailable);
+    open(&spec, true).unwrap().put(&block(1)).await.unwrap();
+    assert_eq!(open(&spec, false).unwrap().get(&block(1).cid, None).await.unwrap(), block(1).data);
 }

@@ -1,8 +1,13 @@
+use std::fs::OpenOptions;
 use std::io::IsTerminal;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -29,22 +34,66 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Starts logging to standard error. `filter` is a level or what
-/// `tracing_subscriber::EnvFilter` reads. A second call changes nothing.
+/// Where log lines go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LogTarget {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// A file, appended to; made with mode 0600, since names of files are in it.
+    File(PathBuf),
+}
+
+/// Starts logging to standard error, as [`init_logging_to`] does.
 ///
 /// # Errors
 /// When `filter` does not parse.
 pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|e| format!("log level `{filter}`: {e}"))?;
+    init_logging_to(filter, format, &LogTarget::Stderr)
+}
+
+/// Starts logging. `filter` is a level or what `tracing_subscriber::EnvFilter`
+/// reads (`info,cairnfs::replication=debug`). A second call changes nothing.
+///
+/// # Errors
+/// When `filter` does not parse or the file cannot be opened.
+pub fn init_logging_to(filter: &str, format: LogFormat, target: &LogTarget) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        format!("log level `{filter}`: {error}; use error, warn, info, debug or trace")
+    })?;
+    let (writer, colour) = match target {
+        LogTarget::Stderr => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+        LogTarget::File(path) => {
+            let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+            let file = opened
+                .map_err(|error| format!("cannot open the log {}: {error}", path.display()))?;
+            (BoxMakeWriter::new(Arc::new(file)), false)
+        }
+    };
     let registry = tracing_subscriber::registry().with(filter);
-    let colour = std::io::stderr().is_terminal();
     let started = match format {
         LogFormat::Text => {
-            let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_target(false);
+            let lines = fmt::layer().with_writer(writer).with_ansi(colour).with_target(false);
             registry.with(lines).try_init()
         }
-        LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Json => registry.with(fmt::layer().json().with_writer(writer)).try_init(),
     };
     // Already started (tests): the first one stays.
     started.or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logging_starts_once_and_says_what_a_level_is() {
+        init_logging("warn", LogFormat::Text).unwrap();
+        init_logging("debug,cairnfs::backends=trace", LogFormat::Json).unwrap();
+        let error = init_logging("cairnfs=loud", LogFormat::Text).unwrap_err();
+        assert!(error.contains("use error, warn"), "{error}");
+        let nowhere = LogTarget::File("/no/such/folder/log".into());
+        let error = init_logging_to("info", LogFormat::Json, &nowhere).unwrap_err();
+        assert!(error.contains("/no/such/folder/log"), "{error}");
+    }
 }

@@ -9,8 +9,21 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+/// How a call ended. Few values each: no paths and no CIDs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
+struct BackendCall {
+    kind: &'static str,
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendKind {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
     operation: &'static str,
     outcome: &'static str,
 }
@@ -20,127 +33,139 @@ struct Operation {
     operation: &'static str,
 }
 
-/// Every metric of the process.
-pub struct Metrics {
-    registry: Registry,
-    backend_calls: Family<Call, Counter>,
-    backend_bytes: Counter,
-    backend_seconds: Family<Operation, Histogram>,
-    fuse_requests: Family<Call, Counter>,
-    fuse_seconds: Family<Operation, Histogram>,
-    /// Leaves that were hashed.
-    pub vfs_leaves_hashed: Counter,
-    /// Inner nodes that were hashed.
-    pub vfs_nodes_hashed: Counter,
-    /// Files that were committed.
-    pub vfs_commits: Counter,
-    /// Bytes of dirty files in memory.
-    pub vfs_dirty_bytes: Gauge,
-    /// Contents sent to backends.
-    pub replication_contents_sent: Counter,
-    /// Rounds of a content that failed.
-    pub replication_rounds_failed: Counter,
-    /// Blocks read from a backend because the local copy was missing or bad.
-    pub replication_blocks_fetched: Counter,
-    /// Copies whose bytes were wrong.
-    pub replication_copies_corrupt: Counter,
-    /// Checkpoints written.
-    pub checkpoint_deltas_written: Counter,
-    /// Bytes of checkpoints written.
-    pub checkpoint_bytes_written: Counter,
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendOperation {
+    kind: &'static str,
+    operation: &'static str,
 }
 
-fn seconds() -> Histogram {
-    // 10 microseconds to 40 seconds.
+/// A family of histograms of durations.
+type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+
+fn histogram() -> Histogram {
+    // 10 microseconds to 42 seconds.
     Histogram::new(exponential_buckets(0.000_01, 4.0, 12))
 }
 
+fn durations<L: Clone + std::hash::Hash + Eq>() -> Durations<L> {
+    Family::new_with_constructor(histogram as fn() -> Histogram)
+}
+
+/// Declares each metric once: its field, type, name and help. Counters get the
+/// suffix `_total` in the text.
+macro_rules! metrics {
+    ($($(#[$meta:meta])* $vis:vis $field:ident: $type:ty = $make:expr, $name:literal, $help:literal;)*) => {
+        /// Every metric of the process.
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[$meta])* #[doc = $help] $vis $field: $type,)*
+        }
+
+        impl Metrics {
+            fn new() -> Self {
+                let mut registry = Registry::default();
+                $(
+                    let $field: $type = $make;
+                    registry.register($name, $help, $field.clone());
+                )*
+                Self { registry, $($field,)* }
+            }
+        }
+    };
+}
+
+metrics! {
+    fuse_requests: Family<Request, Counter> = Family::default(),
+        "cairn_fuse_requests", "Requests of the kernel, by operation and outcome";
+    fuse_seconds: Durations<Operation> = durations(),
+        "cairn_fuse_request_seconds", "Duration of requests of the kernel, in seconds";
+
+    pub vfs_commits: Counter = Counter::default(),
+        "cairn_vfs_commits", "Files committed";
+    pub vfs_leaves_hashed: Counter = Counter::default(),
+        "cairn_vfs_leaves_hashed", "Leaves hashed";
+    pub vfs_nodes_hashed: Counter = Counter::default(),
+        "cairn_vfs_nodes_hashed", "Inner nodes hashed";
+    pub vfs_dirty_bytes: Gauge = Gauge::default(),
+        "cairn_vfs_dirty_bytes", "Bytes of files that are written and not committed";
+    pub vfs_open_files: Gauge = Gauge::default(),
+        "cairn_vfs_open_files", "Files that are open";
+
+    pub store_packs_appended: Counter = Counter::default(),
+        "cairn_store_pack_appends", "Blocks appended to packs";
+    pub store_syncs: Counter = Counter::default(),
+        "cairn_store_syncs", "Flushes of packs and segments to the medium";
+    pub store_bytes_written: Counter = Counter::default(),
+        "cairn_store_written_bytes", "Bytes written to packs and segments";
+    pub store_blocks_verified: Counter = Counter::default(),
+        "cairn_store_verified_blocks", "Blocks of the local store compared with their CID";
+    pub store_blocks_corrupt: Counter = Counter::default(),
+        "cairn_store_corrupt_blocks", "Blocks of the local store that did not match their CID";
+
+    backend_calls: Family<BackendCall, Counter> = Family::default(),
+        "cairn_backends_calls", "Calls of backends, by kind, operation and outcome";
+    backend_seconds: Durations<BackendOperation> = durations(),
+        "cairn_backends_call_seconds", "Duration of calls of backends, in seconds";
+    backend_sent_bytes: Family<BackendKind, Counter> = Family::default(),
+        "cairn_backends_sent_bytes", "Bytes of blocks sent to backends";
+    backend_received_bytes: Family<BackendKind, Counter> = Family::default(),
+        "cairn_backends_received_bytes", "Bytes of blocks received from backends";
+
+    pub replication_queue_length: Gauge = Gauge::default(),
+        "cairn_replication_queue_items", "Contents that wait for copies";
+    pub replication_contents_sent: Counter = Counter::default(),
+        "cairn_replication_sent_contents", "Contents sent to a backend";
+    pub replication_rounds_failed: Counter = Counter::default(),
+        "cairn_replication_failed_rounds", "Rounds of a content that failed";
+    pub replication_blocks_fetched: Counter = Counter::default(),
+        "cairn_replication_fetched_blocks",
+        "Blocks read from a backend because the local copy was missing or bad";
+    pub replication_copies_corrupt: Counter = Counter::default(),
+        "cairn_replication_corrupt_copies", "Blocks whose bytes were wrong at a backend";
+    pub replication_repairs: Counter = Counter::default(),
+        "cairn_replication_repairs", "Copies that were made whole again";
+
+    pub checkpoint_deltas_written: Counter = Counter::default(),
+        "cairn_checkpoint_writes", "Deltas and bases written";
+    pub checkpoint_bytes_written: Counter = Counter::default(),
+        "cairn_checkpoint_written_bytes", "Bytes of deltas and bases written";
+    pub checkpoint_seconds: Histogram = histogram(),
+        "cairn_checkpoint_write_seconds", "Duration of writing a delta or base, in seconds";
+}
+
 impl Metrics {
-    fn new() -> Self {
-        let mut registry = Registry::default();
-        macro_rules! register {
-            ($name:literal, $help:literal, $metric:expr) => {{
-                let metric = $metric;
-                registry.register($name, $help, metric.clone());
-                metric
-            }};
-        }
-        Self {
-            backend_calls: register!(
-                "cairn_backend_calls",
-                "Calls of backends, by operation and outcome",
-                Family::default()
-            ),
-            backend_bytes: register!("cairn_backend_sent_bytes", "Bytes sent to backends", Counter::default()),
-            backend_seconds: register!(
-                "cairn_backend_call_seconds",
-                "Duration of calls of backends",
-                Family::new_with_constructor(seconds as fn() -> Histogram)
-            ),
-            fuse_requests: register!(
-                "cairn_fuse_requests",
-                "Requests of the kernel, by operation and outcome",
-                Family::default()
-            ),
-            fuse_seconds: register!(
-                "cairn_fuse_request_seconds",
-                "Duration of requests of the kernel",
-                Family::new_with_constructor(seconds as fn() -> Histogram)
-            ),
-            vfs_leaves_hashed: register!("cairn_vfs_leaves_hashed", "Leaves hashed", Counter::default()),
-            vfs_nodes_hashed: register!("cairn_vfs_nodes_hashed", "Inner nodes hashed", Counter::default()),
-            vfs_commits: register!("cairn_vfs_commits", "Files committed", Counter::default()),
-            vfs_dirty_bytes: register!("cairn_vfs_dirty_bytes", "Bytes of dirty files in memory", Gauge::default()),
-            replication_contents_sent: register!(
-                "cairn_replication_contents_sent",
-                "Contents sent to a backend",
-                Counter::default()
-            ),
-            replication_rounds_failed: register!(
-                "cairn_replication_rounds_failed",
-                "Rounds of a content that failed",
-                Counter::default()
-            ),
-            replication_blocks_fetched: register!(
-                "cairn_replication_blocks_fetched",
-                "Blocks read from a backend because the local copy was missing or bad",
-                Counter::default()
-            ),
-            replication_copies_corrupt: register!(
-                "cairn_replication_copies_corrupt",
-                "Blocks whose bytes were wrong at a backend",
-                Counter::default()
-            ),
-            checkpoint_deltas_written: register!(
-                "cairn_checkpoint_written",
-                "Deltas and bases written",
-                Counter::default()
-            ),
-            checkpoint_bytes_written: register!(
-                "cairn_checkpoint_written_bytes",
-                "Bytes of deltas and bases written",
-                Counter::default()
-            ),
-            registry,
-        }
+    /// Counts one call of a backend; `outcome` is `ok`, `cancelled` or the kind
+    /// of the error.
+    pub fn backend_call(
+        &self,
+        kind: &'static str,
+        operation: &'static str,
+        outcome: &'static str,
+        elapsed: Duration,
+    ) {
+        self.backend_calls.get_or_create(&BackendCall { kind, operation, outcome }).inc();
+        let seconds = self.backend_seconds.get_or_create(&BackendOperation { kind, operation });
+        seconds.observe(elapsed.as_secs_f64());
     }
 
-    /// Counts one call of a backend.
-    pub fn backend_call(&self, operation: &'static str, succeeded: bool, bytes: u64, elapsed: Duration) {
-        let outcome = if succeeded { "ok" } else { "error" };
-        self.backend_calls.get_or_create(&Call { operation, outcome }).inc();
-        self.backend_bytes.inc_by(bytes);
-        self.backend_seconds.get_or_create(&Operation { operation }).observe(elapsed.as_secs_f64());
+    /// Counts bytes of blocks that a backend took.
+    pub fn backend_sent(&self, kind: &'static str, bytes: u64) {
+        self.backend_sent_bytes.get_or_create(&BackendKind { kind }).inc_by(bytes);
+    }
+
+    /// Counts bytes of blocks that a backend gave.
+    pub fn backend_received(&self, kind: &'static str, bytes: u64) {
+        self.backend_received_bytes.get_or_create(&BackendKind { kind }).inc_by(bytes);
     }
 
     /// Counts one request of the kernel.
     pub fn fuse_request(&self, operation: &'static str, succeeded: bool, elapsed: Duration) {
         let outcome = if succeeded { "ok" } else { "error" };
-        self.fuse_requests.get_or_create(&Call { operation, outcome }).inc();
+        self.fuse_requests.get_or_create(&Request { operation, outcome }).inc();
         self.fuse_seconds.get_or_create(&Operation { operation }).observe(elapsed.as_secs_f64());
     }
 
-    /// All metrics in the OpenMetrics text format, which Prometheus reads.
+    /// All metrics in the `OpenMetrics` text format, which Prometheus reads.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
@@ -154,4 +179,44 @@ impl Metrics {
 pub fn metrics() -> &'static Metrics {
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     METRICS.get_or_init(Metrics::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_help_type_labels_and_an_end() {
+        let metrics = Metrics::new();
+        metrics.backend_call("dir", "put", "ok", Duration::from_millis(3));
+        metrics.backend_sent("dir", 7);
+        metrics.vfs_dirty_bytes.set(42);
+        let text = metrics.encode();
+        for line in [
+            "# HELP cairn_vfs_dirty_bytes Bytes of files that are written and not committed.",
+            "# TYPE cairn_backends_calls counter",
+            "cairn_backends_calls_total{kind=\"dir\",operation=\"put\",outcome=\"ok\"} 1",
+            "cairn_backends_sent_bytes_total{kind=\"dir\"} 7",
+            "cairn_vfs_dirty_bytes 42",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in:\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_name_is_of_the_product_and_of_a_layer() {
+        let layers = ["fuse", "vfs", "store", "backends", "replication", "checkpoint"];
+        let text = Metrics::new().encode();
+        let names: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        // Families without a value yet are left out.
+        assert!(names.len() > 15, "{names:?}");
+        for name in names {
+            let layer = name.strip_prefix("cairn_").and_then(|rest| rest.split('_').next());
+            assert!(layer.is_some_and(|layer| layers.contains(&layer)), "{name}");
+        }
+    }
 }

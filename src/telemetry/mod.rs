@@ -4,5 +4,5 @@
 mod logging;
 mod metrics;
 
-pub use self::logging::{LogFormat, init_logging};
+pub use self::logging::{LogFormat, LogTarget, init_logging, init_logging_to};
 pub use self::metrics::{Metrics, metrics};

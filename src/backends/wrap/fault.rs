@@ -5,7 +5,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{Around, Attempt, Operation};
-use crate::backends::{BackendError, ErrorKind};
+use crate::backends::{BackendError, ErrorKind, ListPage};
 
 /// Chances of each fault, in percent of calls.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +24,8 @@ pub struct FaultPlan {
     pub short: u8,
     /// Reads come back with a flipped bit.
     pub wrong: u8,
+    /// Pages of a listing come back empty, as if nothing were there.
+    pub lost_page: u8,
 }
 
 /// Makes a backend fail in ways that repeat with their seed; for tests.
@@ -63,7 +65,7 @@ impl Around for Fault {
             return Err(fault(ErrorKind::Full));
         }
         if self.happens(self.plan.stalled) {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
+            tokio::time::sleep(Duration::from_hours(1)).await;
         }
         if self.happens(self.plan.slow) {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -85,5 +87,12 @@ impl Around for Fault {
             return Bytes::from(wrong);
         }
         bytes
+    }
+
+    fn listed(&self, page: ListPage) -> ListPage {
+        if self.happens(self.plan.lost_page) {
+            return ListPage { blocks: Vec::new(), next: page.next };
+        }
+        page
     }
 }

@@ -1,8 +1,8 @@
 //! Wrappers that implement the trait over another backend.
 //!
 //! Every method is forwarded once, in `Wrapped`; a wrapper is what it does
-//! around a call. The usual order, outermost first: metered, retry, timeout,
-//! limit.
+//! around a call. The usual order, outermost first: metered, retry, limit,
+//! timeout.
 
 mod fault;
 mod limit;
@@ -23,50 +23,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+pub use super::Operation;
 use super::{Backend, BackendError, Capabilities, ListPage, Presence, Usage};
 use crate::types::{Block, Cid};
-
-/// Which method is called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the trait's methods")]
-pub enum Operation {
-    Put,
-    PutMany,
-    Get,
-    Presence,
-    Delete,
-    List,
-    PutName,
-    Names,
-    DeleteName,
-    Usage,
-    Probe,
-}
-
-impl Operation {
-    /// The method's name, for metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Put => "put",
-            Self::PutMany => "put_many",
-            Self::Get => "get",
-            Self::Presence => "presence",
-            Self::Delete => "delete",
-            Self::List => "list",
-            Self::PutName => "put_name",
-            Self::Names => "names",
-            Self::DeleteName => "delete_name",
-            Self::Usage => "usage",
-            Self::Probe => "probe",
-        }
-    }
-}
 
 /// Makes one attempt of the call.
 pub type Attempt<'a, T> = &'a (dyn Fn() -> BoxFuture<'a, Result<T, BackendError>> + Send + Sync);
 
-/// What a wrapper does around each call. `bytes` is what the call sends.
+/// What a wrapper does around each call. `bytes` is what a write sends, or what
+/// a `get` brings at most.
 #[async_trait]
 pub trait Around: Send + Sync + 'static {
     /// Makes the call, once or more often, or not at all.
@@ -77,9 +42,14 @@ pub trait Around: Send + Sync + 'static {
         attempt: Attempt<'_, T>,
     ) -> Result<T, BackendError>;
 
-    /// May change the bytes that a read gives (faults only).
+    /// Sees the bytes that a `get` brought (and, for faults, changes them).
     fn received(&self, bytes: Bytes) -> Bytes {
         bytes
+    }
+
+    /// Sees a page of a listing (and, for faults, changes it).
+    fn listed(&self, page: ListPage) -> ListPage {
+        page
     }
 }
 
@@ -93,6 +63,11 @@ impl<A: Around> Wrapped<A> {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Backend>, around: A) -> Self {
         Self { inner, around }
+    }
+
+    /// What is done around the calls.
+    pub fn around(&self) -> &A {
+        &self.around
     }
 }
 
@@ -121,7 +96,11 @@ impl<A: Around> Backend for Wrapped<A> {
     }
 
     async fn get(&self, cid: &Cid, range: Option<Range<u64>>) -> Result<Bytes, BackendError> {
-        let got = self.around.around(Operation::Get, 0, &|| self.inner.get(cid, range.clone())).await?;
+        let most = range
+            .as_ref()
+            .map_or(Block::MAX_LEN as u64, |range| range.end.saturating_sub(range.start));
+        let attempt = || self.inner.get(cid, range.clone());
+        let got = self.around.around(Operation::Get, most, &attempt).await?;
         Ok(self.around.received(got))
     }
 
@@ -134,7 +113,9 @@ impl<A: Around> Backend for Wrapped<A> {
     }
 
     async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {
-        self.around.around(Operation::List, 0, &|| self.inner.list(from, limit)).await
+        let attempt = || self.inner.list(from, limit);
+        let page = self.around.around(Operation::List, 0, &attempt).await?;
+        Ok(self.around.listed(page))
     }
 
     async fn put_name(&self, name: &str, cid: &Cid) -> Result<(), BackendError> {
@@ -158,11 +139,13 @@ impl<A: Around> Backend for Wrapped<A> {
     }
 }
 
-/// The usual stack over a backend that was just opened.
+/// The usual stack over a backend that was just opened. The deadline is inside
+/// the limit, so that waiting for a turn is not taken for a slow backend.
 pub fn standard(inner: Arc<dyn Backend>, call_deadline: std::time::Duration) -> Arc<dyn Backend> {
     let parallel = inner.capabilities().parallel_puts.max(1) * 2;
-    let limited = Arc::new(Wrapped::new(inner, Limit::new(parallel)));
-    let timed = Arc::new(Wrapped::new(limited, Timeout::new(call_deadline)));
-    let retried = Arc::new(Wrapped::new(timed, Retry::default()));
-    Arc::new(Wrapped::new(retried, Metered::default()))
+    let kind = inner.kind();
+    let timed = Arc::new(Wrapped::new(inner, Timeout::new(call_deadline)));
+    let limited = Arc::new(Wrapped::new(timed, Limit::new(parallel)));
+    let retried = Arc::new(Wrapped::new(limited, Retry::default()));
+    Arc::new(Wrapped::new(retried, Metered::new(kind)))
 }

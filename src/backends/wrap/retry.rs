@@ -23,10 +23,23 @@ impl Default for Retry {
 }
 
 impl Retry {
-    fn pause(&self, attempt: u32, error: &BackendError) -> Duration {
+    /// How long to pause before the next attempt; `None`: give up. A place that
+    /// asks for more time than we wait here gets it: the caller's queue has the
+    /// longer patience.
+    fn pause(&self, attempt: u32, error: &BackendError) -> Option<Duration> {
         let bound = self.first.saturating_mul(1 << attempt.min(16)).min(self.longest);
         let jitter = bound.mul_f64(fastrand::f64());
-        error.retry_after_ms.map_or(jitter, |ms| Duration::from_millis(ms).min(self.longest) + jitter)
+        match error.retry_after_ms.map(Duration::from_millis) {
+            Some(asked) if asked > self.longest => None,
+            Some(asked) => Some(asked + jitter),
+            None => Some(jitter),
+        }
+    }
+
+    fn worth_it(error: &BackendError) -> bool {
+        // A place that is gone or full stays so for longer than we wait here:
+        // its item goes back to the queue.
+        error.is_temporary() && !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Full)
     }
 }
 
@@ -34,25 +47,23 @@ impl Retry {
 impl Around for Retry {
     async fn around<T: Send + 'static>(
         &self,
-        _: Operation,
+        operation: Operation,
         _: u64,
         attempt: Attempt<'_, T>,
     ) -> Result<T, BackendError> {
         let mut tries = 0;
         loop {
-            match attempt().await {
-                // A place that is gone or full stays so for longer than we wait
-                // here: its item goes back to the queue.
-                Err(error)
-                    if error.is_temporary()
-                        && !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Full)
-                        && tries + 1 < self.attempts =>
-                {
-                    tokio::time::sleep(self.pause(tries, &error)).await;
-                    tries += 1;
-                }
-                other => return other,
-            }
+            let error = match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let pause = (Self::worth_it(&error) && tries + 1 < self.attempts)
+                .then(|| self.pause(tries, &error))
+                .flatten();
+            let Some(pause) = pause else { return Err(error) };
+            tracing::debug!(operation = operation.as_str(), %error, tries, ?pause, "trying again");
+            tokio::time::sleep(pause).await;
+            tries += 1;
         }
     }
 }

@@ -5,16 +5,16 @@ use async_trait::async_trait;
 use super::{Around, Attempt, Operation};
 use crate::backends::{BackendError, ErrorKind};
 
-/// The slowest upload that is still waited for.
+/// The slowest transfer that is still waited for.
 const BYTES_PER_SECOND: u64 = 256 * 1024;
 
-/// A deadline for each call; it grows with the bytes that are sent.
+/// A deadline for each call; it grows with the bytes that are moved.
 pub struct Timeout {
     base: Duration,
 }
 
 impl Timeout {
-    /// `base` for a call that sends nothing.
+    /// `base` for a call that moves no block.
     #[must_use]
     pub fn new(base: Duration) -> Self {
         Self { base }
@@ -30,12 +30,10 @@ impl Around for Timeout {
         attempt: Attempt<'_, T>,
     ) -> Result<T, BackendError> {
         let deadline = self.base + Duration::from_secs(bytes / BYTES_PER_SECOND);
-        match tokio::time::timeout(deadline, attempt()).await {
-            Ok(result) => result,
-            Err(_) => {
-                let text = format!("no answer to {} within {deadline:?}", operation.as_str());
-                Err(BackendError::new(ErrorKind::Timeout, text))
-            }
-        }
+        let ended = tokio::time::timeout(deadline, attempt()).await;
+        ended.unwrap_or_else(|_| {
+            let message = format!("no answer to {} within {deadline:?}", operation.as_str());
+            Err(BackendError::new(ErrorKind::Timeout, message))
+        })
     }
 }

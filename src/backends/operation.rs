@@ -1,0 +1,68 @@
+/// The methods of [`super::Backend`] that reach the place; a label of metrics
+/// and the handle by which tests inject faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operation {
+    /// `put`
+    Put,
+    /// `put_many`
+    PutMany,
+    /// `get`
+    Get,
+    /// `presence`
+    Presence,
+    /// `delete`
+    Delete,
+    /// `list`
+    List,
+    /// `put_name`
+    PutName,
+    /// `names`
+    Names,
+    /// `delete_name`
+    DeleteName,
+    /// `usage`
+    Usage,
+    /// `probe`
+    Probe,
+}
+
+impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Put,
+        Self::PutMany,
+        Self::Get,
+        Self::Presence,
+        Self::Delete,
+        Self::List,
+        Self::PutName,
+        Self::Names,
+        Self::DeleteName,
+        Self::Usage,
+        Self::Probe,
+    ];
+
+    /// The method's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::PutMany => "put_many",
+            Self::Get => "get",
+            Self::Presence => "presence",
+            Self::Delete => "delete",
+            Self::List => "list",
+            Self::PutName => "put_name",
+            Self::Names => "names",
+            Self::DeleteName => "delete_name",
+            Self::Usage => "usage",
+            Self::Probe => "probe",
+        }
+    }
+
+    /// Whether it changes the place.
+    #[must_use]
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Put | Self::PutMany | Self::Delete | Self::PutName | Self::DeleteName)
+    }
+}
