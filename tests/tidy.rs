@@ -412,7 +412,11 @@ fn undocumented_modules(tree: &Tree) -> Vec<String> {
 }
 
 fn hex(digest: [u8; 32]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write;
+    digest.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 fn changed_golden_files(tree: &Tree) -> Vec<String> {
