@@ -58,7 +58,11 @@ pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), String> {
 /// # Errors
 /// When `filter` does not parse or the file cannot be opened.
 pub fn init_logging_to(filter: &str, format: LogFormat, target: &LogTarget) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    // A plain level is about us: libraries speak from warnings on.
+    let is_level = filter.parse::<tracing::Level>().is_ok();
+    let full =
+        if is_level { format!("warn,fuser=error,cairnfs={filter}") } else { filter.to_owned() };
+    let filter = EnvFilter::try_new(full).map_err(|error| {
         format!("log level `{filter}`: {error}; use error, warn, info, debug or trace")
     })?;
     let (writer, colour) = match target {
