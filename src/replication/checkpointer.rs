@@ -1,14 +1,36 @@
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+//! Writes checkpoints and replicates them.
+//!
+//! One writer at a time takes all changes so far into a delta (or a base),
+//! makes it and the manifest durable locally, and clears the marks; callers of
+//! [`Checkpointer::acknowledge`] that came meanwhile share the next one. A
+//! thread a backend brings the newest manifest there: files, then the manifest
+//! block, then the name that points to it; a backend that was away catches up by
+//! the same loop. Locks: `state`, never held over a file or a backend.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-use super::{Level, Policy, Registry, ReplicationError};
+use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
+use crate::backends::{Backend, BackendError, ErrorKind};
+use crate::content::{ContentError, Profile, import_file};
+use crate::metadata::checkpoint::{BaseEntry, BaseWriter, DeltaWriter, FileEntry, Manifest, WrittenFile};
 use crate::metadata::Namespace;
 use crate::runtime::{Bridge, Clock, Shutdown};
-use crate::store::LocalStore;
-use crate::types::{Cid, VolumeId, WriterId};
+use crate::telemetry;
+use crate::types::{BackendId, Block, Cid, VolumeId, WriterId, cid};
+
+/// Manifest names that a backend keeps.
+const KEPT_NAMES: usize = 8;
+/// Bytes of blocks in one put.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// Times and limits of checkpoints.
 #[derive(Debug, Clone)]
@@ -21,64 +43,533 @@ pub struct CheckpointerOptions {
     pub writer: WriterId,
     /// Content profile name, for the manifest.
     pub profile: String,
-    /// A delta at least this often while there are changes (default 30 s).
+    /// A delta at least this often while there are changes.
     pub delta_interval: Duration,
-    /// A new base after this long with changes (default 5 min).
+    /// A new base after this long with changes.
     pub base_interval: Duration,
-    /// A new base when the deltas exceed this many bytes or half the base.
+    /// A new base when the deltas exceed this many bytes.
     pub base_bytes: u64,
     /// A new base when there are this many deltas.
     pub max_deltas: usize,
-    /// Copies of the metadata itself (default 3/4/5).
-    pub policy: Policy,
+    /// How long an acknowledgement waits for backends.
+    pub level_deadline: Duration,
 }
 
 /// The last checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointStatus {
-    /// Rises by one with each manifest.
+    /// Rises by one with each manifest; 0 when there is none.
     pub sequence: u64,
     /// CID of the manifest.
-    pub cid: Option<Cid>,
+    pub cid: Option<String>,
     /// Seconds since it was written.
     pub age_s: u64,
     /// Places that hold it whole, the local one included.
     pub copies: u32,
 }
 
-/// Writes base and deltas, and replicates them.
-pub struct Checkpointer {}
+#[derive(Default)]
+struct State {
+    manifest: Option<Arc<Manifest>>,
+    manifest_cid: Option<Cid>,
+    base_written: Option<Instant>,
+    /// Newest sequence that each backend holds whole.
+    complete: BTreeMap<BackendId, u64>,
+    /// Backends with a thread.
+    served: BTreeSet<BackendId>,
+    /// Group commit: writes begun and ended, and whether one runs.
+    begun: u64,
+    ended: u64,
+    running: bool,
+    policy: Policy,
+    /// Why the last write failed, for those who waited for it.
+    failed: Option<(u64, String)>,
+}
 
-#[expect(missing_docs, clippy::missing_errors_doc, reason = "documented by its owner")]
+/// Writes base and deltas, and replicates them.
+pub struct Checkpointer {
+    namespace: Arc<Namespace>,
+    registry: Arc<Registry>,
+    bridge: Bridge,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    options: CheckpointerOptions,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Names of a volume's manifests on a backend.
+pub(super) fn name_prefix(volume: &VolumeId) -> String {
+    format!("volumes/{volume}/manifest-")
+}
+
 impl Checkpointer {
-    /// Reads the local manifest chain and starts the interval thread.
+    /// Reads the newest local manifest and starts the interval thread.
+    ///
+    /// # Errors
+    /// `Io`; `Metadata` when a local manifest is of a newer format.
     pub fn start(
         namespace: Arc<Namespace>,
-        store: Arc<LocalStore>,
         registry: Arc<Registry>,
-        volume_policy: Policy,
+        policy: Policy,
         bridge: Bridge,
         clock: Arc<dyn Clock>,
         shutdown: Shutdown,
         options: CheckpointerOptions,
     ) -> Result<Arc<Self>, ReplicationError> {
-        let _ = (namespace, store, registry, volume_policy, bridge, clock, shutdown, options);
-        todo!()
+        fs::create_dir_all(&options.dir)?;
+        let mut state = State { policy, ..State::default() };
+        if let Some((manifest, id)) = newest_local(&options.dir)? {
+            state.manifest = Some(Arc::new(manifest));
+            state.manifest_cid = Some(id);
+        }
+        let checkpointer = Arc::new(Self {
+            namespace,
+            registry,
+            bridge,
+            clock,
+            shutdown,
+            options,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let ticker = Arc::clone(&checkpointer);
+        std::thread::Builder::new().name("cairn-checkpoint".into()).spawn(move || ticker.tick())?;
+        checkpointer.serve_backends();
+        Ok(checkpointer)
     }
-    /// Returns when all changes committed before the call are in a delta that is durable at `level` (LOCAL_DURABILITY: engine persisted only, no delta). Calls at the same time share one delta.
-    pub fn acknowledge(&self, _policy: &Policy) -> Result<(), ReplicationError> {
-        let _ = Level::Quorum;
-        todo!()
+
+    fn tick(self: Arc<Self>) {
+        loop {
+            let stopped = self.shutdown.wait(self.options.delta_interval);
+            if stopped {
+                self.changed.notify_all();
+                return;
+            }
+            self.serve_backends();
+            match self.namespace.has_marks() {
+                Ok(true) => {
+                    if let Err(error) = self.write_shared(false) {
+                        tracing::error!(%error, "a checkpoint failed; it is tried again");
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the metadata cannot be read"),
+            }
+        }
     }
-    /// Writes a delta now (`base`: a new base), and waits for as many copies as can be had.
-    pub fn checkpoint(&self, _base: bool) -> Result<CheckpointStatus, ReplicationError> {
-        todo!()
+
+    /// Starts a thread for each backend that has none.
+    pub fn serve_backends(self: &Arc<Self>) {
+        for spec in self.registry.specs() {
+            if self.state.lock().served.insert(spec.id.clone()) {
+                let worker = Arc::clone(self);
+                let id = spec.id.clone();
+                let started = std::thread::Builder::new()
+                    .name("cairn-metadata".into())
+                    .spawn(move || worker.serve(&id));
+                if let Err(error) = started {
+                    tracing::error!(%error, backend = %spec.id, "no thread for the metadata of a backend");
+                    self.state.lock().served.remove(&spec.id);
+                }
+            }
+        }
     }
+
+    /// Brings the newest manifest to one backend, for as long as it is there.
+    fn serve(&self, id: &BackendId) {
+        loop {
+            if self.shutdown.is_triggered() {
+                return;
+            }
+            let due = {
+                let mut state = self.state.lock();
+                let have = state.complete.get(id).copied().unwrap_or(0);
+                let due = state.manifest.clone().filter(|m| m.sequence > have && !m.base.files.is_empty()).zip(state.manifest_cid);
+                if due.is_none() {
+                    self.changed.wait_for(&mut state, Duration::from_secs(1));
+                }
+                due.map(|due| (due, have))
+            };
+            if !self.registry.specs().iter().any(|spec| spec.id == *id) {
+                self.state.lock().served.remove(id);
+                return;
+            }
+            let Some(((manifest, manifest_cid), have)) = due else { continue };
+            let done = match self.registry.get(id) {
+                Some(backend) if backend.capabilities().read_only => {
+                    Err(BackendError::new(ErrorKind::ReadOnly, "read-only").into())
+                }
+                Some(backend) => self.upload(&backend, &manifest, &manifest_cid, have),
+                None => Err(BackendError::new(ErrorKind::Unavailable, "not in reach").into()),
+            };
+            match done {
+                Ok(()) => {
+                    self.state.lock().complete.insert(id.clone(), manifest.sequence);
+                    self.changed.notify_all();
+                }
+                Err(error) => {
+                    tracing::debug!(%error, backend = %id, "the metadata waits for a backend");
+                    if let ReplicationError::Backend(error) = &error {
+                        self.registry.failed(id, error);
+                    }
+                    self.changed.notify_all();
+                    if self.shutdown.wait(Duration::from_millis(500)) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn call<T>(&self, future: impl Future<Output = Result<T, BackendError>>) -> Result<T, ReplicationError> {
+        match self.bridge.wait(Duration::from_secs(600), future) {
+            Ok(result) => Ok(result?),
+            Err(e) => Err(BackendError::new(ErrorKind::Timeout, e.to_string()).into()),
+        }
+    }
+
+    fn upload(
+        &self,
+        backend: &Arc<dyn Backend>,
+        manifest: &Manifest,
+        manifest_cid: &Cid,
+        have: u64,
+    ) -> Result<(), ReplicationError> {
+        // A backend that holds manifest `have` whole holds all files up to it.
+        for file in manifest.files().filter(|file| file.sequence > have) {
+            self.upload_file(backend, &self.options.dir.join(Manifest::local_name(file)))?;
+        }
+        let block = Block { cid: *manifest_cid, data: Bytes::from(manifest.encode()?) };
+        self.call(backend.put(&block))?;
+        let prefix = name_prefix(&manifest.volume);
+        self.call(backend.put_name(&format!("{prefix}{:020}", manifest.sequence), manifest_cid))?;
+        if manifest.sequence.is_multiple_of(4) || have == 0 {
+            let names = self.call(backend.names(&prefix))?;
+            for (old, _) in names.iter().rev().skip(KEPT_NAMES) {
+                self.call(backend.delete_name(old))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn upload_file(&self, backend: &Arc<dyn Backend>, path: &Path) -> Result<(), ReplicationError> {
+        let mut batch: Vec<Block> = Vec::new();
+        let mut failure = None;
+        let mut send = |batch: &mut Vec<Block>| {
+            let sent = self.call(backend.put_many(batch));
+            batch.clear();
+            sent.map_err(|error| {
+                failure = Some(error);
+                ContentError::Io(std::io::Error::other("stopped"))
+            })
+        };
+        let walked = import_file(&Profile::UNIXFS_V1_2025, &mut File::open(path)?, &mut |id, data| {
+            // The leaves are durable before the node above them is sent.
+            if id.codec() == cid::DAG_PB && !batch.is_empty() {
+                send(&mut batch)?;
+            }
+            batch.push(Block { cid: id, data });
+            if batch.len() * (1 << 20) >= BATCH_BYTES { send(&mut batch) } else { Ok(()) }
+        })
+        .and_then(|_| if batch.is_empty() { Ok(()) } else { send(&mut batch) });
+        match (failure, walked) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => Ok(()),
+            (None, Err(error)) => Err(ReplicationError::Io(std::io::Error::other(error))),
+        }
+    }
+
+    /// Returns when all changes committed before the call are in a delta that
+    /// is durable on as many places as the level asks of the metadata
+    /// (`LOCAL_DURABILITY`: the engine is persisted, no delta). Calls at the same
+    /// time share one delta.
+    ///
+    /// # Errors
+    /// `Metadata`, `Io`; `BelowLevel` when the policy says fail.
+    pub fn acknowledge(&self, policy: &Policy) -> Result<(), ReplicationError> {
+        self.namespace.engine().persist()?;
+        if policy.level == Level::LocalDurability || self.registry.is_empty() {
+            return Ok(());
+        }
+        let sequence = self.write_shared(false)?;
+        let start = Instant::now();
+        let mut state = self.state.lock();
+        loop {
+            let (have, want) = (self.copies_of(&state, sequence), self.wanted(policy));
+            if have >= want {
+                return Ok(());
+            }
+            let late = start.elapsed() >= self.options.level_deadline || self.shutdown.is_triggered();
+            if late {
+                return match policy.on_degraded {
+                    OnDegraded::Queue => Ok(()),
+                    OnDegraded::Fail => {
+                        let reason = "the metadata waits for backends".to_owned();
+                        Err(ReplicationError::BelowLevel { have, want, reason })
+                    }
+                };
+            }
+            self.changed.wait_for(&mut state, Duration::from_millis(500));
+        }
+    }
+
+    /// The metadata's quorum is `max(3, N/2 + 1)` of N places in reach, clipped
+    /// to N.
+    fn wanted(&self, policy: &Policy) -> usize {
+        let places = self.registry.places_now();
+        match policy.level {
+            Level::LocalDurability => 1,
+            Level::Single => 2.min(places),
+            Level::Quorum => 3.max(places / 2 + 1).min(places),
+            Level::All => places,
+        }
+    }
+
+    fn copies_of(&self, state: &State, sequence: u64) -> usize {
+        let holders = state.complete.iter().filter(|(_, held)| **held >= sequence);
+        let mut domains: BTreeSet<String> = holders.filter_map(|(id, _)| self.registry.domain_of(id)).collect();
+        domains.extend(self.registry.domain_of(&BackendId::local()));
+        domains.len()
+    }
+
+    /// Writes a delta now (`base`: a new base), and waits for the backends in
+    /// reach.
+    ///
+    /// # Errors
+    /// `Metadata`, `Io`.
+    pub fn checkpoint(&self, base: bool) -> Result<CheckpointStatus, ReplicationError> {
+        self.namespace.engine().persist()?;
+        let sequence = self.write_shared(base)?;
+        let start = Instant::now();
+        let mut state = self.state.lock();
+        while start.elapsed() < self.options.level_deadline {
+            let lagging = self
+                .registry
+                .candidates()
+                .iter()
+                .any(|c| c.available && state.complete.get(&c.id).is_none_or(|held| *held < sequence));
+            if !lagging {
+                break;
+            }
+            self.changed.wait_for(&mut state, Duration::from_millis(500));
+        }
+        drop(state);
+        Ok(self.status())
+    }
+
+    /// The last checkpoint. Asks nobody.
     pub fn status(&self) -> CheckpointStatus {
-        todo!()
+        let state = self.state.lock();
+        let Some(manifest) = &state.manifest else { return CheckpointStatus::default() };
+        let age = self.clock.now().seconds.saturating_sub(manifest.created.seconds);
+        let holders = state.complete.values().filter(|held| **held >= manifest.sequence).count();
+        CheckpointStatus {
+            sequence: manifest.sequence,
+            cid: state.manifest_cid.map(|id| id.to_string()),
+            age_s: u64::try_from(age).unwrap_or(0),
+            copies: u32::try_from(holders).unwrap_or(u32::MAX).saturating_add(1),
+        }
     }
+
     /// The volume's policy changed (it is in the manifest).
-    pub fn set_policy(&self, _policy: Policy) {
-        todo!()
+    pub fn set_policy(&self, policy: Policy) {
+        self.state.lock().policy = policy;
+    }
+
+    /// Writes, or shares a write that begins after this call. Returns a
+    /// sequence that covers everything before the call.
+    fn write_shared(&self, base: bool) -> Result<u64, ReplicationError> {
+        let mut state = self.state.lock();
+        let mine = state.begun + 1;
+        loop {
+            if let Some((number, reason)) = &state.failed
+                && *number >= mine
+            {
+                return Err(ReplicationError::Io(std::io::Error::other(reason.clone())));
+            }
+            if state.ended >= mine && !base {
+                return Ok(state.manifest.as_ref().map_or(0, |manifest| manifest.sequence));
+            }
+            if state.running {
+                self.changed.wait(&mut state);
+                continue;
+            }
+            state.running = true;
+            state.begun += 1;
+            let number = state.begun;
+            let previous = state.manifest.clone();
+            let need_base = base || self.needs_base(&state);
+            let policy = state.policy.clone();
+            drop(state);
+            let result = self.write(previous.as_deref(), need_base, &policy);
+            state = self.state.lock();
+            state.running = false;
+            self.changed.notify_all();
+            match result {
+                Ok(written) => {
+                    state.ended = number;
+                    if let Some((manifest, id)) = written {
+                        if manifest.base.sequence == manifest.sequence {
+                            state.base_written = Some(Instant::now());
+                        }
+                        state.manifest = Some(Arc::new(manifest));
+                        state.manifest_cid = Some(id);
+                    }
+                    return Ok(state.manifest.as_ref().map_or(0, |manifest| manifest.sequence));
+                }
+                Err(error) => {
+                    state.failed = Some((number, error.to_string()));
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn needs_base(&self, state: &State) -> bool {
+        let Some(manifest) = &state.manifest else { return true };
+        if manifest.base.files.is_empty() {
+            return true;
+        }
+        let bytes: u64 = manifest.deltas.iter().map(|delta| delta.bytes).sum();
+        let old = state.base_written.is_some_and(|at| at.elapsed() >= self.options.base_interval);
+        let grown = bytes >= self.options.base_bytes || manifest.deltas.len() >= self.options.max_deltas;
+        grown || (old && !manifest.deltas.is_empty())
+    }
+
+    /// One base or delta with its manifest, durable locally. `None` when there
+    /// was nothing to write.
+    fn write(
+        &self,
+        previous: Option<&Manifest>,
+        base: bool,
+        policy: &Policy,
+    ) -> Result<Option<(Manifest, Cid)>, ReplicationError> {
+        if !base && !self.namespace.has_marks()? {
+            return Ok(None);
+        }
+        let sequence = previous.map_or(1, |manifest| manifest.sequence + 1);
+        let dir = &self.options.dir;
+        let (token, base_entry, deltas) = match previous {
+            Some(previous) if !base => {
+                let path = dir.join(format!("delta-{sequence:012}.parquet"));
+                let mut writer = DeltaWriter::create(path, sequence)?;
+                let token = self.namespace.snapshot_rows(true, &mut |change| writer.push(&change))?;
+                let mut deltas = previous.deltas.clone();
+                deltas.push(entry(&writer.finish()?, sequence)?);
+                (token, previous.base.clone(), deltas)
+            }
+            _ => {
+                let folder = dir.join(format!("base-{sequence:012}"));
+                fs::create_dir_all(&folder)?;
+                sync_dir(dir)?;
+                let mut writer = BaseWriter::create(&folder, sequence)?;
+                let token = self.namespace.snapshot_rows(false, &mut |change| writer.push(&change))?;
+                let files = writer.finish()?.iter().map(|file| entry(file, sequence)).collect::<Result<_, _>>()?;
+                (token, BaseEntry { sequence, files }, Vec::new())
+            }
+        };
+        let stats = self.namespace.stats();
+        let mut versions = previous.map(|manifest| manifest.versions.clone()).unwrap_or_default();
+        versions.insert(self.options.writer.to_string(), sequence);
+        let manifest = Manifest {
+            format: Manifest::FORMAT,
+            volume: self.options.volume,
+            sequence,
+            previous: self.state.lock().manifest_cid.map(|id| id.to_string()),
+            base: base_entry,
+            deltas,
+            policy: policy.to_string(),
+            profile: self.options.profile.clone(),
+            backends: self.registry.specs().into_iter().map(|s| (s.id.to_string(), s.url)).collect(),
+            writer: self.options.writer,
+            versions,
+            created: self.clock.now(),
+            files: stats.files,
+            bytes: stats.bytes,
+        };
+        let bytes = manifest.encode()?;
+        let path = dir.join(format!("manifest-{sequence:012}.json"));
+        let temporary = path.with_extension("tmp");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        sync_dir(dir)?;
+        self.namespace.clear_marks(&token)?;
+        let metrics = telemetry::metrics();
+        metrics.checkpoint_deltas_written.inc();
+        metrics.checkpoint_bytes_written.inc_by(bytes.len() as u64);
+        if base {
+            remove_before(dir, previous.map_or(0, |manifest| manifest.base.sequence));
+        }
+        Ok(Some((manifest, cid::of_raw(&bytes))))
+    }
+}
+
+fn entry(file: &WrittenFile, sequence: u64) -> Result<FileEntry, ReplicationError> {
+    let link = import_file(&Profile::UNIXFS_V1_2025, &mut File::open(&file.path)?, &mut |_, _| Ok(()))
+        .map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
+    Ok(FileEntry {
+        table: file.table.clone(),
+        cid: link.cid.to_string(),
+        bytes: file.bytes,
+        rows: file.rows,
+        sequence,
+    })
+}
+
+/// The newest local manifest that decodes and whose files are all there.
+fn newest_local(dir: &Path) -> Result<Option<(Manifest, Cid)>, ReplicationError> {
+    let mut names: Vec<PathBuf> = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    names.retain(|path| path.extension().is_some_and(|ext| ext == "json"));
+    names.sort();
+    for path in names.into_iter().rev() {
+        let bytes = fs::read(&path)?;
+        match Manifest::decode(&bytes) {
+            Ok(manifest) => {
+                let whole = manifest.files().all(|file| {
+                    let local = fs::metadata(dir.join(Manifest::local_name(file)));
+                    local.is_ok_and(|meta| meta.len() == file.bytes)
+                });
+                if whole {
+                    return Ok(Some((manifest, cid::of_raw(&bytes))));
+                }
+                tracing::warn!(path = %path.display(), "a checkpoint is incomplete here; a new base is written");
+                // Its sequence is used up all the same: no deltas, and a base
+                // that is missing, make the next write a base.
+                let hollow = Manifest { deltas: Vec::new(), base: BaseEntry { sequence: 0, files: Vec::new() }, ..manifest };
+                return Ok(Some((hollow, cid::of_raw(&bytes))));
+            }
+            Err(error @ crate::metadata::MetadataError::TooNew { .. }) => return Err(error.into()),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "a manifest is damaged"),
+        }
+    }
+    Ok(None)
+}
+
+/// Removes local files of bases before `sequence`; the base before the current
+/// one stays.
+fn remove_before(dir: &Path, sequence: u64) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.filter_map(Result::ok) {
+        let name = entry.file_name();
+        let number = name
+            .to_str()
+            .and_then(|name| name.split_once('-'))
+            .and_then(|(_, rest)| rest.get(..12))
+            .and_then(|digits| digits.parse::<u64>().ok());
+        if number.is_none_or(|number| number >= sequence) {
+            continue;
+        }
+        let path = entry.path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        if let Err(error) = removed {
+            tracing::warn!(%error, path = %path.display(), "an old checkpoint stays");
+        }
     }
 }

@@ -1,10 +1,23 @@
-use std::sync::Arc;
+//! Finds the newest complete checkpoint on a backend and loads it.
 
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::checkpointer::name_prefix;
 use super::{Policy, ReplicationError};
-use crate::backends::{Backend, BackendSpec};
-use crate::metadata::Engine;
+use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind};
+use crate::content::{ContentError, Link, leaves};
+use crate::metadata::checkpoint::{FileEntry, Manifest, load_checkpoint};
+use crate::metadata::{Change, Namespace};
 use crate::runtime::Bridge;
-use crate::types::{Cid, VolumeId};
+use crate::types::{Cid, VolumeId, cid};
+
+/// Deadline of one call while recovering.
+const CALL: Duration = Duration::from_secs(120);
 
 /// Where to recover from.
 pub struct RecoverSource {
@@ -17,16 +30,12 @@ pub struct RecoverSource {
 /// What was recovered.
 #[derive(Debug, Clone)]
 pub struct Recovered {
-    /// The volume's id.
-    pub volume: VolumeId,
-    /// Of the manifest.
-    pub sequence: u64,
-    /// Of the manifest.
+    /// The manifest that was loaded.
+    pub manifest: Manifest,
+    /// Its CID.
     pub cid: Cid,
     /// The volume's policy.
     pub policy: Policy,
-    /// Content profile name.
-    pub profile: String,
     /// Its backends, without secrets.
     pub backends: Vec<BackendSpec>,
     /// Rows loaded.
@@ -35,16 +44,131 @@ pub struct Recovered {
     pub skipped: Vec<String>,
 }
 
+struct Source<'s> {
+    backend: &'s Arc<dyn Backend>,
+    bridge: &'s Bridge,
+}
+
+impl Source<'_> {
+    fn call<T>(&self, future: impl Future<Output = Result<T, BackendError>>) -> Result<T, ReplicationError> {
+        match self.bridge.wait(CALL, future) {
+            Ok(result) => Ok(result?),
+            Err(e) => Err(BackendError::new(ErrorKind::Timeout, e.to_string()).into()),
+        }
+    }
+
+    fn block(&self, id: &Cid) -> Result<bytes::Bytes, ReplicationError> {
+        let data = self.call(self.backend.get(id, None))?;
+        if cid::verify(id, &data) == cid::Verdict::Match {
+            Ok(data)
+        } else {
+            Err(BackendError::new(ErrorKind::Corrupt, format!("block {id} has wrong bytes there")).into())
+        }
+    }
+
+    /// Streams a UnixFS file of the backend into a local file.
+    fn file(&self, entry: &FileEntry, to: &Path) -> Result<(), ReplicationError> {
+        let other = |e: ContentError| ReplicationError::Io(std::io::Error::other(e));
+        let root: Cid = entry.cid.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
+        let link = Link { cid: root, size: entry.bytes, tsize: 0 };
+        let io = |e: ReplicationError| ContentError::Io(std::io::Error::other(e.to_string()));
+        let mut out = File::create(to)?;
+        leaves(&link, 0..entry.bytes, &mut |id| self.block(id).map_err(io), &mut |leaf| {
+            let data = self.block(&leaf.cid).map_err(io)?;
+            out.write_all(&data).map_err(ContentError::Io)
+        })
+        .map_err(other)?;
+        out.sync_all()?;
+        Ok(())
+    }
+}
+
 /// Finds the newest complete manifest, verifies it, and loads base and deltas
-/// into an empty engine (local copies dropped: the local disk is new).
+/// into an empty tree (local copies dropped: the local disk is new). The files
+/// are kept in `checkpoints`, where the volume goes on from them.
 ///
 /// # Errors
 /// `NoCheckpoint`; of the backend and the engine.
 pub fn recover(
     source: &RecoverSource,
-    engine: Arc<dyn Engine>,
+    namespace: &Namespace,
+    checkpoints: &Path,
     bridge: &Bridge,
 ) -> Result<Recovered, ReplicationError> {
-    let _ = (source, engine, bridge);
-    todo!()
+    let from = Source { backend: &source.backend, bridge };
+    let location = source.backend.location();
+    let none = |reason: String| ReplicationError::NoCheckpoint { location: location.clone(), reason };
+    let names = from.call(source.backend.names("volumes/"))?;
+    let mut volumes: BTreeMap<String, Vec<(String, Cid)>> = BTreeMap::new();
+    for (name, id) in names {
+        if let Some(volume) = name.split('/').nth(1) {
+            volumes.entry(volume.to_owned()).or_default().push((name, id));
+        }
+    }
+    let wanted = match (&source.volume, volumes.len()) {
+        (Some(volume), _) => volume.to_string(),
+        (None, 1) => volumes.keys().next().cloned().unwrap_or_default(),
+        (None, 0) => return Err(none("no volume has written its metadata there".into())),
+        (None, _) => {
+            let ids: Vec<&str> = volumes.keys().map(String::as_str).collect();
+            return Err(none(format!("several volumes lie there ({}); choose one with --volume-id", ids.join(", "))));
+        }
+    };
+    let mut manifests = volumes.remove(&wanted).unwrap_or_default();
+    manifests.retain(|(name, _)| {
+        wanted.parse().is_ok_and(|volume: VolumeId| name.starts_with(&name_prefix(&volume)))
+    });
+    manifests.sort();
+    fs::create_dir_all(checkpoints)?;
+    let mut skipped = Vec::new();
+    for (name, id) in manifests.into_iter().rev() {
+        match fetch(&from, &id, checkpoints) {
+            Ok(manifest) => return load(namespace, manifest, id, checkpoints, skipped),
+            Err(error) => skipped.push(format!("{name}: {error}")),
+        }
+    }
+    let reason = if skipped.is_empty() { format!("none of volume {wanted}") } else { skipped.join("; ") };
+    Err(none(reason))
+}
+
+fn fetch(from: &Source<'_>, id: &Cid, checkpoints: &Path) -> Result<Manifest, ReplicationError> {
+    let bytes = from.block(id)?;
+    let manifest = Manifest::decode(&bytes)?;
+    for file in manifest.files() {
+        let path = checkpoints.join(Manifest::local_name(file));
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        from.file(file, &path)?;
+    }
+    let path = checkpoints.join(format!("manifest-{:012}.json", manifest.sequence));
+    fs::write(&path, &bytes)?;
+    File::open(&path)?.sync_all()?;
+    Ok(manifest)
+}
+
+fn load(
+    namespace: &Namespace,
+    manifest: Manifest,
+    id: Cid,
+    checkpoints: &Path,
+    skipped: Vec<String>,
+) -> Result<Recovered, ReplicationError> {
+    let base = checkpoints.join(format!("base-{:012}", manifest.base.sequence));
+    let deltas: Vec<_> = manifest.deltas.iter().map(|file| checkpoints.join(Manifest::local_name(file))).collect();
+    let mut rows = load_checkpoint(&base, &deltas)?.map(|change| match change? {
+        Change::Content(root, Some(mut record)) => {
+            record.copies.retain(|copy| !copy.backend.is_local());
+            Ok(Change::Content(root, Some(record)))
+        }
+        other => Ok(other),
+    });
+    let count = namespace.load_rows(&mut rows)?;
+    let policy = manifest.policy.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
+    let backends = manifest
+        .backends
+        .iter()
+        .filter_map(|(id, url)| Some(BackendSpec { id: id.parse().ok()?, url: url.clone() }))
+        .collect();
+    Ok(Recovered { cid: id, policy, backends, rows: count, skipped, manifest })
 }
