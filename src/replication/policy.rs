@@ -82,8 +82,8 @@ pub struct InvalidPolicy {
     pub reason: String,
 }
 
-/// What became of a write (the design's names).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What became of a write (the design's names), best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum WriteResult {
     /// Target copies.

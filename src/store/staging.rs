@@ -69,6 +69,8 @@ pub struct Staging {
     poisoned: bool,
     /// Whether the directory entry of the file is durable.
     entered: bool,
+    /// The file is a segment now.
+    sealed: bool,
 }
 
 impl Staging {
@@ -91,6 +93,7 @@ impl Staging {
             options,
             poisoned: false,
             entered: false,
+            sealed: false,
         }
     }
 
@@ -119,6 +122,7 @@ impl Staging {
             options,
             poisoned: false,
             entered: true,
+            sealed: false,
         })
     }
 
@@ -577,7 +581,16 @@ impl Staging {
     pub(super) fn become_segment(&mut self, to: &Path) -> Result<(), StoreError> {
         std::fs::rename(&self.path, to).map_err(|e| self.error(e))?;
         to.clone_into(&mut self.path);
+        self.sealed = true;
         Ok(())
+    }
+
+    /// Removes the staging file, unless it has become a segment.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn discard_unless_sealed(self) -> Result<(), StoreError> {
+        if self.sealed { Ok(()) } else { self.discard() }
     }
 
     /// Removes the staging file.

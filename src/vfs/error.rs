@@ -1,3 +1,5 @@
+use rustix::io::Errno as Os;
+
 use crate::content::ContentError;
 use crate::metadata::MetadataError;
 use crate::replication::ReplicationError;
@@ -11,8 +13,8 @@ pub struct Errno(pub i32);
 #[derive(Debug, thiserror::Error)]
 pub enum VfsError {
     /// A plain POSIX answer.
-    #[error("{1}")]
-    Posix(Errno, &'static str),
+    #[error("{0}")]
+    Posix(Os),
     /// The metadata's answer.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
@@ -25,4 +27,87 @@ pub enum VfsError {
     /// Copies could not be made or read.
     #[error(transparent)]
     Replication(#[from] ReplicationError),
+    /// An earlier write of this file failed in the background; told once.
+    #[error("an earlier write failed: {1}")]
+    Latched(Errno, String),
+}
+
+impl From<Os> for VfsError {
+    fn from(errno: Os) -> Self {
+        Self::Posix(errno)
+    }
+}
+
+impl VfsError {
+    /// The one table from meanings to errno.
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        let os = match self {
+            Self::Latched(errno, _) => return *errno,
+            Self::Posix(errno) => *errno,
+            Self::Metadata(error) => of_metadata(error),
+            Self::Store(error) => of_store(error),
+            // Bytes that cannot be understood are damage.
+            Self::Content(
+                ContentError::Malformed { .. }
+                | ContentError::UnsupportedCodec { .. }
+                | ContentError::Missing(_)
+                | ContentError::Mismatch(_)
+                | ContentError::DuplicateName(_)
+                | ContentError::TooDeep(_)
+                | ContentError::Io(_),
+            ) => Os::IO,
+            Self::Replication(error) => match error {
+                ReplicationError::NoGoodCopy { .. }
+                | ReplicationError::BelowLevel { .. }
+                | ReplicationError::Backend(_)
+                | ReplicationError::NoCheckpoint { .. } => Os::IO,
+                ReplicationError::Io(source) => of_io(source),
+                ReplicationError::Metadata(error) => of_metadata(error),
+                ReplicationError::Store(error) => of_store(error),
+                ReplicationError::ShuttingDown => Os::SHUTDOWN,
+            },
+        };
+        Errno(os.raw_os_error())
+    }
+}
+
+fn of_io(error: &std::io::Error) -> Os {
+    match error.raw_os_error().map(Os::from_raw_os_error) {
+        Some(full @ (Os::NOSPC | Os::DQUOT)) => full,
+        _ => Os::IO,
+    }
+}
+
+fn of_metadata(error: &MetadataError) -> Os {
+    match error {
+        MetadataError::NotFound => Os::NOENT,
+        MetadataError::Exists => Os::EXIST,
+        MetadataError::NotADirectory(_) => Os::NOTDIR,
+        MetadataError::IsADirectory(_) => Os::ISDIR,
+        MetadataError::NotEmpty(_) => Os::NOTEMPTY,
+        MetadataError::Invalid(_) => Os::INVAL,
+        MetadataError::TooManyLinks(_) => Os::MLINK,
+        MetadataError::NoAttribute => Os::NODATA,
+        MetadataError::NotPermitted(_) => Os::PERM,
+        MetadataError::Contended => Os::AGAIN,
+        MetadataError::NoSpace => Os::NOSPC,
+        MetadataError::Damaged { .. }
+        | MetadataError::TooNew { .. }
+        | MetadataError::Storage(_)
+        | MetadataError::Checkpoint(_) => Os::IO,
+        MetadataError::Io(error) => of_io(error),
+    }
+}
+
+fn of_store(error: &StoreError) -> Os {
+    match error {
+        StoreError::NoSpace => Os::NOSPC,
+        StoreError::TooLarge => Os::FBIG,
+        StoreError::Corrupt { .. }
+        | StoreError::SegmentMissing { .. }
+        | StoreError::Poisoned
+        | StoreError::Index(_)
+        | StoreError::Io { .. } => Os::IO,
+    }
 }

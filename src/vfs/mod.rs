@@ -7,22 +7,49 @@
 //! their new roots. After a crash a file has its last committed or
 //! fsync-acknowledged content, never a torn one.
 //!
-//! Locks: directory stripe, then inode, then handle table; none is held while a
-//! backend is waited for, except an inode's own during a fetch for it.
+//! Locks: a directory's stripe, then one inode's state. Only the committer
+//! holds several inodes' states, in the order of their numbers. No lock is held
+//! while a level is waited for.
 
+mod attr;
+mod commit;
+mod dir;
+mod directory_cid;
 mod error;
+mod file;
+mod node;
+mod read;
+mod xattr;
 
+pub use self::attr::{Caller, SetAttr, StatFs};
+pub use self::dir::DirEntry;
 pub use self::error::{Errno, VfsError};
+pub use self::file::{HandleId, OpenOptions};
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
+use quick_cache::sync::Cache;
+
+use self::commit::Committer;
+use self::file::Handle;
+use self::node::{Node, NodeTable};
 use crate::content::{Link, Profile};
-use crate::metadata::{ContentRecord, InodeRecord, Namespace, NewNode};
+use crate::metadata::{ContentRecord, InodeRecord, Namespace, NewNode, SetAttributes};
 use crate::replication::{Checkpointer, Policy, Replicator, WriteResult};
 use crate::runtime::{Clock, Shutdown};
 use crate::store::LocalStore;
-use crate::types::{Cid, Ino, Name};
+use crate::types::{Ino, Name, Timestamp};
+
+/// Rows of inodes that are kept beside the engine.
+const CACHED_INODES: usize = 65_536;
+/// CIDs of directories that are kept.
+const CACHED_DIRECTORIES: usize = 65_536;
+/// Locks that directories share.
+const STRIPES: usize = 256;
 
 /// Limits and settings of one mount.
 #[derive(Debug, Clone)]
@@ -33,13 +60,13 @@ pub struct VfsOptions {
     pub policy: Policy,
     /// No changes.
     pub read_only: bool,
-    /// Bytes of dirty data held in memory before writers wait.
+    /// Bytes of dirty data held in memory; above it files go to the disk.
     pub dirty_bytes: u64,
-    /// Bytes of node, block and inode caches.
-    pub cache_bytes: u64,
-    /// Threads that hash.
+    /// Files up to this size stay in memory until they are committed.
+    pub memory_file_bytes: u64,
+    /// Threads that hash a large file.
     pub hash_threads: usize,
-    /// A closed or idle file is committed after at most this long.
+    /// A closed file is committed after at most this long.
     pub commit_interval: Duration,
     /// Value of `user.cairn.volume` on the root: the volume's folder.
     pub volume_dir: Vec<u8>,
@@ -76,8 +103,6 @@ pub struct FileInfo {
     pub content: Option<ContentRecord>,
     /// The policy in force here.
     pub policy: Policy,
-    /// Bytes written and not yet sealed.
-    pub dirty: bool,
 }
 
 /// A content that an import has put into the store.
@@ -91,62 +116,322 @@ pub struct GraftContent {
     pub profile: String,
 }
 
-/// The filesystem.
-pub struct Vfs {}
+/// Tells the kernel what changed behind its back (imports).
+pub trait KernelCache: Send + Sync {
+    /// A name appeared or went.
+    fn invalidate_entry(&self, parent: Ino, name: &Name);
+    /// Attributes or bytes changed.
+    fn invalidate_inode(&self, ino: Ino);
+}
 
-#[expect(missing_docs, clippy::missing_errors_doc, reason = "documented by its owner")]
+/// The filesystem.
+pub struct Vfs {
+    namespace: Arc<Namespace>,
+    store: Arc<LocalStore>,
+    replicator: Arc<Replicator>,
+    checkpointer: Arc<Checkpointer>,
+    clock: Arc<dyn Clock>,
+    shutdown: Shutdown,
+    options: VfsOptions,
+    policy: RwLock<Policy>,
+    nodes: NodeTable,
+    handles: RwLock<HashMap<u64, Arc<Handle>>>,
+    next_handle: AtomicU64,
+    records: Cache<Ino, InodeRecord>,
+    directories: Cache<Ino, Link>,
+    /// Rises with each change of the tree; a directory CID that was computed
+    /// across a change is not kept.
+    tree_version: AtomicU64,
+    stripes: Vec<Mutex<()>>,
+    committer: Committer,
+    memory_bytes: AtomicU64,
+    kernel: RwLock<Option<Arc<dyn KernelCache>>>,
+}
+
 impl Vfs {
     /// Adopts staged files and reaps orphans that a crash left.
+    ///
+    /// # Errors
+    /// Of metadata and store.
     pub fn open(parts: VfsParts) -> Result<Arc<Self>, VfsError> {
-        let _ = parts;
-        todo!()
+        let vfs = Arc::new(Self {
+            namespace: parts.namespace,
+            store: parts.store,
+            replicator: parts.replicator,
+            checkpointer: parts.checkpointer,
+            clock: parts.clock,
+            shutdown: parts.shutdown,
+            policy: RwLock::new(parts.options.policy.clone()),
+            options: parts.options,
+            nodes: NodeTable::default(),
+            handles: RwLock::default(),
+            next_handle: AtomicU64::new(1),
+            records: Cache::new(CACHED_INODES),
+            directories: Cache::new(CACHED_DIRECTORIES),
+            tree_version: AtomicU64::new(0),
+            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            committer: Committer::default(),
+            memory_bytes: AtomicU64::new(0),
+            kernel: RwLock::default(),
+        });
+        if !vfs.options.read_only {
+            vfs.adopt_staged()?;
+            for ino in vfs.namespace.orphans()? {
+                vfs.namespace.reap(ino)?;
+            }
+        }
+        Committer::start(&vfs)?;
+        Ok(vfs)
     }
-    /// Walks a path of names from the root; follows no symlink.
-    pub fn resolve(&self, path: &[Name]) -> Result<Ino, VfsError> {
-        let _ = path;
-        todo!()
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
-    /// CID of what is written now; seals a dirty file, builds directories (their nodes go to the store).
-    pub fn link_of(&self, ino: Ino) -> Result<Link, VfsError> {
-        let _ = ino;
-        todo!()
+
+    fn refuse_read_only(&self) -> Result<(), VfsError> {
+        if self.options.read_only { Err(rustix::io::Errno::ROFS.into()) } else { Ok(()) }
     }
-    pub fn info(&self, ino: Ino) -> Result<FileInfo, VfsError> {
-        let _ = ino;
-        todo!()
+
+    fn stripe(&self, directory: Ino) -> parking_lot::MutexGuard<'_, ()> {
+        self.stripes[(directory.0 as usize) % STRIPES].lock()
     }
-    /// Commits everything dirty below `ino` and waits for the policy's level, names included.
-    pub fn sync(
+
+    /// Two directories' stripes, in a fixed order.
+    fn two_stripes(
         &self,
-        ino: Ino,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<WriteResult, VfsError> {
-        let _ = (ino, progress);
-        todo!()
+        a: Ino,
+        b: Ino,
+    ) -> (parking_lot::MutexGuard<'_, ()>, Option<parking_lot::MutexGuard<'_, ()>>) {
+        let (x, y) = ((a.0 as usize) % STRIPES, (b.0 as usize) % STRIPES);
+        match x.cmp(&y) {
+            std::cmp::Ordering::Equal => (self.stripes[x].lock(), None),
+            std::cmp::Ordering::Less => (self.stripes[x].lock(), Some(self.stripes[y].lock())),
+            std::cmp::Ordering::Greater => {
+                let first = self.stripes[y].lock();
+                (self.stripes[x].lock(), Some(first))
+            }
+        }
     }
-    /// Commits everything dirty, locally durable.
-    pub fn commit_all(&self) -> Result<(), VfsError> {
-        todo!()
+
+    /// Tells the kernel about changes from now on.
+    pub fn set_kernel_cache(&self, cache: Arc<dyn KernelCache>) {
+        *self.kernel.write() = Some(cache);
     }
-    /// Makes a node with xattrs and content in one step (import). The content's blocks are in the store and durable.
+
+    /// The volume's policy for what is written from now on.
+    pub fn set_policy(&self, policy: Policy) {
+        *self.policy.write() = policy;
+    }
+
+    /// The tree below.
+    pub fn namespace(&self) -> &Arc<Namespace> {
+        &self.namespace
+    }
+
+    /// The policy that holds for an inode: its own, else the nearest
+    /// directory's, else the volume's.
+    pub fn policy_of(&self, ino: Ino) -> Result<Policy, VfsError> {
+        let mut texts = Vec::new();
+        let mut at = ino;
+        loop {
+            let inode = self.record(at)?;
+            if !inode.policy.is_empty() {
+                texts.push(inode.policy);
+            }
+            if at == Ino::ROOT {
+                break;
+            }
+            at = inode.parent;
+        }
+        let mut policy = self.policy.read().clone();
+        for text in texts.iter().rev() {
+            match policy.overridden_by(text) {
+                Ok(narrower) => policy = narrower,
+                Err(error) => tracing::warn!(%error, %ino, "a stored policy is passed over"),
+            }
+        }
+        Ok(policy)
+    }
+
+    /// Walks a path of names from the root; follows no symlink.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotADirectory`.
+    pub fn resolve(&self, path: &[Name]) -> Result<Ino, VfsError> {
+        let mut at = Ino::ROOT;
+        for name in path {
+            at = self.namespace.lookup(at, name)?.ino;
+        }
+        Ok(at)
+    }
+
+    /// What is known of a file or directory.
+    ///
+    /// # Errors
+    /// Of sealing and metadata.
+    pub fn info(&self, ino: Ino) -> Result<FileInfo, VfsError> {
+        let link = self.link_of(ino)?;
+        let inode = self.record(ino)?;
+        let content = match &inode.content {
+            Some(root) => self.namespace.content(root)?,
+            None => None,
+        };
+        Ok(FileInfo { ino, inode, link, content, policy: self.policy_of(ino)? })
+    }
+
+    /// Commits everything that is dirty and waits until all below `ino` has its
+    /// policy's level, names included. `progress` gets (done, known).
+    ///
+    /// # Errors
+    /// Of committing; `BelowLevel` when a policy says fail.
+    pub fn sync(&self, ino: Ino, progress: &mut dyn FnMut(u64, u64)) -> Result<WriteResult, VfsError> {
+        self.commit_all()?;
+        let mut worst = WriteResult::TargetAchieved;
+        let (mut stack, mut done) = (vec![ino], 0);
+        while let Some(at) = stack.pop() {
+            let inode = self.record(at)?;
+            if inode.kind == crate::types::FileKind::Directory {
+                let mut after = 0;
+                loop {
+                    let page = self.namespace.read_directory(at, after, 1024)?;
+                    stack.extend(page.entries.iter().map(|(_, dentry)| dentry.ino));
+                    after = page.entries.last().map_or(after, |(_, dentry)| dentry.cookie);
+                    if page.last {
+                        break;
+                    }
+                }
+            } else if let Some(root) = &inode.content {
+                let reached = self.replicator.wait(root, &self.policy_of(at)?)?;
+                worst = worst.max(reached);
+            }
+            done += 1;
+            progress(done, done + stack.len() as u64);
+        }
+        self.checkpointer.acknowledge(&self.policy_of(ino)?)?;
+        Ok(worst)
+    }
+
+    /// Makes a node with xattrs and content in one step (import). The
+    /// content's blocks are in the store and durable.
+    ///
+    /// # Errors
+    /// `Exists`; of the metadata.
     pub fn graft(
         &self,
         parent: Ino,
         name: &Name,
         node: &NewNode,
-        times: &crate::metadata::SetAttributes,
+        times: &SetAttributes,
         xattrs: &[(Vec<u8>, Vec<u8>)],
         content: Option<GraftContent>,
     ) -> Result<Ino, VfsError> {
-        let _ = (parent, name, node, times, xattrs, content);
-        todo!()
+        self.refuse_read_only()?;
+        let created = self.namespace.create(parent, name, node)?;
+        for (key, value) in xattrs {
+            self.namespace.set_xattr(created.ino, key, value, (false, false), node.now)?;
+        }
+        if let Some(content) = content.filter(|content| content.link.size > 0) {
+            let commit = self.content_commit(created.ino, &created.inode, &content, node.now)?;
+            let root = commit.root;
+            self.namespace.commit_contents(&[commit])?;
+            self.replicator.submit(root.as_slice());
+        }
+        self.namespace.set_attributes(created.ino, times)?;
+        self.changed_below(parent)?;
+        if let Some(kernel) = self.kernel.read().as_ref() {
+            kernel.invalidate_entry(parent, name);
+        }
+        Ok(created.ino)
     }
-    /// Contents whose local blocks are all unreferenced were told; the volume's policy for new writes.
-    pub fn set_policy(&self, policy: Policy) {
-        let _ = policy;
-        todo!()
+
+    /// After an import has set a directory's times.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn set_times(&self, ino: Ino, times: &SetAttributes) -> Result<(), VfsError> {
+        let row = self.namespace.set_attributes(ino, times)?;
+        self.refresh(ino, row);
+        Ok(())
     }
-    pub fn root_cid_cached(&self) -> Option<Cid> {
-        todo!()
+
+    /// Files that wait to be committed.
+    pub fn dirty_files(&self) -> u64 {
+        self.nodes.dirty_count()
+    }
+
+    /// Stops the committer's threads after a last commit.
+    ///
+    /// # Errors
+    /// Of that commit.
+    pub fn close(&self) -> Result<(), VfsError> {
+        let result = self.commit_all();
+        self.committer.stop();
+        result
+    }
+
+    fn node(&self, ino: Ino) -> Result<Arc<Node>, VfsError> {
+        self.nodes.get_or_load(ino, || Ok(self.record(ino)?))
+    }
+
+    /// The row as readers see it: what is written counts.
+    fn record(&self, ino: Ino) -> Result<InodeRecord, VfsError> {
+        if let Some(node) = self.nodes.get(ino) {
+            return Ok(node.state.read().record.clone());
+        }
+        if let Some(record) = self.records.get(&ino) {
+            return Ok(record);
+        }
+        let record = self.namespace.inode(ino)?;
+        self.records.insert(ino, record.clone());
+        Ok(record)
+    }
+
+    /// A row changed in the engine: caches and open state follow.
+    fn refresh(&self, ino: Ino, row: InodeRecord) {
+        self.records.remove(&ino);
+        if let Some(node) = self.nodes.get(ino) {
+            node.state.write().take_row(row);
+        }
+    }
+
+    /// The rows of these inodes changed in a way that only the engine knows.
+    fn reload(&self, inos: &[Ino]) -> Result<(), VfsError> {
+        for ino in inos {
+            self.records.remove(ino);
+            if let Some(node) = self.nodes.get(*ino) {
+                node.state.write().take_row(self.namespace.inode(*ino)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the CIDs of a directory and of all above it.
+    fn changed_below(&self, directory: Ino) -> Result<(), VfsError> {
+        self.tree_version.fetch_add(1, Ordering::AcqRel);
+        if self.directories.is_empty() {
+            return Ok(());
+        }
+        let mut at = directory;
+        loop {
+            self.directories.remove(&at);
+            if at == Ino::ROOT {
+                return Ok(());
+            }
+            at = self.record(at)?.parent;
+        }
+    }
+
+    /// A file's content changed: the directories with a name for it change too.
+    fn content_changed(&self, ino: Ino) -> Result<(), VfsError> {
+        self.tree_version.fetch_add(1, Ordering::AcqRel);
+        if !self.directories.is_empty() {
+            for parent in self.namespace.parents(ino)? {
+                self.changed_below(parent)?;
+            }
+        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use super::{Vfs, VfsError};
+use crate::metadata::InodeRecord;
+use crate::types::{FileKind, Ino, Timestamp};
+
+const SETUID: u32 = 0o4000;
+const SETGID: u32 = 0o2000;
+const GROUP_EXEC: u32 = 0o010;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+}
+
+/// A setattr request; `None` keeps.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length of a file.
+    pub size: Option<u64>,
+    /// Access time; `Some(None)` is now.
+    pub atime: Option<Option<Timestamp>>,
+    /// Modification time; `Some(None)` is now.
+    pub mtime: Option<Option<Timestamp>>,
+}
+
+/// statfs. Sizes in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct StatFs {
+    /// Of the disk below.
+    pub capacity: u64,
+    /// Free there for us.
+    pub available: u64,
+    /// Inodes in use.
+    pub inodes: u64,
+}
+
+impl Vfs {
+    /// The attributes as readers see them.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn attributes(&self, ino: Ino) -> Result<InodeRecord, VfsError> {
+        self.record(ino)
+    }
+
+    /// chmod, chown, truncate, utimens. The kernel has checked permissions.
+    ///
+    /// # Errors
+    /// EINVAL, EISDIR for a size of something else; ENOSPC, EFBIG.
+    pub fn set_attributes(&self, ino: Ino, set: &SetAttr, caller: Caller) -> Result<InodeRecord, VfsError> {
+        self.refuse_read_only()?;
+        if let Some(size) = set.size {
+            let node = self.node(ino)?;
+            match node.state.read().record.kind {
+                FileKind::File => {}
+                FileKind::Directory => return Err(rustix::io::Errno::ISDIR.into()),
+                _ => return Err(rustix::io::Errno::INVAL.into()),
+            }
+            self.truncate_node(&node, size)?;
+            if node.opens.load(std::sync::atomic::Ordering::Acquire) == 0 {
+                self.commit_later(&node);
+            }
+        }
+        let now = self.now();
+        let time = |time: Option<Option<Timestamp>>| time.map(|time| time.unwrap_or(now));
+        let (atime, mtime) = (time(set.atime), time(set.mtime));
+        let owner_changes = set.uid.is_some() || set.gid.is_some();
+        let rows = set.mode.is_some() || owner_changes || atime.is_some() || mtime.is_some();
+        if !rows {
+            return self.record(ino);
+        }
+        let row = self.namespace.update_inode(ino, &mut |inode| {
+            if let Some(mode) = set.mode {
+                inode.mode = mode & 0o7777;
+            }
+            inode.uid = set.uid.unwrap_or(inode.uid);
+            inode.gid = set.gid.unwrap_or(inode.gid);
+            // POSIX chown: an ordinary user's change drops setuid and setgid.
+            if owner_changes && set.mode.is_none() && inode.kind == FileKind::File && caller.uid != 0 {
+                inode.mode &= !SETUID;
+                if inode.mode & GROUP_EXEC != 0 {
+                    inode.mode &= !SETGID;
+                }
+            }
+            inode.atime = atime.unwrap_or(inode.atime);
+            inode.mtime = mtime.unwrap_or(inode.mtime);
+            inode.ctime = now;
+            Ok(())
+        })?;
+        self.records.remove(&ino);
+        if let Some(node) = self.nodes.get(ino) {
+            let mut state = node.state.write();
+            state.take_row(row);
+            if let Some(mtime) = mtime {
+                state.record.mtime = mtime;
+            }
+        }
+        self.record(ino)
+    }
+
+    /// Space of the disk below; never asks a backend.
+    ///
+    /// # Errors
+    /// EIO.
+    pub fn stat_fs(&self) -> Result<StatFs, VfsError> {
+        let usage = self.store.usage()?;
+        let stats = self.namespace.stats();
+        Ok(StatFs {
+            capacity: usage.capacity_bytes,
+            available: usage.available_bytes,
+            inodes: stats.files + stats.directories,
+        })
+    }
+}

@@ -1,0 +1,413 @@
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+
+use super::node::{Node, NodeState};
+use super::{Vfs, VfsError};
+use crate::metadata::{ContentCommit, InodeRecord, StagedRecord};
+use crate::replication::{Level, WaitOn};
+use crate::store::{Staging, StagingOptions};
+use crate::types::{FileKind, Ino};
+
+/// Bytes of one step of a copy between files.
+const COPY_BYTES: usize = 1 << 20;
+
+/// Names an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct HandleId(pub u64);
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenOptions {
+    /// For writing.
+    pub write: bool,
+    /// Cut to nothing first.
+    pub truncate: bool,
+    /// Every write goes to the end.
+    pub append: bool,
+}
+
+pub(super) struct Handle {
+    pub node: Arc<Node>,
+    options: OpenOptions,
+    wrote: AtomicBool,
+}
+
+impl Vfs {
+    pub(super) fn handle(&self, id: HandleId) -> Result<Arc<Handle>, VfsError> {
+        self.handles.read().get(&id.0).cloned().ok_or_else(|| Errno::BADF.into())
+    }
+
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// `NotFound`; EISDIR, EROFS.
+    pub fn open_file(&self, ino: Ino, options: OpenOptions) -> Result<HandleId, VfsError> {
+        if options.write || options.truncate {
+            self.refuse_read_only()?;
+        }
+        let node = self.node(ino)?;
+        node.opens.fetch_add(1, Ordering::AcqRel);
+        let id = HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed));
+        let handle = Arc::new(Handle { node, options, wrote: AtomicBool::new(false) });
+        self.handles.write().insert(id.0, Arc::clone(&handle));
+        if options.truncate {
+            let cut = self.truncate_node(&handle.node, 0);
+            if cut.is_err() {
+                self.release(id)?;
+            }
+            cut?;
+            handle.wrote.store(true, Ordering::Release);
+        }
+        Ok(id)
+    }
+
+    /// Reads up to `buf.len()` bytes; fewer at the end of the file.
+    ///
+    /// # Errors
+    /// EIO when no copy is good.
+    pub fn read(&self, id: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize, VfsError> {
+        let handle = self.handle(id)?;
+        let state = handle.node.state.read();
+        if state.staging.is_none() && state.leaves.is_none() && state.record.content.is_some() {
+            let record = state.record.clone();
+            drop(state);
+            let leaves = self.leaves_of(&record)?;
+            let mut writable = handle.node.state.write();
+            if writable.record.content == record.content {
+                writable.leaves = leaves;
+            }
+            drop(writable);
+            return self.read_state(&handle.node.state.read(), offset, buf);
+        }
+        self.read_state(&state, offset, buf)
+    }
+
+    /// Writes; appends when the file was opened so. Returns the new size.
+    ///
+    /// # Errors
+    /// ENOSPC, EFBIG, EIO; a failure of an earlier commit, once.
+    pub fn write(&self, id: HandleId, offset: u64, data: &[u8]) -> Result<u64, VfsError> {
+        let handle = self.handle(id)?;
+        let mut state = handle.node.state.write();
+        state.deliver()?;
+        let at = if handle.options.append { state.record.size } else { offset };
+        self.change(&handle.node, &mut state, |staging, base| staging.write_at(at, data, base))?;
+        handle.wrote.store(true, Ordering::Release);
+        Ok(state.record.size)
+    }
+
+    fn staging_options(&self) -> StagingOptions {
+        StagingOptions {
+            memory_limit: self.options.memory_file_bytes.min(u64::from(self.options.profile.chunk_size)),
+            leaf_size: u64::from(self.options.profile.chunk_size),
+        }
+    }
+
+    /// Applies a change to the staged bytes; makes the staging when there is
+    /// none; keeps size, times and the memory budget.
+    fn change(
+        &self,
+        node: &Arc<Node>,
+        state: &mut NodeState,
+        apply: impl FnOnce(&mut Staging, &super::read::Base<'_>) -> Result<(), crate::store::StoreError>,
+    ) -> Result<(), VfsError> {
+        if state.record.kind != FileKind::File {
+            return Err(Errno::INVAL.into());
+        }
+        let dir = self.store.staging_dir();
+        let record = state.record.clone();
+        let staging = state
+            .staging
+            .get_or_insert_with(|| Staging::over(&dir, node.ino, record.size, self.staging_options()));
+        let base = self.base_of(&record, staging.original_size());
+        let before = staging.memory_bytes();
+        let result = apply(staging, &base);
+        let over = self.memory_bytes.load(Ordering::Relaxed) > self.options.dirty_bytes;
+        let result = if over && result.is_ok() { staging.spill() } else { result };
+        let after = staging.memory_bytes();
+        self.memory_bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        let size = staging.len();
+        result?;
+        let now = self.now();
+        state.record.size = size;
+        state.record.mtime = now;
+        state.record.ctime = now;
+        state.dirty = true;
+        Ok(())
+    }
+
+    /// Cuts or extends a file that may not be open.
+    pub(super) fn truncate_node(&self, node: &Arc<Node>, size: u64) -> Result<(), VfsError> {
+        let mut state = node.state.write();
+        state.deliver()?;
+        if state.record.size == size && state.staging.is_none() && state.record.content.is_none() {
+            return Ok(());
+        }
+        self.change(node, &mut state, |staging, base| staging.set_len(size, base))
+    }
+
+    /// fallocate: reserve, punch (`punch`, keeps the size) or zero.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for other modes, ENOSPC, EFBIG.
+    pub fn fallocate(&self, id: HandleId, range: Range<u64>, mode: i32) -> Result<(), VfsError> {
+        use rustix::fs::FallocateFlags as F;
+        let flags = F::from_bits_retain(mode.cast_unsigned());
+        let handle = self.handle(id)?;
+        if !handle.options.write {
+            return Err(Errno::BADF.into());
+        }
+        let keep = flags.contains(F::KEEP_SIZE);
+        let mut state = handle.node.state.write();
+        state.deliver()?;
+        let changed = match flags - F::KEEP_SIZE {
+            f if f.is_empty() => {
+                self.change(&handle.node, &mut state, |s, base| s.allocate(range, keep, base))
+            }
+            F::PUNCH_HOLE if keep => {
+                self.change(&handle.node, &mut state, |s, base| s.zero_range(range, true, base))
+            }
+            F::ZERO_RANGE => self.change(&handle.node, &mut state, |s, base| s.zero_range(range, keep, base)),
+            _ => Err(Errno::OPNOTSUPP.into()),
+        };
+        handle.wrote.store(true, Ordering::Release);
+        changed
+    }
+
+    /// lseek's `SEEK_DATA` and `SEEK_HOLE`.
+    ///
+    /// # Errors
+    /// ENXIO past the end, or when no data follows.
+    pub fn seek(&self, id: HandleId, offset: u64, hole: bool) -> Result<u64, VfsError> {
+        let handle = self.handle(id)?;
+        let state = handle.node.state.read();
+        let size = state.record.size;
+        let found = match &state.staging {
+            Some(staging) => staging.seek(offset, hole)?,
+            None if offset >= size => None,
+            None => Some(if hole { size } else { offset }),
+        };
+        found.ok_or_else(|| Errno::NXIO.into())
+    }
+
+    /// copy_file_range. A whole clean file copied into an empty one shares its
+    /// content and costs no bytes.
+    ///
+    /// # Errors
+    /// Of reading and writing.
+    pub fn copy_range(
+        &self,
+        (from, from_offset): (HandleId, u64),
+        (to, to_offset): (HandleId, u64),
+        len: u64,
+    ) -> Result<u64, VfsError> {
+        let (source, target) = (self.handle(from)?, self.handle(to)?);
+        if !target.options.write {
+            return Err(Errno::BADF.into());
+        }
+        if source.node.ino != target.node.ino && from_offset == 0 && to_offset == 0 {
+            if let Some(copied) = self.share_content(&source.node, &target.node, len)? {
+                target.wrote.store(true, Ordering::Release);
+                return Ok(copied);
+            }
+        }
+        let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
+        let mut done = 0;
+        while done < len {
+            let part = buffer.len().min((len - done) as usize);
+            let n = self.read(from, from_offset + done, &mut buffer[..part])?;
+            if n == 0 {
+                break;
+            }
+            self.write(to, to_offset + done, &buffer[..n])?;
+            done += n as u64;
+        }
+        Ok(done)
+    }
+
+    fn share_content(&self, source: &Arc<Node>, target: &Arc<Node>, len: u64) -> Result<Option<u64>, VfsError> {
+        let record = {
+            let state = source.state.read();
+            if state.dirty || state.record.size > len {
+                return Ok(None);
+            }
+            state.record.clone()
+        };
+        let Some(root) = record.content else { return Ok(None) };
+        let Some(content) = self.namespace.content(&root)? else { return Ok(None) };
+        let mut state = target.state.write();
+        if state.dirty || state.staging.is_some() || state.record.size > 0 {
+            return Ok(None);
+        }
+        let commit = ContentCommit {
+            ino: target.ino,
+            version: state.record.version,
+            root: Some(root),
+            record: content,
+            enqueue: true,
+            size: record.size,
+            mtime: self.now(),
+        };
+        if self.namespace.commit_contents(&[commit])? != [true] {
+            return Ok(None);
+        }
+        state.record = self.namespace.inode(target.ino)?;
+        drop(state);
+        self.records.remove(&target.ino);
+        self.content_changed(target.ino)?;
+        Ok(Some(record.size))
+    }
+
+    /// close(2) of one descriptor: what it wrote is committed, and has the
+    /// policy's copies when the policy waits on close.
+    ///
+    /// # Errors
+    /// ENOSPC, EIO of the commit; EIO below the level when the policy says fail.
+    pub fn flush(&self, id: HandleId) -> Result<(), VfsError> {
+        let handle = self.handle(id)?;
+        {
+            let mut state = handle.node.state.write();
+            state.deliver()?;
+            if !handle.wrote.load(Ordering::Acquire) || state.record.nlink == 0 {
+                return Ok(());
+            }
+        }
+        let policy = self.policy_of(handle.node.ino)?;
+        if policy.wait_on == WaitOn::Fsync {
+            self.commit_later(&handle.node);
+            return Ok(());
+        }
+        self.commit_now(&handle.node)?;
+        handle.wrote.store(false, Ordering::Release);
+        if policy.level == Level::LocalDurability {
+            return Ok(self.namespace.engine().persist()?);
+        }
+        let root = handle.node.state.read().record.content;
+        match root {
+            Some(root) => Ok(self.replicator.wait(&root, &policy).map(drop)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The last use of a descriptor.
+    ///
+    /// # Errors
+    /// Of reaping an unlinked file.
+    pub fn release(&self, id: HandleId) -> Result<(), VfsError> {
+        let Some(handle) = self.handles.write().remove(&id.0) else { return Ok(()) };
+        let node = Arc::clone(&handle.node);
+        drop(handle);
+        let last = node.opens.fetch_sub(1, Ordering::AcqRel) == 1;
+        if !last {
+            return Ok(());
+        }
+        let (gone, dirty) = {
+            let state = node.state.read();
+            (state.record.nlink == 0, state.dirty)
+        };
+        if gone {
+            return self.end_orphan(&node);
+        }
+        if dirty {
+            self.commit_later(&node);
+        } else {
+            self.nodes.retire(&node);
+        }
+        Ok(())
+    }
+
+    /// An unlinked file that nobody has open any more.
+    pub(super) fn end_orphan(&self, node: &Arc<Node>) -> Result<(), VfsError> {
+        let mut state = node.state.write();
+        if let Some(staging) = state.staging.take() {
+            self.memory_bytes.fetch_sub(staging.memory_bytes(), Ordering::Relaxed);
+            staging.discard()?;
+        }
+        state.dirty = false;
+        drop(state);
+        self.namespace.reap(node.ino)?;
+        self.records.remove(&node.ino);
+        self.nodes.remove(node.ino);
+        Ok(())
+    }
+
+    /// fsync: the bytes and the name are durable as the policy's level asks.
+    ///
+    /// # Errors
+    /// ENOSPC, EIO; a failure of an earlier commit, once.
+    pub fn fsync(&self, id: HandleId) -> Result<(), VfsError> {
+        let node = Arc::clone(&self.handle(id)?.node);
+        node.state.write().deliver()?;
+        let policy = self.policy_of(node.ino)?;
+        let orphan = node.state.read().record.nlink == 0;
+        if policy.level == Level::LocalDurability || orphan {
+            if !self.sync_staged(&node)? {
+                self.commit_now(&node)?;
+            }
+            return Ok(self.namespace.engine().persist()?);
+        }
+        self.commit_now(&node)?;
+        let root = node.state.read().record.content;
+        if let Some(root) = root {
+            self.replicator.wait(&root, &policy)?;
+        }
+        Ok(self.checkpointer.acknowledge(&policy)?)
+    }
+
+    /// Makes staged bytes durable without hashing them. False when the file is
+    /// not staged in a file: then a commit is as cheap.
+    fn sync_staged(&self, node: &Arc<Node>) -> Result<bool, VfsError> {
+        let mut state = node.state.write();
+        let Some(staging) = state.staging.as_mut().filter(|staging| !staging.is_in_memory()) else {
+            return Ok(false);
+        };
+        staging.sync()?;
+        let (size, base_size, pages) = (staging.len(), staging.base_size(), staging.pages());
+        let staged =
+            StagedRecord { size, base: state.record.content, base_size, mtime: state.record.mtime, pages };
+        self.namespace.put_staged(node.ino, &staged)?;
+        state.recorded = true;
+        Ok(true)
+    }
+
+    /// fsyncdir, and sync of the whole filesystem's names.
+    ///
+    /// # Errors
+    /// Of the metadata; EIO below the level when the policy says fail.
+    pub fn sync_directory(&self, ino: Ino) -> Result<(), VfsError> {
+        Ok(self.checkpointer.acknowledge(&self.policy_of(ino)?)?)
+    }
+
+    /// Takes up staged bytes that a crash left.
+    pub(super) fn adopt_staged(&self) -> Result<(), VfsError> {
+        let dir = self.store.staging_dir();
+        let mut kept = Vec::new();
+        for (ino, staged) in self.namespace.staged()? {
+            let record: InodeRecord = match self.namespace.inode(ino) {
+                Ok(record) if record.content == staged.base && record.nlink > 0 => record,
+                _ => {
+                    self.namespace.delete_staged(ino)?;
+                    continue;
+                }
+            };
+            let sizes = (staged.size, staged.base_size, record.size);
+            let staging = Staging::adopt(&dir, ino, sizes, &staged.pages, self.staging_options())?;
+            let node = self.node(ino)?;
+            let mut state = node.state.write();
+            state.record.size = staged.size;
+            state.record.mtime = staged.mtime;
+            state.record.ctime = state.record.ctime.max(staged.mtime);
+            state.staging = Some(staging);
+            state.dirty = true;
+            state.recorded = true;
+            kept.push(ino);
+            drop(state);
+            self.commit_later(&node);
+        }
+        self.store.discard_staging_except(&kept)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,128 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::{Errno, VfsError};
+use crate::content::LeafSpan;
+use crate::metadata::InodeRecord;
+use crate::store::Staging;
+use crate::types::Ino;
+
+/// Shards of the table.
+const SHARDS: usize = 64;
+
+/// An inode that is open or dirty.
+pub(super) struct Node {
+    pub ino: Ino,
+    pub state: RwLock<NodeState>,
+    /// Open handles.
+    pub opens: AtomicU32,
+    /// It waits in the committer's queue.
+    pub queued: AtomicBool,
+}
+
+/// What changes while it is open.
+pub(super) struct NodeState {
+    /// The row as readers see it: sizes and times of staged bytes are in it.
+    pub record: InodeRecord,
+    /// Bytes that are not committed.
+    pub staging: Option<Staging>,
+    /// Size, mtime or ctime differ from the stored row.
+    pub dirty: bool,
+    /// Staged bytes are recorded in the engine.
+    pub recorded: bool,
+    /// The leaves of the committed content, once a read needed them.
+    pub leaves: Option<Arc<Vec<LeafSpan>>>,
+    /// A failure of a commit in the background, to be told once.
+    pub error: Option<(Errno, String)>,
+}
+
+impl NodeState {
+    /// The stored row changed; what is staged stays on top.
+    pub fn take_row(&mut self, row: InodeRecord) {
+        if self.dirty {
+            let (size, mtime) = (self.record.size, self.record.mtime);
+            let ctime = row.ctime.max(self.record.ctime);
+            self.record = InodeRecord { size, mtime, ctime, ..row };
+        } else {
+            self.record = row;
+        }
+    }
+
+    /// Gives a latched failure, once.
+    pub fn deliver(&mut self) -> Result<(), VfsError> {
+        match self.error.take() {
+            Some((errno, text)) => Err(VfsError::Latched(errno, text)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The inodes that are open or dirty.
+pub(super) struct NodeTable {
+    shards: Vec<Mutex<HashMap<Ino, Arc<Node>>>>,
+}
+
+impl Default for NodeTable {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+}
+
+impl NodeTable {
+    fn shard(&self, ino: Ino) -> &Mutex<HashMap<Ino, Arc<Node>>> {
+        &self.shards[(ino.0 as usize) % SHARDS]
+    }
+
+    pub fn get(&self, ino: Ino) -> Option<Arc<Node>> {
+        self.shard(ino).lock().get(&ino).cloned()
+    }
+
+    pub fn get_or_load(
+        &self,
+        ino: Ino,
+        load: impl FnOnce() -> Result<InodeRecord, VfsError>,
+    ) -> Result<Arc<Node>, VfsError> {
+        if let Some(node) = self.get(ino) {
+            return Ok(node);
+        }
+        let record = load()?;
+        let state =
+            NodeState { record, staging: None, dirty: false, recorded: false, leaves: None, error: None };
+        let fresh = Arc::new(Node {
+            ino,
+            state: RwLock::new(state),
+            opens: AtomicU32::new(0),
+            queued: AtomicBool::new(false),
+        });
+        Ok(Arc::clone(self.shard(ino).lock().entry(ino).or_insert(fresh)))
+    }
+
+    /// Drops an inode that nobody has open and that is clean.
+    pub fn retire(&self, node: &Arc<Node>) {
+        let mut shard = self.shard(node.ino).lock();
+        let idle = node.opens.load(Ordering::Acquire) == 0 && !node.queued.load(Ordering::Acquire);
+        // The table and the caller hold it, nobody else.
+        if idle && Arc::strong_count(node) <= 2 {
+            let clean = node.state.try_read().is_some_and(|state| !state.dirty && state.error.is_none());
+            if clean {
+                shard.remove(&node.ino);
+            }
+        }
+    }
+
+    /// Drops an inode that is gone.
+    pub fn remove(&self, ino: Ino) {
+        self.shard(ino).lock().remove(&ino);
+    }
+
+    pub fn all(&self) -> Vec<Arc<Node>> {
+        self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    pub fn dirty_count(&self) -> u64 {
+        self.all().iter().filter(|node| node.state.try_read().is_none_or(|state| state.dirty)).count() as u64
+    }
+}

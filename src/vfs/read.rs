@@ -1,0 +1,144 @@
+use std::sync::Arc;
+
+use super::node::NodeState;
+use super::{Vfs, VfsError};
+use crate::content::{LeafSpan, Link, Node as DagNode, leaves, parse_node};
+use crate::metadata::InodeRecord;
+use crate::store::{BaseReader, StoreError};
+use crate::types::{Cid, cid};
+
+/// Files up to this many leaves keep their list while they are open (80 bytes
+/// a leaf: 5 MiB for 64 GiB).
+const LISTED_LEAVES: u64 = 65_536;
+
+/// Reads committed content below a staging.
+pub(super) struct Base<'v> {
+    pub vfs: &'v Vfs,
+    pub root: Option<Cid>,
+    pub size: u64,
+}
+
+impl BaseReader for Base<'_> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
+        let Some(root) = self.root else {
+            buf.fill(0);
+            return Ok(());
+        };
+        let link = Link { cid: root, size: self.size, tsize: 0 };
+        self.vfs.read_content(&link, None, offset, buf).map_err(|error| match error {
+            VfsError::Store(error) => error,
+            other => StoreError::Io { path: "content".into(), source: std::io::Error::other(other.to_string()) },
+        })
+    }
+}
+
+impl Vfs {
+    /// Loads a block for walks.
+    pub(super) fn load(&self, id: &Cid) -> Result<bytes::Bytes, crate::content::ContentError> {
+        self.replicator.fetch(id).map_err(|e| crate::content::ContentError::Io(std::io::Error::other(e)))
+    }
+
+    pub(super) fn base_of<'v>(&'v self, record: &InodeRecord, size: u64) -> Base<'v> {
+        Base { vfs: self, root: record.content, size }
+    }
+
+    /// Reads committed content; the range lies within it.
+    pub(super) fn read_content(
+        &self,
+        root: &Link,
+        listed: Option<&[LeafSpan]>,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), VfsError> {
+        if buf.is_empty() {
+            return Ok(());
+        }
+        if root.cid.codec() == cid::RAW {
+            return self.read_leaf(&root.cid, offset, buf);
+        }
+        let end = offset + buf.len() as u64;
+        let mut part = |span: &LeafSpan| {
+            let (from, to) = (span.offset.max(offset), (span.offset + span.len).min(end));
+            let target = &mut buf[(from - offset) as usize..(to - offset) as usize];
+            self.read_leaf(&span.cid, from - span.offset, target)
+        };
+        if let Some(listed) = listed {
+            let first = listed.partition_point(|span| span.offset + span.len <= offset);
+            return listed[first..].iter().take_while(|span| span.offset < end).try_for_each(part);
+        }
+        let mut failure = None;
+        let walked = leaves(root, offset..end, &mut |id| self.load(id), &mut |span| {
+            part(&span).map_err(|error| {
+                failure = Some(error);
+                crate::content::ContentError::Missing(span.cid)
+            })
+        });
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(walked?),
+        }
+    }
+
+    /// Content bytes of one leaf, from `offset`.
+    fn read_leaf(&self, id: &Cid, offset: u64, buf: &mut [u8]) -> Result<(), VfsError> {
+        if id.codec() == cid::RAW {
+            match self.store.read(id, offset, buf) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "a local block is bad; reading another copy"),
+            }
+        }
+        let block = self.replicator.fetch(id)?;
+        let data = match parse_node(id, &block)? {
+            DagNode::Raw(data) | DagNode::File { data, .. } => data,
+            _ => return Err(rustix::io::Errno::IO.into()),
+        };
+        let start = offset as usize;
+        match data.get(start..start + buf.len()) {
+            Some(part) => {
+                buf.copy_from_slice(part);
+                Ok(())
+            }
+            None => Err(rustix::io::Errno::IO.into()),
+        }
+    }
+
+    /// The list of a file's leaves, kept while it is open.
+    pub(super) fn leaves_of(&self, record: &InodeRecord) -> Result<Option<Arc<Vec<LeafSpan>>>, VfsError> {
+        let Some(root) = record.content.filter(|root| root.codec() != cid::RAW) else { return Ok(None) };
+        if record.size / u64::from(self.options.profile.chunk_size) > LISTED_LEAVES {
+            return Ok(None);
+        }
+        let link = Link { cid: root, size: record.size, tsize: 0 };
+        let mut list = Vec::new();
+        leaves(&link, 0..record.size, &mut |id| self.load(id), &mut |span| {
+            list.push(span);
+            Ok(())
+        })?;
+        Ok(Some(Arc::new(list)))
+    }
+
+    /// Reads what a reader sees now, up to the end of the file.
+    pub(super) fn read_state(
+        &self,
+        state: &NodeState,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<usize, VfsError> {
+        if let Some(staging) = &state.staging {
+            let base = self.base_of(&state.record, staging.original_size());
+            return Ok(staging.read_at(offset, buf, &base)?);
+        }
+        let want = state.record.size.saturating_sub(offset).min(buf.len() as u64) as usize;
+        let buf = &mut buf[..want];
+        match &state.record.content {
+            Some(root) => {
+                let link = Link { cid: *root, size: state.record.size, tsize: 0 };
+                let listed = state.leaves.as_ref().map(|leaves| leaves.as_slice());
+                self.read_content(&link, listed, offset, buf)?;
+            }
+            None => buf.fill(0),
+        }
+        Ok(want)
+    }
+}

@@ -1,0 +1,140 @@
+use super::{Vfs, VfsError};
+use crate::metadata::PinState;
+use crate::types::Ino;
+use rustix::io::Errno;
+
+const PREFIX: &[u8] = b"user.cairn.";
+/// Largest value (Linux XATTR_SIZE_MAX).
+const MAX_VALUE: usize = 65_536;
+/// Longest name (Linux XATTR_NAME_MAX).
+const MAX_NAME: usize = 255;
+
+impl Vfs {
+    /// An extended attribute; the virtual ones answer only by name.
+    ///
+    /// # Errors
+    /// `NoAttribute` (ENODATA).
+    pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
+        if name.starts_with(PREFIX) {
+            return self.virtual_xattr(ino, &name[PREFIX.len()..]);
+        }
+        if !self.record(ino)?.has_xattrs {
+            return Err(Errno::NODATA.into());
+        }
+        Ok(self.namespace.get_xattr(ino, name)?)
+    }
+
+    fn virtual_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
+        match name {
+            b"cid" => Ok(self.link_of(ino)?.cid.to_string().into_bytes()),
+            b"policy" => Ok(self.policy_of(ino)?.to_string().into_bytes()),
+            b"copies" => {
+                let info = self.info(ino)?;
+                let copies = info.content.map(|content| content.copies).unwrap_or_default();
+                serde_json::to_vec(&copies).map_err(|_| Errno::IO.into())
+            }
+            b"state" => self.state_text(ino).map(String::into_bytes),
+            b"volume" if ino == Ino::ROOT => Ok(self.options.volume_dir.clone()),
+            _ => Err(Errno::NODATA.into()),
+        }
+    }
+
+    /// `clean`, `dirty`, `staged` or `error`, and where the pin stands.
+    fn state_text(&self, ino: Ino) -> Result<String, VfsError> {
+        let local = self.nodes.get(ino).map_or("clean", |node| {
+            let state = node.state.read();
+            match () {
+                () if state.error.is_some() => "error",
+                () if state.recorded => "staged",
+                () if state.dirty => "dirty",
+                () => "clean",
+            }
+        });
+        let record = self.record(ino)?;
+        let content = match &record.content {
+            Some(root) => self.namespace.content(root)?,
+            None => None,
+        };
+        let pin = content.map(|content| match content.pin {
+            PinState::BelowMin => "below_min",
+            PinState::BelowTarget => "below_target",
+            PinState::AtTarget => "at_target",
+            PinState::OverMax => "over_max",
+        });
+        Ok(pin.map_or_else(|| local.to_owned(), |pin| format!("{local} {pin}")))
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// EPERM for a virtual one that is read-only, EINVAL for a bad policy,
+    /// E2BIG, ERANGE; `Exists`, `NoAttribute` by the flags.
+    pub fn set_xattr(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        (create, replace): (bool, bool),
+    ) -> Result<(), VfsError> {
+        self.refuse_read_only()?;
+        if value.len() > MAX_VALUE {
+            return Err(Errno::TOOBIG.into());
+        }
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(Errno::RANGE.into());
+        }
+        if name.starts_with(b"system.posix_acl_") {
+            // ACLs are not enforced yet: storing one would pretend they are.
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        if name == b"user.cairn.policy" {
+            return self.set_policy_text(ino, value);
+        }
+        if name.starts_with(PREFIX) {
+            return Err(Errno::PERM.into());
+        }
+        self.namespace.set_xattr(ino, name, value, (create, replace), self.now())?;
+        self.reload(&[ino])
+    }
+
+    fn set_policy_text(&self, ino: Ino, value: &[u8]) -> Result<(), VfsError> {
+        let text = std::str::from_utf8(value).map_err(|_| Errno::INVAL)?.trim();
+        if let Err(error) = self.policy.read().overridden_by(text) {
+            tracing::info!(%error, %ino, "a policy was refused");
+            return Err(Errno::INVAL.into());
+        }
+        self.namespace.update_inode(ino, &mut |inode| {
+            text.clone_into(&mut inode.policy);
+            Ok(())
+        })?;
+        self.reload(&[ino])
+    }
+
+    /// Names of the stored attributes; the virtual ones are not listed, so that
+    /// copying tools do not carry them along.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>, VfsError> {
+        if !self.record(ino)?.has_xattrs {
+            return Ok(Vec::new());
+        }
+        Ok(self.namespace.list_xattrs(ino)?)
+    }
+
+    /// Removes an attribute; of the policy, the override.
+    ///
+    /// # Errors
+    /// `NoAttribute`, EPERM.
+    pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<(), VfsError> {
+        self.refuse_read_only()?;
+        if name == b"user.cairn.policy" {
+            return self.set_policy_text(ino, b"");
+        }
+        if name.starts_with(PREFIX) {
+            return Err(Errno::PERM.into());
+        }
+        self.namespace.remove_xattr(ino, name, self.now())?;
+        self.reload(&[ino])
+    }
+}
