@@ -261,6 +261,11 @@ impl Vfs {
         Ok(Some(record.size))
     }
 
+    /// Whether [`Vfs::flush`] may have to wait for a disk or a backend.
+    pub fn flush_waits(&self, id: HandleId) -> bool {
+        self.handle(id).is_ok_and(|handle| handle.wrote.load(Ordering::Acquire))
+    }
+
     /// close(2) of one descriptor: what it wrote is committed, and has the
     /// policy's copies when the policy waits on close.
     ///
