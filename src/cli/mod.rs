@@ -1,7 +1,206 @@
-//! The command line.
+//! The command line: parsing, and what each verb prints.
+//!
+//! Verbs about a mounted path or a running volume go through its control
+//! socket; on a volume that nobody holds they open it themselves. Exit codes: 0
+//! done, 1 failed, 2 wrong use, 3 not found, 4 degraded (fewer copies than asked
+//! for), 5 busy, 6 damage.
+
+mod arguments;
+mod car;
+mod cid;
+mod client;
+mod mount;
+mod output;
+mod setup;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use serde_json::Value;
+
+use self::arguments::{Arguments, BackendVerb, ConfigVerb, PolicyVerb, Verb};
+use self::client::Target;
+use self::output::Output;
+use crate::api::{Command, ErrorCode, Failure};
+use crate::telemetry::init_logging;
 
 /// Runs `cairn` or `mount.cairn`.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let called = words.first().map(std::path::Path::new).and_then(|path| path.file_name());
+    let words = match called.and_then(|name| name.to_str()) {
+        Some("mount.cairn" | "mount.fuse.cairn") => match mount::helper_arguments(&words[1..]) {
+            Ok(words) => words,
+            Err(failure) => return finish(&failure),
+        },
+        _ => words,
+    };
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            return match error.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+    };
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => finish(&failure),
+    }
+}
+
+fn exit_code(code: ErrorCode) -> u8 {
+    match code {
+        ErrorCode::Failed => 1,
+        ErrorCode::Usage => 2,
+        ErrorCode::NotFound => 3,
+        ErrorCode::Degraded => 4,
+        ErrorCode::Busy => 5,
+        ErrorCode::Damaged => 6,
+    }
+}
+
+fn finish(failure: &Failure) -> ExitCode {
+    eprintln!("cairn: {failure}");
+    ExitCode::from(exit_code(failure.code))
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(ErrorCode::Failed, error.to_string())
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    let level = arguments.log_level.as_deref();
+    let usage = |text: String| Failure::new(ErrorCode::Usage, text);
+    if !matches!(arguments.verb, Verb::Mount(_)) {
+        init_logging(level.unwrap_or("warn"), arguments.log_format.unwrap_or_default()).map_err(usage)?;
+    }
+    let output = Output::new(arguments.json);
+    match arguments.verb {
+        Verb::Init(init) => setup::init(&init, &output),
+        Verb::Mount(request) => {
+            mount::mount(&request, level, arguments.log_format, &output)
+        }
+        Verb::Umount { target, timeout, force, volume } => mount::umount(target, volume, timeout, force, &output),
+        Verb::Status { target } => {
+            let target = Target::of_volume_or_path(target.mountpoint, target.volume)?;
+            let value = target.send(&Command::Status, &output)?;
+            output.status(&value);
+            Ok(())
+        }
+        Verb::Info { path } => {
+            let (target, path) = Target::of_path(&path)?;
+            let value = target.send(&Command::Info { path }, &output)?;
+            output.info(&value);
+            Ok(())
+        }
+        Verb::Cid { paths, profile, no_hidden } => cid::cid(&paths, &profile, no_hidden, &output),
+        Verb::Sync { path, volume } => {
+            let (target, path) = match (path, volume) {
+                (Some(path), _) => Target::of_path(&path)?,
+                (None, volume) => (Target::of_volume(volume)?, Vec::new()),
+            };
+            let value = target.send(&Command::Sync { path }, &output)?;
+            output.fields(&value, &["path", "result"]);
+            Ok(())
+        }
+        Verb::Backend { verb } => backend(verb, &output),
+        Verb::Policy { verb } => policy(verb, &output),
+        Verb::Export { path, output: file, car_version, metadata } => {
+            car::export(&path, &file, car_version, metadata, &output)
+        }
+        Verb::Import { file, dest } => car::import(&file, &dest, &output),
+        Verb::Car { verb } => car::car(&verb, &output),
+        Verb::Checkpoint { now: _, base, volume } => {
+            let value = Target::of_volume(volume)?.send(&Command::Checkpoint { base }, &output)?;
+            output.fields(&value, &["sequence", "cid", "copies"]);
+            Ok(())
+        }
+        Verb::Recover(request) => setup::recover(&request, &output),
+        Verb::Fsck { volume, repair, deep } => {
+            let value = Target::of_volume(volume)?.send(&Command::Fsck { repair, deep }, &output)?;
+            output.fields(&value, &["problems", "repaired", "remaining", "deep"]);
+            Ok(())
+        }
+        Verb::Config { verb, volume } => match verb {
+            ConfigVerb::Show => setup::config_show(volume, &output),
+            ConfigVerb::Path => setup::config_path(volume, &output),
+        },
+        Verb::Stats { volume } => {
+            let value = Target::of_volume(volume)?.send(&Command::Stats, &output)?;
+            output.text(&value, "text");
+            Ok(())
+        }
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "cairn", &mut std::io::stdout());
+            Ok(())
+        }
+        Verb::Man { dir } => {
+            std::fs::create_dir_all(&dir).map_err(failed)?;
+            clap_mangen::generate_to(Arguments::command(), &dir).map_err(failed)
+        }
+    }
+}
+
+fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure> {
+    match verb {
+        BackendVerb::Add { url, volume } => {
+            // A relative path is the caller's, not the daemon's.
+            let spec = crate::backends::BackendSpec::parse(&url, &[])
+                .map_err(|e| Failure::new(ErrorCode::Usage, e.to_string()))?;
+            let url = if url.contains("id=") || url.contains(':') { url } else { spec.url };
+            let value = Target::of_volume(volume)?.send(&Command::BackendAdd { url }, output)?;
+            output.fields(&value, &["id", "url", "contents_considered"]);
+        }
+        BackendVerb::List { volume } => {
+            let value = Target::of_volume(volume)?.send(&Command::BackendList, output)?;
+            output.backends(&value);
+        }
+        BackendVerb::Show { id, volume } => {
+            let value = Target::of_volume(volume)?.send(&Command::BackendList, output)?;
+            let one = value.as_array().into_iter().flatten().find(|backend| backend["id"] == Value::from(id.clone()));
+            let one = one.ok_or_else(|| {
+                Failure::new(ErrorCode::NotFound, format!("there is no backend `{id}`; `cairn backend list` shows them"))
+            })?;
+            output.fields(one, &["id", "kind", "url", "state", "domain", "copies", "used_bytes", "capacity_bytes", "last_error"]);
+        }
+        BackendVerb::Remove { id, force, volume } => {
+            let value = Target::of_volume(volume)?.send(&Command::BackendRemove { id, force }, output)?;
+            output.fields(&value, &["id", "last_copies_given_up"]);
+        }
+        BackendVerb::Test { url } => setup::backend_test(&url, output)?,
+    }
+    Ok(())
+}
+
+fn policy(verb: PolicyVerb, output: &Output) -> Result<(), Failure> {
+    match verb {
+        PolicyVerb::Show { path, volume } => {
+            let (target, path) = match path {
+                Some(path) => {
+                    let (target, path) = Target::of_path(&path)?;
+                    (target, Some(path))
+                }
+                None => (Target::of_volume(volume)?, None),
+            };
+            let value = target.send(&Command::PolicyShow { path }, output)?;
+            output.text(&value, "policy");
+        }
+        PolicyVerb::Set { text, path, volume } => {
+            let (target, path) = match path {
+                Some(path) => {
+                    let (target, path) = Target::of_path(&path)?;
+                    (target, Some(path))
+                }
+                None => (Target::of_volume(volume)?, None),
+            };
+            let value = target.send(&Command::PolicySet { path, text }, output)?;
+            output.text(&value, "policy");
+        }
+    }
+    Ok(())
 }

@@ -1,1 +1,9 @@
-//! Owned by the command-line layer.
+//! The volume's settings: `cairn.toml`, environment, defaults.
+//!
+//! Flags go over `CAIRN_<SECTION>_<KEY>`, which go over the file, which goes over
+//! the defaults. Unknown keys are errors with a hint. The file keeps the user's
+//! comments when a verb changes it.
+
+mod load;
+
+pub use self::load::{Config, ConfigError, LogConfig, MountConfig, Origin, StoreConfig, CheckpointConfig, TEMPLATE};

@@ -2,13 +2,26 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 
 /// Owns the tokio runtime and is the only way from a thread into it.
 #[derive(Debug, Clone)]
 pub struct Bridge {
-    runtime: Arc<Runtime>,
+    runtime: Arc<Owned>,
+}
+
+/// A runtime whose last owner may be one of its own tasks: it ends without
+/// waiting for them.
+#[derive(Debug)]
+struct Owned(Option<Runtime>, Handle);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// A crossing that did not come back.
@@ -30,7 +43,8 @@ impl Bridge {
             .thread_name("cairn-async")
             .enable_all()
             .build()?;
-        Ok(Self { runtime: Arc::new(runtime) })
+        let handle = runtime.handle().clone();
+        Ok(Self { runtime: Arc::new(Owned(Some(runtime), handle)) })
     }
 
     /// Runs `future` to its end or to the deadline, from a thread that is not
@@ -39,7 +53,7 @@ impl Bridge {
     /// # Errors
     /// [`BridgeError::Deadline`] when the time is over; the future is dropped.
     pub fn wait<F: Future>(&self, deadline: Duration, future: F) -> Result<F::Output, BridgeError> {
-        self.runtime.block_on(async {
+        self.runtime.1.block_on(async {
             tokio::time::timeout(deadline, future)
                 .await
                 .map_err(|_| BridgeError::Deadline(deadline))
@@ -52,7 +66,7 @@ impl Bridge {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        self.runtime.spawn(future)
+        self.runtime.1.spawn(future)
     }
 
     /// Runs `work`, which blocks on a disk or a lock, off the async workers.
@@ -60,6 +74,6 @@ impl Bridge {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
-        self.runtime.spawn_blocking(work)
+        self.runtime.1.spawn_blocking(work)
     }
 }

@@ -29,7 +29,6 @@ pub use self::file::{HandleId, OpenOptions};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
@@ -40,7 +39,7 @@ use self::node::{Node, NodeTable};
 use crate::content::{Link, Profile};
 use crate::metadata::{ContentRecord, InodeRecord, Namespace, NewNode, SetAttributes};
 use crate::replication::{Checkpointer, Policy, Replicator, WriteResult};
-use crate::runtime::{Clock, Shutdown};
+use crate::runtime::Clock;
 use crate::store::LocalStore;
 use crate::types::{Ino, Name, Timestamp};
 
@@ -66,8 +65,6 @@ pub struct VfsOptions {
     pub memory_file_bytes: u64,
     /// Threads that hash a large file.
     pub hash_threads: usize,
-    /// A closed file is committed after at most this long.
-    pub commit_interval: Duration,
     /// Value of `user.cairn.volume` on the root: the volume's folder.
     pub volume_dir: Vec<u8>,
 }
@@ -84,8 +81,6 @@ pub struct VfsParts {
     pub checkpointer: Arc<Checkpointer>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// The end.
-    pub shutdown: Shutdown,
     /// Settings.
     pub options: VfsOptions,
 }
@@ -131,7 +126,6 @@ pub struct Vfs {
     replicator: Arc<Replicator>,
     checkpointer: Arc<Checkpointer>,
     clock: Arc<dyn Clock>,
-    shutdown: Shutdown,
     options: VfsOptions,
     policy: RwLock<Policy>,
     nodes: NodeTable,
@@ -160,7 +154,6 @@ impl Vfs {
             replicator: parts.replicator,
             checkpointer: parts.checkpointer,
             clock: parts.clock,
-            shutdown: parts.shutdown,
             policy: RwLock::new(parts.options.policy.clone()),
             options: parts.options,
             nodes: NodeTable::default(),

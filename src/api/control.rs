@@ -1,0 +1,317 @@
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Version of the messages.
+const VERSION: u32 = 1;
+/// Connections at a time; more are closed at once.
+const MAX_CONNECTIONS: usize = 32;
+/// Longest request line, in bytes.
+const MAX_REQUEST: u64 = 1 << 20;
+/// A client that sends nothing for this long is closed.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a client asks for. Paths are the bytes from the volume's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// The volume's state.
+    Status,
+    /// A file or directory.
+    Info {
+        /// Path.
+        path: Vec<u8>,
+    },
+    /// Its CID.
+    Cid {
+        /// Path.
+        path: Vec<u8>,
+    },
+    /// Wait until the policy's level holds.
+    Sync {
+        /// Path.
+        path: Vec<u8>,
+    },
+    /// Adds a backend.
+    BackendAdd {
+        /// Its URL.
+        url: String,
+    },
+    /// Lists backends.
+    BackendList,
+    /// Removes a backend.
+    BackendRemove {
+        /// Its id.
+        id: String,
+        /// Also when it holds last copies.
+        force: bool,
+    },
+    /// The policy of a path, or of the volume.
+    PolicyShow {
+        /// Path.
+        path: Option<Vec<u8>>,
+    },
+    /// Sets it.
+    PolicySet {
+        /// Path.
+        path: Option<Vec<u8>>,
+        /// Text form; empty inherits (paths only).
+        text: String,
+    },
+    /// Writes a CAR archive.
+    Export {
+        /// Path.
+        path: Vec<u8>,
+        /// The client's descriptor to write to.
+        fd: i32,
+        /// 1 or 2.
+        version: u8,
+        /// With a second root that holds Parquet.
+        metadata: bool,
+    },
+    /// Reads a CAR archive.
+    Import {
+        /// Where the tree goes; must not exist.
+        path: Vec<u8>,
+        /// The client's descriptor to read from.
+        fd: i32,
+    },
+    /// Writes a checkpoint.
+    Checkpoint {
+        /// A new base.
+        base: bool,
+    },
+    /// Checks everything.
+    Fsck {
+        /// Repair what can be.
+        repair: bool,
+        /// Re-hash every block.
+        deep: bool,
+    },
+    /// Metrics.
+    Stats,
+    /// Brings all contents into the local store.
+    Fetch,
+    /// Drains and unmounts.
+    Umount {
+        /// Leave what is pending.
+        force: bool,
+        /// Seconds to drain.
+        timeout_s: Option<u64>,
+    },
+}
+
+/// What kind of failure; the command line's exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Anything else (1).
+    Failed,
+    /// Wrong use (2).
+    Usage,
+    /// No such path, backend or volume (3).
+    NotFound,
+    /// Fewer copies than asked for (4).
+    Degraded,
+    /// In use (5).
+    Busy,
+    /// Damage that remains (6).
+    Damaged,
+}
+
+/// A failure with what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Kind.
+    pub code: ErrorCode,
+    /// What happened, and what to do next.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of a kind.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// How far long work is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressReport {
+    /// What is counted.
+    pub what: String,
+    /// Done.
+    pub done: u64,
+    /// In all, when known.
+    pub total: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    version: u32,
+    request: Command,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Progress(ProgressReport),
+    Ok(Value),
+    Error(Failure),
+}
+
+/// Carries out commands.
+pub trait Handler: Send + Sync + 'static {
+    /// One command; `client` is the process that asks (its descriptors are
+    /// reached through /proc).
+    ///
+    /// # Errors
+    /// [`Failure`].
+    fn handle(
+        &self,
+        command: Command,
+        client: i32,
+        progress: &mut dyn FnMut(ProgressReport),
+    ) -> Result<Value, Failure>;
+}
+
+/// The socket's path through an open directory: a socket address holds 107
+/// bytes, a volume's path may be longer.
+fn short_path(volume: &Path) -> std::io::Result<(File, PathBuf)> {
+    use std::os::fd::AsRawFd;
+    let dir = File::open(volume)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}/control.sock", dir.as_raw_fd()));
+    Ok((dir, path))
+}
+
+/// Serves commands until the listener's file is removed and the process ends.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub fn serve(volume: &Path, handler: Arc<dyn Handler>) -> std::io::Result<()> {
+    let socket = volume.join("control.sock");
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let (_dir, path) = short_path(volume)?;
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+    let open = Arc::new(AtomicUsize::new(0));
+    std::thread::Builder::new().name("cairn-control".into()).spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
+            if open.fetch_add(1, Ordering::AcqRel) >= MAX_CONNECTIONS {
+                open.fetch_sub(1, Ordering::AcqRel);
+                continue;
+            }
+            let (handler, open) = (Arc::clone(&handler), Arc::clone(&open));
+            let counted = Arc::clone(&open);
+            let started = std::thread::Builder::new().name("cairn-command".into()).spawn(move || {
+                if let Err(error) = answer(&stream, handler.as_ref()) {
+                    tracing::debug!(%error, "a client went away");
+                }
+                counted.fetch_sub(1, Ordering::AcqRel);
+            });
+            if started.is_err() {
+                open.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn send(mut stream: &UnixStream, answer: &Answer) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn answer(stream: &UnixStream, handler: &dyn Handler) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(READ_DEADLINE))?;
+    let mut line = String::new();
+    std::io::Read::take(BufReader::new(stream), MAX_REQUEST).read_line_into(&mut line)?;
+    let request: Request = match serde_json::from_str(&line) {
+        Ok(request) => request,
+        Err(error) => {
+            let failure = Failure::new(ErrorCode::Usage, format!("the request does not decode: {error}"));
+            return send(stream, &Answer::Error(failure));
+        }
+    };
+    if request.version != VERSION {
+        let text = format!("the daemon speaks version {VERSION}, the client {}: use one cairn for both", request.version);
+        return send(stream, &Answer::Error(Failure::new(ErrorCode::Usage, text)));
+    }
+    let client = rustix::net::sockopt::socket_peercred(stream).map_or(0, |peer| peer.pid.as_raw_nonzero().get());
+    let mut last = std::time::Instant::now();
+    let result = handler.handle(request.request, client, &mut |report| {
+        // A slow terminal must not slow the work: five lines a second.
+        if last.elapsed() >= Duration::from_millis(200) {
+            last = std::time::Instant::now();
+            if let Err(error) = send(stream, &Answer::Progress(report)) {
+                tracing::trace!(%error, "progress has no reader");
+            }
+        }
+    });
+    match result {
+        Ok(value) => send(stream, &Answer::Ok(value)),
+        Err(failure) => send(stream, &Answer::Error(failure)),
+    }
+}
+
+trait ReadLineInto {
+    fn read_line_into(self, line: &mut String) -> std::io::Result<usize>;
+}
+
+impl<R: BufRead> ReadLineInto for std::io::Take<R> {
+    fn read_line_into(mut self, line: &mut String) -> std::io::Result<usize> {
+        self.read_line(line)
+    }
+}
+
+/// Sends a command to a running volume; `None` when none is running there.
+///
+/// # Errors
+/// The daemon's failure, or that of the connection.
+pub fn connect(
+    volume: &Path,
+    command: &Command,
+    progress: &mut dyn FnMut(ProgressReport),
+) -> Option<Result<Value, Failure>> {
+    let (_dir, path) = short_path(volume).ok()?;
+    let stream = UnixStream::connect(path).ok()?;
+    Some(converse(&stream, command, progress))
+}
+
+fn converse(
+    mut stream: &UnixStream,
+    command: &Command,
+    progress: &mut dyn FnMut(ProgressReport),
+) -> Result<Value, Failure> {
+    let broken = |error: std::io::Error| {
+        Failure::new(ErrorCode::Failed, format!("the daemon went away ({error}); see daemon.log in the volume"))
+    };
+    let mut line = serde_json::to_vec(&Request { version: VERSION, request: command.clone() })
+        .map_err(|e| Failure::new(ErrorCode::Failed, e.to_string()))?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(broken)?;
+    for line in BufReader::new(stream).lines() {
+        let answer: Answer = serde_json::from_str(&line.map_err(broken)?)
+            .map_err(|e| Failure::new(ErrorCode::Failed, format!("the daemon's answer does not decode: {e}")))?;
+        match answer {
+            Answer::Progress(report) => progress(report),
+            Answer::Ok(value) => return Ok(value),
+            Answer::Error(failure) => return Err(failure),
+        }
+    }
+    Err(broken(std::io::ErrorKind::UnexpectedEof.into()))
+}

@@ -1,0 +1,344 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::telemetry::LogFormat;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong use
+  3  not found: no such path, backend, volume or checkpoint
+  4  degraded: fewer copies than asked for
+  5  busy: in use, or unsafe now
+  6  damage that remains
+
+Examples:
+  cairn mount ~/data --volume ~/volume --backend /mnt/disk-b/cairn
+  cairn status ~/data
+  cairn recover --from /mnt/disk-b/cairn --volume ~/volume-again";
+
+/// A filesystem with transparent replication: mount a directory, every file gets
+/// an IPFS CID and copies on several backends.
+#[derive(Debug, Parser)]
+#[command(name = "cairn", version, after_help = EXIT_CODES)]
+pub(super) struct Arguments {
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// error, warn, info, debug, trace, or a filter as in RUST_LOG.
+    #[arg(long, global = true, env = "CAIRN_LOG_LEVEL")]
+    pub log_level: Option<String>,
+    /// text or json.
+    #[arg(long, global = true, env = "CAIRN_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// A mountpoint, or a volume's folder.
+#[derive(Debug, Args)]
+pub(super) struct MountOrVolume {
+    /// A mountpoint, or any path in it.
+    pub mountpoint: Option<PathBuf>,
+    /// The volume's folder (default: $CAIRN_VOLUME, else ~/.local/share/cairn/default).
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cairn init --volume ~/volume --backend /mnt/b/cairn --backend 'file:///mnt/c/cairn?domain=attic'\n  cairn init --volume ~/volume --policy min=1,target=2")]
+pub(super) struct Init {
+    /// The volume's folder (default: $CAIRN_VOLUME, else ~/.local/share/cairn/default).
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+    /// A backend besides the local store: a path, or file:///path?id=NAME&domain=NAME&capacity=SIZE&read_only=1.
+    #[arg(long = "backend", value_name = "URL")]
+    pub backends: Vec<String>,
+    /// Copies: min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue; any part.
+    #[arg(long, default_value = "")]
+    pub policy: String,
+    /// How CIDs are made: unixfs-v1-2025 or unixfs-v0-2015.
+    #[arg(long, default_value = "unixfs-v1-2025")]
+    pub profile: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cairn mount ~/data --volume ~/volume --backend /mnt/b/cairn\n  cairn mount ~/data -o level=LOCAL_DURABILITY,wait_on=fsync\n  mount -t cairn /srv/volume /srv/data -o noatime\n  /srv/volume /srv/data cairn defaults,_netdev 0 0     (a line of fstab)\n\nOptions of -o: level=, wait_on=, on_degraded=, min=, target=, max= (this mount only), volume=, ro, rw, allow_other, noatime, nosuid, nodev, noexec, sync, dirsync; what fstab has for others (defaults, auto, user, nofail, _netdev, x-*) is passed over.")]
+pub(super) struct Mount {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// The volume's folder; made if there is none.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+    /// A backend, as in `cairn init`; added when the volume does not have it.
+    #[arg(long = "backend", value_name = "URL")]
+    pub backends: Vec<String>,
+    /// Stay in the foreground.
+    #[arg(long, short = 'f')]
+    pub foreground: bool,
+    /// Allow no changes.
+    #[arg(long)]
+    pub read_only: bool,
+    /// Mount options, as fstab passes them.
+    #[arg(short = 'o', value_name = "OPTS")]
+    pub options: Vec<String>,
+    /// Told when the mount answers (used between cairn's own processes).
+    #[arg(long, hide = true)]
+    pub ready: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  cairn recover --from /mnt/disk-b/cairn --volume ~/volume\n  cairn recover --from /mnt/disk-b/cairn --volume ~/volume --full")]
+pub(super) struct Recover {
+    /// The backend that has everything.
+    #[arg(long, value_name = "URL")]
+    pub from: String,
+    /// The new volume's folder.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+    /// Which volume, when several lie there.
+    #[arg(long)]
+    pub volume_id: Option<String>,
+    /// Bring all contents too, not only when they are read.
+    #[arg(long)]
+    pub full: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make a volume.
+    Init(Init),
+    /// Mount a volume; returns when the mount answers.
+    Mount(Mount),
+    /// Wait for what is pending, and unmount.
+    #[command(after_help = "Examples:\n  cairn umount ~/data\n  cairn umount --volume ~/volume --timeout 60\n  cairn umount ~/data --force     (says what stays pending; the next mount goes on with it)")]
+    Umount {
+        /// The mountpoint.
+        target: Option<PathBuf>,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+        /// Seconds to wait for copies.
+        #[arg(long)]
+        timeout: Option<u64>,
+        /// Do not wait for copies, and detach a busy mount.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the volume's state; costs the same whatever the number of files.
+    #[command(after_help = "Examples:\n  cairn status ~/data\n  cairn status --volume ~/volume --json")]
+    Status {
+        #[command(flatten)]
+        target: MountOrVolume,
+    },
+    /// Show a file's CID, size, blocks and copies.
+    #[command(after_help = "Example:\n  cairn info ~/data/thesis.pdf")]
+    Info {
+        /// A path in a mount.
+        path: PathBuf,
+    },
+    /// Print CIDs of files and directories, also outside a mount: what `ipfs add` would say.
+    #[command(after_help = "Examples:\n  cairn cid ~/data/photos\n  cairn cid --profile unixfs-v0-2015 file\n\nOutside a mount hidden files are included, as in the mount; --no-hidden leaves them out, as plain `ipfs add -r` does.")]
+    Cid {
+        /// Paths.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// Profile for paths outside a mount.
+        #[arg(long, default_value = "unixfs-v1-2025")]
+        profile: String,
+        /// Leave hidden files out of directories (outside a mount).
+        #[arg(long)]
+        no_hidden: bool,
+    },
+    /// Wait until the policy's level holds.
+    #[command(after_help = "Examples:\n  cairn sync ~/data/results\n  cairn sync --volume ~/volume")]
+    Sync {
+        /// A path in a mount.
+        path: Option<PathBuf>,
+        /// The whole volume.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Backends of a volume.
+    Backend {
+        #[command(subcommand)]
+        verb: BackendVerb,
+    },
+    /// Policies of a volume, directory or file.
+    Policy {
+        #[command(subcommand)]
+        verb: PolicyVerb,
+    },
+    /// Write a file or directory into a CAR archive.
+    #[command(after_help = "Examples:\n  cairn export ~/data/set -o set.car\n  cairn export ~/data/set -o - --car-version 1 | ssh host 'ipfs dag import'\n  cairn export ~/data/set -o set.car --metadata     (modes, owners, times, xattrs, hard links too)")]
+    Export {
+        /// A path in a mount.
+        path: PathBuf,
+        /// The archive; `-` is stdout.
+        #[arg(short, long)]
+        output: PathBuf,
+        /// 1 or 2 (with an index).
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+        car_version: u8,
+        /// Add a second root with Parquet tables.
+        #[arg(long)]
+        metadata: bool,
+    },
+    /// Read a CAR archive into a new path; all or nothing.
+    #[command(after_help = "Examples:\n  cairn import set.car ~/data/set\n  ipfs dag export CID | cairn import - ~/data/set")]
+    Import {
+        /// The archive; `-` is stdin.
+        file: PathBuf,
+        /// A path in a mount that does not exist.
+        dest: PathBuf,
+    },
+    /// Look into CAR archives.
+    Car {
+        #[command(subcommand)]
+        verb: CarVerb,
+    },
+    /// Write a checkpoint of the metadata.
+    #[command(after_help = "Example:\n  cairn checkpoint --now --volume ~/volume")]
+    Checkpoint {
+        /// Do not wait for the interval (it never does: the flag is for scripts).
+        #[arg(long)]
+        now: bool,
+        /// Write a new base, not a delta.
+        #[arg(long)]
+        base: bool,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Make a volume from what a backend holds.
+    Recover(Recover),
+    /// Check metadata, blocks, contents and checkpoints.
+    #[command(after_help = "Examples:\n  cairn fsck --volume ~/volume\n  cairn fsck --volume ~/volume --deep     (re-hashes every block)\n  cairn fsck --volume ~/volume --repair   (not mounted)")]
+    Fsck {
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+        /// Repair what another copy allows.
+        #[arg(long)]
+        repair: bool,
+        /// Re-hash every block.
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Settings of a volume.
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+        /// The volume's folder.
+        #[arg(long, global = true)]
+        volume: Option<PathBuf>,
+    },
+    /// Print metrics in Prometheus' text format.
+    Stats {
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Print shell completions.
+    #[command(after_help = "Example:\n  cairn completions bash > /etc/bash_completion.d/cairn")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write man pages into a directory.
+    #[command(after_help = "Example:\n  cairn man /usr/local/share/man/man1")]
+    Man {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BackendVerb {
+    /// Add a backend; what is missing there is copied.
+    Add {
+        /// Its URL.
+        url: String,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// List backends.
+    List {
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Show one backend.
+    Show {
+        /// Its id.
+        id: String,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Remove a backend; refused while it holds last verified copies.
+    Remove {
+        /// Its id.
+        id: String,
+        /// Give up what only it holds.
+        #[arg(long)]
+        force: bool,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Write, read, list and delete there, with times.
+    Test {
+        /// Its URL.
+        url: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyVerb {
+    /// Show the policy in force.
+    Show {
+        /// A path in a mount (default: the volume's).
+        path: Option<PathBuf>,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Set parts of a policy.
+    #[command(after_help = "Examples:\n  cairn policy set min=2,target=3 --volume ~/volume\n  cairn policy set min=3,target=4 ~/data/thesis\n  cairn policy set '' ~/data/thesis     (inherits again)")]
+    Set {
+        /// min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue; any part.
+        text: String,
+        /// A path in a mount (default: the volume's).
+        path: Option<PathBuf>,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CarVerb {
+    /// List blocks: CID, offset, length.
+    Ls {
+        /// The archive; `-` is stdin.
+        file: PathBuf,
+    },
+    /// Check hashes, the index, and that no block is missing.
+    Verify {
+        /// The archive; `-` is stdin.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigVerb {
+    /// Effective values with their origins.
+    Show,
+    /// Where the file is.
+    Path,
+}

@@ -1,0 +1,171 @@
+//! What people and programs see.
+
+use std::io::{IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+use crate::api::ProgressReport;
+use crate::types::ByteSize;
+
+/// Prints answers as text or as JSON.
+pub(super) struct Output {
+    json: bool,
+}
+
+/// Progress on a terminal; nothing elsewhere.
+pub(super) struct Progress {
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Shows how far the work is.
+    pub fn show(&mut self, report: &ProgressReport) {
+        let Some(bar) = &self.bar else { return };
+        match report.total {
+            Some(total) => bar.set_length(total),
+            None => bar.unset_length(),
+        }
+        bar.set_position(report.done);
+        bar.set_message(report.what.clone());
+    }
+
+    /// Removes the line.
+    pub fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Prints a line; a reader that has gone away is no error.
+fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}") {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => eprintln!("cairn: cannot print: {error}"),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.escape_debug().to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn size(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "-".into(), |bytes| ByteSize(bytes).to_string())
+}
+
+impl Output {
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub fn progress(&self) -> Progress {
+        let visible = !self.json && std::io::stderr().is_terminal();
+        let style = ProgressStyle::with_template("{spinner} {pos}/{len} {msg} {elapsed} {eta}");
+        let bar = visible.then(ProgressBar::no_length).map(|bar| match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        });
+        Progress { bar }
+    }
+
+    /// JSON when that was asked for. True when it was.
+    fn printed_json(&self, value: &Value) -> bool {
+        if self.json {
+            line(&value.to_string());
+        }
+        self.json
+    }
+
+    /// Some fields, a line each.
+    pub fn fields(&self, value: &Value, names: &[&str]) {
+        if self.printed_json(value) {
+            return;
+        }
+        let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
+        for name in names {
+            line(&format!("{name:width$}  {}", plain(&value[*name])));
+        }
+    }
+
+    /// One field, as it is.
+    pub fn text(&self, value: &Value, name: &str) {
+        if !self.printed_json(value) {
+            line(value[name].as_str().unwrap_or_default().trim_end());
+        }
+    }
+
+    /// Lines with JSON beside them.
+    pub fn lines(&self, value: &Value, lines: &[String]) {
+        if !self.printed_json(value) {
+            for text in lines {
+                line(text);
+            }
+        }
+    }
+
+    /// `cairn status`.
+    pub fn status(&self, value: &Value) {
+        if self.printed_json(value) {
+            return;
+        }
+        let (pins, queue, checkpoint) = (&value["pins"], &value["queue"], &value["checkpoint"]);
+        line(&format!("volume      {}", plain(&value["volume"])));
+        line(&format!("state       {}", plain(&value["state"])));
+        line(&format!("files       {} ({})", plain(&value["files"]), size(&value["bytes"])));
+        line(&format!("policy      {}", plain(&value["policy"])));
+        line(&format!(
+            "pins        {} total: {} at target, {} below target, {} below min, {} over max, {} unverified",
+            pins["total"], pins["at_target"], pins["below_target"], pins["below_min"], pins["over_max"], pins["unverified"],
+        ));
+        line(&format!("queue       {} pending, {} failed", queue["pending"], queue["failed"]));
+        line(&format!(
+            "checkpoint  {} ({} s old, {} copies) {}",
+            checkpoint["sequence"], checkpoint["age_s"], checkpoint["copies"], plain(&checkpoint["cid"])
+        ));
+        self.backends(&value["backends"]);
+    }
+
+    /// A table of backends.
+    pub fn backends(&self, value: &Value) {
+        if self.printed_json(value) {
+            return;
+        }
+        line(&format!("{:16} {:7} {:10} {:>8} {:>11} {:>11}  {}", "backend", "kind", "state", "copies", "used", "capacity", "url"));
+        for backend in value.as_array().into_iter().flatten() {
+            line(&format!(
+                "{:16} {:7} {:10} {:>8} {:>11} {:>11}  {}",
+                plain(&backend["id"]),
+                plain(&backend["kind"]),
+                plain(&backend["state"]),
+                backend["copies"],
+                size(&backend["used_bytes"]),
+                size(&backend["capacity_bytes"]),
+                plain(&backend["url"]),
+            ));
+            if let Some(error) = backend["last_error"].as_str().filter(|error| !error.is_empty()) {
+                line(&format!("{:16} {}", "", error.escape_debug()));
+            }
+        }
+    }
+
+    /// `cairn info`.
+    pub fn info(&self, value: &Value) {
+        if self.printed_json(value) {
+            return;
+        }
+        self.fields(value, &["path", "kind", "cid", "size", "blocks", "pin", "policy"]);
+        for copy in value["copies"].as_array().into_iter().flatten() {
+            line(&format!(
+                "copy    {:16} {:9} {} {}",
+                plain(&copy["backend"]), plain(&copy["state"]), plain(&copy["time"]), plain(&copy["method"])
+            ));
+        }
+    }
+}

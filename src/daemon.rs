@@ -1,1 +1,0 @@
-//! Puts the layers together into a volume and runs it.

@@ -1,0 +1,158 @@
+//! `cairn fsck`.
+
+use serde_json::{Value, json};
+
+use super::volume::{Volume, failed};
+use crate::api::{ErrorCode, Failure, ProgressReport};
+use crate::metadata::checkpoint::{Manifest, load_checkpoint};
+use crate::store::IndexChange;
+
+/// Problems that are listed; the others are counted.
+const LISTED: usize = 1000;
+
+#[derive(Default)]
+struct Report {
+    found: u64,
+    repaired: u64,
+    listed: Vec<String>,
+}
+
+impl Report {
+    fn add(&mut self, problem: String) {
+        self.found += 1;
+        if self.listed.len() < LISTED {
+            self.listed.push(problem);
+        }
+    }
+}
+
+/// Checks metadata, blocks, contents and checkpoints.
+pub(super) fn fsck(
+    volume: &Volume,
+    repair: bool,
+    deep: bool,
+    mounted: bool,
+    progress: &mut dyn FnMut(ProgressReport),
+) -> Result<Value, Failure> {
+    if repair && mounted {
+        let text = "unmount the volume first: `cairn fsck --repair` changes what a mount holds";
+        return Err(Failure::new(ErrorCode::Busy, text));
+    }
+    let mut report = Report::default();
+    volume.vfs.commit_all().map_err(failed)?;
+    let problems = volume.namespace.check(repair, &mut |problem| report.add(format!("metadata: {problem}")));
+    let problems = problems.map_err(failed)?;
+    report.repaired += if repair { problems } else { 0 };
+    blocks(volume, repair, deep, &mut report, progress)?;
+    contents(volume, deep, &mut report, progress)?;
+    checkpoints(volume, repair, &mut report)?;
+    let remaining = report.found - report.repaired.min(report.found);
+    let answer = json!({
+        "problems": report.found, "repaired": report.repaired, "remaining": remaining,
+        "deep": deep, "details": report.listed,
+    });
+    if remaining > 0 {
+        let hint = if repair { "what is left needs another copy of the data" } else { "`cairn fsck --repair` repairs from other copies" };
+        let text = format!("{remaining} problems: {}; {hint}", report.listed.join("; "));
+        return Err(Failure::new(ErrorCode::Damaged, text));
+    }
+    Ok(answer)
+}
+
+fn blocks(
+    volume: &Volume,
+    repair: bool,
+    deep: bool,
+    report: &mut Report,
+    progress: &mut dyn FnMut(ProgressReport),
+) -> Result<(), Failure> {
+    let mut bad = Vec::new();
+    volume
+        .store
+        .verify(
+            deep,
+            &mut |problem| {
+                report.add(format!("store: {}", problem.error));
+                bad.push(problem.cid);
+            },
+            &mut |done, _| progress(ProgressReport { what: "blocks".into(), done, total: None }),
+        )
+        .map_err(failed)?;
+    if repair {
+        for id in bad {
+            // Without an entry it is read from another copy, and kept.
+            volume.store.apply(&[IndexChange::Remove(id)]).map_err(failed)?;
+            match volume.replicator.fetch(&id) {
+                Ok(_) => report.repaired += 1,
+                Err(error) => report.add(format!("store: {error}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every content must be readable from somewhere.
+fn contents(
+    volume: &Volume,
+    deep: bool,
+    report: &mut Report,
+    progress: &mut dyn FnMut(ProgressReport),
+) -> Result<(), Failure> {
+    let (mut after, mut done) = (None, 0);
+    loop {
+        let page = volume.namespace.contents_page(after.as_ref(), 1024).map_err(failed)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        for (root, record) in page.iter().filter(|(_, record)| record.refs > 0) {
+            let here = volume.store.contains(root).map_err(failed)?;
+            if !here && record.good_copies().all(|copy| copy.backend.is_local()) {
+                report.add(format!("content {root} is not in the store and has no other copy"));
+            } else if deep && here {
+                let loaded = crate::content::walk_post_order(
+                    root,
+                    &mut |_| Ok(true),
+                    &mut |id| volume.replicator.fetch(id).map_err(|_| crate::content::ContentError::Missing(*id)),
+                    &mut |_, _| Ok(()),
+                );
+                if let Err(error) = loaded {
+                    report.add(format!("content {root}: {error}"));
+                }
+            }
+            done += 1;
+        }
+        progress(ProgressReport { what: "contents".into(), done, total: Some(volume.namespace.stats().pins) });
+    }
+}
+
+/// The newest local checkpoint must load.
+fn checkpoints(volume: &Volume, repair: bool, report: &mut Report) -> Result<(), Failure> {
+    let dir = volume.dir.join("checkpoints");
+    let mut manifests: Vec<_> = std::fs::read_dir(&dir)
+        .map_err(failed)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|ext| ext == "json"))
+        .collect();
+    manifests.sort();
+    let Some(newest) = manifests.last() else { return Ok(()) };
+    let checked = std::fs::read(newest)
+        .map_err(|e| e.to_string())
+        .and_then(|bytes| Manifest::decode(&bytes).map_err(|e| e.to_string()))
+        .and_then(|manifest| {
+            let base = dir.join(format!("base-{:012}", manifest.base.sequence));
+            let deltas: Vec<_> =
+                manifest.deltas.iter().map(|file| dir.join(Manifest::local_name(file))).collect();
+            let rows = load_checkpoint(&base, &deltas).map_err(|e| e.to_string())?;
+            for row in rows {
+                row.map_err(|e| e.to_string())?;
+            }
+            Ok(())
+        });
+    if let Err(reason) = checked {
+        report.add(format!("checkpoint {}: {reason}", newest.display()));
+        if repair {
+            volume.checkpointer.checkpoint(true).map_err(failed)?;
+            report.repaired += 1;
+        }
+    }
+    Ok(())
+}

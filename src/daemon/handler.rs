@@ -1,0 +1,373 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::check::fsck;
+use super::volume::{Volume, failed, parse_backends};
+use super::{transfer, volume};
+use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
+use crate::backends::{open, wrap};
+use crate::config::Config;
+use crate::fuse;
+use crate::metadata::{CopyState, EventRecord, MetadataError};
+use crate::replication::{BackendState, Policy, WriteResult};
+use crate::telemetry;
+use crate::types::{BackendId, FileKind, Ino, Name};
+use crate::vfs::VfsError;
+
+/// Carries out commands on an open volume, mounted or not.
+pub(crate) struct Commands {
+    /// Gone once the volume is being closed.
+    pub volume: Mutex<Option<Arc<Volume>>>,
+    /// Where it is mounted.
+    pub mountpoint: Option<PathBuf>,
+}
+
+type Progress<'p> = &'p mut dyn FnMut(ProgressReport);
+
+pub(super) fn of_vfs(error: VfsError, what: &str) -> Failure {
+    let code = match &error {
+        VfsError::Metadata(MetadataError::NotFound) => ErrorCode::NotFound,
+        VfsError::Replication(crate::replication::ReplicationError::BelowLevel { .. }) => ErrorCode::Degraded,
+        _ => ErrorCode::Failed,
+    };
+    Failure::new(code, format!("{what}: {error}"))
+}
+
+/// A path's names; `what` shows it.
+pub(super) fn names(path: &[u8]) -> Result<(Vec<Name>, String), Failure> {
+    let what = String::from_utf8_lossy(path).escape_debug().to_string();
+    let parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".");
+    let names: Result<Vec<Name>, _> = parts.map(Name::new).collect();
+    let names = names.map_err(|e| Failure::new(ErrorCode::Usage, format!("{what}: {e}")))?;
+    Ok((names, if what.is_empty() { "/".into() } else { what }))
+}
+
+pub(super) fn resolve(volume: &Volume, path: &[u8]) -> Result<(Ino, String), Failure> {
+    let (names, what) = names(path)?;
+    let ino = volume.vfs.resolve(&names).map_err(|e| of_vfs(e, &what))?;
+    Ok((ino, what))
+}
+
+/// The fields of `cairn status`. Costs the same whatever the number of files.
+#[must_use]
+pub fn status_json(volume: &Volume) -> Value {
+    let stats = volume.namespace.stats();
+    let progress = volume.replicator.progress();
+    let [below_min, below_target, at_target, over_max] = stats.pins_by_state;
+    let usage = volume.store.usage().unwrap_or_default();
+    let counts = |id: &BackendId| stats.backends.get(id).copied().unwrap_or((0, 0));
+    let mut backends = vec![json!({
+        "id": "local", "kind": "local", "url": volume.dir.join("store").display().to_string(),
+        "state": "up", "copies": counts(&BackendId::local()).0,
+        "used_bytes": usage.used_bytes, "capacity_bytes": usage.capacity_bytes,
+        "domain": volume.registry.domain_of(&BackendId::local()), "last_error": "",
+    })];
+    let statuses = volume.registry.statuses();
+    for status in &statuses {
+        let (copies, content_bytes) = counts(&status.id);
+        backends.push(json!({
+            "id": status.id, "kind": status.kind, "url": status.url, "state": status.state, "copies": copies,
+            "used_bytes": status.usage.used_bytes.unwrap_or(content_bytes),
+            "capacity_bytes": status.usage.capacity_bytes,
+            "domain": status.domain, "last_error": status.last_error,
+        }));
+    }
+    let backend_trouble = statuses.iter().any(|s| !matches!(s.state, BackendState::Up | BackendState::ReadOnly));
+    let state = match () {
+        () if below_min > 0 => "at_risk",
+        () if below_target > 0 || progress.failed > 0 || backend_trouble => "degraded",
+        () => "ok",
+    };
+    let checkpoint = volume.checkpointer.status();
+    json!({
+        "volume": volume.identity.id, "state": state, "files": stats.files,
+        "directories": stats.directories, "bytes": stats.bytes,
+        "policy": volume.config.policy().to_string(),
+        "pins": {
+            "total": stats.pins, "at_target": at_target, "below_target": below_target,
+            "below_min": below_min, "over_max": over_max, "unverified": stats.unverified,
+        },
+        "queue": { "pending": progress.pending, "failed": progress.failed },
+        "backends": backends,
+        "checkpoint": {
+            "sequence": checkpoint.sequence, "cid": checkpoint.cid,
+            "age_s": checkpoint.age_s, "copies": checkpoint.copies,
+        },
+    })
+}
+
+impl Handler for Commands {
+    fn handle(&self, command: Command, client: i32, progress: Progress<'_>) -> Result<Value, Failure> {
+        let volume = self
+            .volume
+            .lock()
+            .clone()
+            .ok_or_else(|| Failure::new(ErrorCode::Busy, "the volume is being unmounted"))?;
+        match command {
+            Command::Status => Ok(status_json(&volume)),
+            Command::Info { path } => info(&volume, &path),
+            Command::Cid { path } => {
+                let (ino, what) = resolve(&volume, &path)?;
+                let link = volume.vfs.link_of(ino).map_err(|e| of_vfs(e, &what))?;
+                Ok(json!({ "cid": link.cid.to_string() }))
+            }
+            Command::Sync { path } => sync(&volume, &path, progress),
+            Command::BackendAdd { url } => backend_add(&volume, &url, self.mountpoint.as_deref()),
+            Command::BackendList => Ok(status_json(&volume)["backends"].take()),
+            Command::BackendRemove { id, force } => backend_remove(&volume, &id, force),
+            Command::PolicyShow { path } => {
+                let (ino, what) = resolve(&volume, path.as_deref().unwrap_or_default())?;
+                let policy = volume.vfs.policy_of(ino).map_err(|e| of_vfs(e, &what))?;
+                Ok(json!({ "policy": policy.to_string(), "values": policy }))
+            }
+            Command::PolicySet { path: Some(path), text } => {
+                let (ino, what) = resolve(&volume, &path)?;
+                volume
+                    .vfs
+                    .policy_of(ino)
+                    .map_err(|e| of_vfs(e, &what))?
+                    .overridden_by(&text)
+                    .map_err(|e| Failure::new(ErrorCode::Usage, e.to_string()))?;
+                let set = volume.vfs.set_xattr(ino, b"user.cairn.policy", text.as_bytes(), (false, false));
+                set.map_err(|e| of_vfs(e, &what))?;
+                Ok(json!({ "path": what, "policy": text }))
+            }
+            Command::PolicySet { path: None, text } => policy_set(&volume, &text),
+            Command::Export { path, fd, version, metadata } => {
+                let out = transfer::client_file(client, fd, true)?;
+                transfer::export(&volume, &path, out, version, metadata, progress)
+            }
+            Command::Import { path, fd } => {
+                let input = transfer::client_file(client, fd, false)?;
+                transfer::import(&volume, &path, input, progress)
+            }
+            Command::Checkpoint { base } => {
+                volume.vfs.commit_all().map_err(failed)?;
+                let status = volume.checkpointer.checkpoint(base).map_err(failed)?;
+                serde_json::to_value(status).map_err(failed)
+            }
+            Command::Fsck { repair, deep } => fsck(&volume, repair, deep, self.mountpoint.is_some(), progress),
+            Command::Stats => Ok(json!({ "text": telemetry::metrics().encode() })),
+            Command::Fetch => fetch_all(&volume, progress),
+            Command::Umount { force, timeout_s } => self.umount(&volume, force, timeout_s, progress),
+        }
+    }
+}
+
+fn info(volume: &Volume, path: &[u8]) -> Result<Value, Failure> {
+    let (ino, what) = resolve(volume, path)?;
+    let info = volume.vfs.info(ino).map_err(|e| of_vfs(e, &what))?;
+    let directory = info.inode.kind == FileKind::Directory;
+    let copies: Vec<Value> = info
+        .content
+        .iter()
+        .flat_map(|content| &content.copies)
+        .map(|copy| {
+            let at = humantime::format_rfc3339_seconds(copy.at.to_system()).to_string();
+            json!({ "backend": copy.backend, "state": copy.state, "time": at, "method": copy.method })
+        })
+        .collect();
+    Ok(json!({
+        "path": what, "inode": ino, "kind": info.inode.kind, "cid": info.link.cid.to_string(),
+        "size": info.inode.size,
+        "blocks": info.content.as_ref().map_or(u64::from(!directory), |content| content.blocks),
+        "dag_bytes": info.link.tsize,
+        "pin": info.content.as_ref().map(|content| content.pin),
+        "policy": info.policy.to_string(),
+        "copies": copies,
+    }))
+}
+
+fn sync(volume: &Volume, path: &[u8], progress: Progress<'_>) -> Result<Value, Failure> {
+    let (ino, what) = resolve(volume, path)?;
+    let reached = volume
+        .vfs
+        .sync(ino, &mut |done, total| {
+            progress(ProgressReport { what: "files".into(), done, total: Some(total) });
+        })
+        .map_err(|e| of_vfs(e, &what))?;
+    if matches!(reached, WriteResult::BelowQuorum | WriteResult::NoReplication) {
+        let policy = volume.vfs.policy_of(ino).map_err(|e| of_vfs(e, &what))?;
+        if policy.copies_to_wait_for(usize::from(policy.target)) > 1 {
+            let text = format!(
+                "{what}: the level {} is not reached yet; everything is durable locally and queued (`cairn status` shows which backend is missing)",
+                policy.level.as_str()
+            );
+            return Err(Failure::new(ErrorCode::Degraded, text));
+        }
+    }
+    Ok(json!({ "path": what, "result": reached }))
+}
+
+fn event(volume: &Volume, kind: &str, subject: &str, detail: &str) -> Result<(), Failure> {
+    let event = EventRecord {
+        at: volume.clock.now(),
+        kind: kind.into(),
+        subject: subject.into(),
+        detail: detail.into(),
+    };
+    volume.namespace.append_event(&event).map_err(failed)
+}
+
+fn backend_add(volume: &Volume, url: &str, mountpoint: Option<&std::path::Path>) -> Result<Value, Failure> {
+    let known = volume.registry.specs();
+    let specs = parse_backends(&[url.to_owned()], &known)?;
+    let Some(spec) = specs.get(known.len()).cloned() else {
+        return Err(Failure::new(ErrorCode::Usage, format!("{url} is a backend of this volume already")));
+    };
+    volume::Volume::check_place(&spec, &volume.dir, mountpoint)?;
+    let opened = open(&spec, true).map_err(failed)?;
+    let deadline = Duration::from_secs(volume.config.replication.call_deadline_s);
+    Config::set_backends(&volume.dir, &specs).map_err(failed)?;
+    volume.registry.add(spec.clone(), Ok(wrap::standard(opened, deadline)));
+    volume.checkpointer.serve_backends();
+    event(volume, "backend_added", spec.id.as_str(), &spec.url)?;
+    let contents = volume.replicator.replan().map_err(failed)?;
+    Ok(json!({ "id": spec.id, "url": spec.url, "contents_considered": contents }))
+}
+
+fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failure> {
+    let id: BackendId = id.parse().map_err(|e: crate::types::InvalidBackendId| Failure::new(ErrorCode::Usage, e.to_string()))?;
+    let mut specs = volume.registry.specs();
+    if !specs.iter().any(|spec| spec.id == id) {
+        let ids: Vec<String> = specs.iter().map(|spec| spec.id.to_string()).collect();
+        let text = format!("there is no backend `{id}`; this volume has: {}", ids.join(", "));
+        return Err(Failure::new(ErrorCode::NotFound, text));
+    }
+    // Contents whose only verified copy lies there.
+    let (mut after, mut last_copies) = (None, 0u64);
+    loop {
+        let page = volume.namespace.contents_page(after.as_ref(), 1024).map_err(failed)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for (_, record) in page.iter().filter(|(_, record)| record.refs > 0) {
+            let holds = record.good_copies().any(|copy| copy.backend == id);
+            let elsewhere =
+                record.copies.iter().any(|copy| copy.backend != id && copy.state == CopyState::Verified);
+            last_copies += u64::from(holds && !elsewhere);
+        }
+    }
+    if last_copies > 0 && !force {
+        let text = format!(
+            "backend `{id}` holds the last verified copy of {last_copies} contents; wait until others have them (`cairn sync`), or use --force, which gives them up"
+        );
+        return Err(Failure::new(ErrorCode::Busy, text));
+    }
+    specs.retain(|spec| spec.id != id);
+    Config::set_backends(&volume.dir, &specs).map_err(failed)?;
+    volume.registry.remove(&id);
+    volume.namespace.forget_backend(&id).map_err(failed)?;
+    event(volume, "backend_removed", id.as_str(), "")?;
+    volume.replicator.replan().map_err(failed)?;
+    Ok(json!({ "id": id, "last_copies_given_up": last_copies }))
+}
+
+fn policy_set(volume: &Volume, text: &str) -> Result<Value, Failure> {
+    let policy: Policy = volume
+        .config
+        .policy()
+        .overridden_by(text)
+        .map_err(|e| Failure::new(ErrorCode::Usage, e.to_string()))?;
+    Config::set_policy(&volume.dir, &policy).map_err(failed)?;
+    volume.vfs.set_policy(policy.clone());
+    volume.checkpointer.set_policy(policy.clone());
+    let (min, target, max) = (policy.min, policy.target, policy.max);
+    volume
+        .namespace
+        .update_all_contents(&mut |_, record, _| {
+            (record.min, record.target, record.max) = (min, target, max);
+        })
+        .map_err(failed)?;
+    volume.replicator.replan().map_err(failed)?;
+    event(volume, "policy_set", "volume", &policy.to_string())?;
+    Ok(json!({ "policy": policy.to_string() }))
+}
+
+fn fetch_all(volume: &Volume, progress: Progress<'_>) -> Result<Value, Failure> {
+    let total = volume.namespace.stats().pins;
+    let (mut after, mut contents, mut blocks) = (None, 0u64, 0u64);
+    loop {
+        let page = volume.namespace.contents_page(after.as_ref(), 256).map_err(failed)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for (root, _) in page.iter().filter(|(_, record)| record.refs > 0) {
+            blocks += volume.replicator.fetch_all(root).map_err(failed)?;
+            contents += 1;
+            progress(ProgressReport { what: "contents".into(), done: contents, total: Some(total) });
+        }
+    }
+    Ok(json!({ "contents": contents, "blocks": blocks }))
+}
+
+impl Commands {
+    fn umount(
+        &self,
+        volume: &Volume,
+        force: bool,
+        timeout_s: Option<u64>,
+        progress: Progress<'_>,
+    ) -> Result<Value, Failure> {
+        let Some(mountpoint) = &self.mountpoint else {
+            return Err(Failure::new(ErrorCode::Usage, "the volume is not mounted"));
+        };
+        let start = volume.replicator.progress().pending;
+        let deadline = if force { Some(Duration::ZERO) } else { timeout_s.map(Duration::from_secs) };
+        let drained = volume.drain(deadline, &mut |now| {
+            let done = start.saturating_sub(now.pending);
+            progress(ProgressReport { what: "contents copied".into(), done, total: Some(start.max(now.pending)) });
+        })?;
+        let pending = volume.replicator.progress().pending;
+        if !drained && !force {
+            let reasons: Vec<String> = volume
+                .registry
+                .statuses()
+                .into_iter()
+                .filter(|status| !status.last_error.is_empty())
+                .map(|status| format!("{}: {}", status.id, status.last_error))
+                .collect();
+            let text = format!(
+                "{pending} contents still wait for copies ({}); everything is durable locally. Unmount with --force: the next mount goes on with them",
+                if reasons.is_empty() { "too few distinct places".to_owned() } else { reasons.join("; ") }
+            );
+            return Err(Failure::new(ErrorCode::Degraded, text));
+        }
+        let written = volume.checkpointer.checkpoint(false).map_err(failed)?;
+        fuse::unmount(mountpoint, force).map_err(|e| Failure::new(ErrorCode::Busy, e.to_string()))?;
+        Ok(json!({ "mountpoint": mountpoint.display().to_string(), "pending": pending, "checkpoint": written.sequence }))
+    }
+}
+
+/// Commands on a volume that this process has opened itself.
+pub struct Offline {
+    commands: Commands,
+}
+
+/// Carries out commands on a volume that nobody has mounted.
+#[must_use]
+pub fn offline(volume: Volume) -> Offline {
+    Offline { commands: Commands { volume: Mutex::new(Some(Arc::new(volume))), mountpoint: None } }
+}
+
+impl Offline {
+    /// Closes the volume.
+    ///
+    /// # Errors
+    /// Of the last commit or checkpoint.
+    pub fn close(self) -> Result<(), Failure> {
+        let volume = self.commands.volume.into_inner();
+        match volume.and_then(Arc::into_inner) {
+            Some(volume) => volume.close(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Handler for Offline {
+    fn handle(&self, command: Command, client: i32, progress: Progress<'_>) -> Result<Value, Failure> {
+        self.commands.handle(command, client, progress)
+    }
+}

@@ -1,0 +1,20 @@
+//! Puts the layers together into a volume and runs it.
+//!
+//! A volume's folder has `volume.json` (identity), `cairn.toml` (settings), `lock`
+//! (held with the holder's pid), `control.sock`, `meta/` (engine), `store/`
+//! (blocks), `checkpoints/` (Parquet) and `daemon.log`. One process holds a
+//! volume at a time: the daemon of a mount, or a verb that works offline.
+
+mod block_index;
+mod check;
+mod handler;
+mod identity;
+mod run;
+mod transfer;
+mod volume;
+
+pub use self::handler::{Offline, offline, status_json};
+pub use self::identity::{Identity, Lock, default_volume};
+pub(crate) use self::run::tell;
+pub use self::run::{MountRequest, run_mount};
+pub use self::volume::{CreateOptions, RecoverOptions, Volume, VolumeMode};

@@ -1,0 +1,115 @@
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::handler::Commands;
+use super::volume::{Volume, VolumeMode, failed};
+use crate::api::{self, Failure};
+use crate::fuse::{self, MountOptions};
+
+/// How long a daemon that was told to stop waits for its queue; the rest goes
+/// on at the next mount.
+const STOP_DRAIN: Duration = Duration::from_secs(5);
+
+/// What a mount needs.
+#[derive(Debug, Clone)]
+pub struct MountRequest {
+    /// The volume's folder.
+    pub volume: PathBuf,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// How the volume is opened.
+    pub mode: VolumeMode,
+    /// How the kernel mounts.
+    pub options: MountOptions,
+    /// Told when the mount answers: a path that is written to.
+    pub ready: Option<PathBuf>,
+}
+
+/// Mounts a volume and serves it until it is unmounted.
+///
+/// # Errors
+/// Of opening, mounting and closing.
+pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
+    let volume = Arc::new(Volume::open(&request.volume, &request.mode)?);
+    let mut options = request.options.clone();
+    options.source = request.volume.display().to_string();
+    options.read_only = request.mode.read_only;
+    if options.threads == 0 {
+        options.threads = volume.config.mount.threads as usize;
+    }
+    let session = fuse::mount(&volume.vfs, &request.mountpoint, &options).map_err(failed)?;
+    tracing::info!(volume = %volume.identity.id, mountpoint = %request.mountpoint.display(), "mounted");
+    let commands = Arc::new(Commands {
+        volume: Mutex::new(Some(Arc::clone(&volume))),
+        mountpoint: Some(request.mountpoint.clone()),
+    });
+    api::serve(&request.volume, Arc::clone(&commands) as Arc<dyn api::Handler>).map_err(failed)?;
+    stop_on_signals(&volume, &request.mountpoint);
+    if let Some(ready) = &request.ready {
+        // The parent has closed its end when it was killed: the mount stays.
+        if let Err(error) = tell(ready, "ok\n") {
+            tracing::warn!(%error, "nobody waits for this mount");
+        }
+    }
+    session.wait();
+    tracing::info!("unmounted; committing what is left");
+    // No command begins after this; one that runs is waited for.
+    drop(commands.volume.lock().take());
+    let volume = wait_for_last(volume);
+    let drained = volume.drain(Some(STOP_DRAIN), &mut |_| {});
+    if let Ok(false) = drained {
+        let pending = volume.replicator.progress().pending;
+        tracing::warn!(pending, "contents wait for copies; the next mount goes on with them");
+    }
+    let closed = volume.close();
+    std::fs::remove_file(request.volume.join("control.sock")).map_err(failed)?;
+    drained?;
+    closed
+}
+
+/// Commands hold the volume while they run.
+fn wait_for_last(mut volume: Arc<Volume>) -> Volume {
+    let pause = crate::runtime::Shutdown::default();
+    loop {
+        match Arc::try_unwrap(volume) {
+            Ok(volume) => return volume,
+            Err(shared) => volume = shared,
+        }
+        if pause.wait(Duration::from_millis(50)) {
+            tracing::trace!("still waiting");
+        }
+    }
+}
+
+/// Writes to the pipe of the process that waits for us.
+pub(crate) fn tell(ready: &Path, text: &str) -> std::io::Result<()> {
+    std::fs::File::options().write(true).open(ready)?.write_all(text.as_bytes())
+}
+
+fn stop_on_signals(volume: &Volume, mountpoint: &Path) {
+    let mountpoint = mountpoint.to_owned();
+    volume.bridge.spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            tracing::error!("signals cannot be watched; use `cairn umount`");
+            return;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop; unmounting");
+        let done = tokio::task::spawn_blocking(move || {
+            // Busy mounts are detached: open files end with their programs.
+            fuse::unmount(&mountpoint, false).or_else(|_| fuse::unmount(&mountpoint, true))
+        });
+        if let Ok(Err(error)) = done.await {
+            tracing::error!(%error, "cannot unmount");
+        }
+    });
+}

@@ -1,0 +1,364 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block_index::EngineIndex;
+use super::identity::{Identity, Lock};
+use crate::api::{ErrorCode, Failure};
+use crate::backends::{BackendSpec, open, refuse_overlap, wrap};
+use crate::config::{Config, TEMPLATE};
+use crate::content::Profile;
+use crate::metadata::{EmbeddedEngine, Engine, EventRecord, Namespace};
+use crate::replication::{
+    Checkpointer, CheckpointerOptions, Policy, Progress, RecoverSource, Recovered, Registry, Replicator,
+    ReplicatorOptions, recover,
+};
+use crate::runtime::{Bridge, Clock, Shutdown, SystemClock};
+use crate::store::{LocalStore, StoreOptions};
+use crate::types::VolumeId;
+use crate::vfs::{Vfs, VfsOptions, VfsParts};
+
+/// How a volume is opened.
+#[derive(Debug, Clone, Default)]
+pub struct VolumeMode {
+    /// No changes of files.
+    pub read_only: bool,
+    /// Replaces parts of the stored policy, for this opening only.
+    pub policy_override: String,
+    /// Where it will be mounted, to refuse overlaps.
+    pub mountpoint: Option<PathBuf>,
+}
+
+/// What a new volume starts with.
+#[derive(Debug, Clone)]
+pub struct CreateOptions {
+    /// URLs of backends.
+    pub backends: Vec<String>,
+    /// The policy.
+    pub policy: Policy,
+    /// The profile.
+    pub profile: Profile,
+}
+
+/// What a recovery needs.
+#[derive(Debug, Clone)]
+pub struct RecoverOptions {
+    /// URL of the backend that has everything.
+    pub from: String,
+    /// Which volume, when several lie there.
+    pub volume_id: Option<VolumeId>,
+}
+
+/// An open volume.
+pub struct Volume {
+    pub(super) dir: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) config: Config,
+    pub(super) bridge: Bridge,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) namespace: Arc<Namespace>,
+    pub(super) store: Arc<LocalStore>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) replicator: Arc<Replicator>,
+    pub(super) checkpointer: Arc<Checkpointer>,
+    pub(super) vfs: Arc<Vfs>,
+    /// Ends the background work once everything is written.
+    shutdown: Shutdown,
+    _lock: Lock,
+}
+
+pub(super) fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(ErrorCode::Failed, error.to_string())
+}
+
+fn usage(error: impl std::fmt::Display) -> Failure {
+    Failure::new(ErrorCode::Usage, error.to_string())
+}
+
+/// Reads backend URLs; each gets an id of its own.
+pub(super) fn parse_backends(urls: &[String], existing: &[BackendSpec]) -> Result<Vec<BackendSpec>, Failure> {
+    let mut specs = existing.to_vec();
+    for url in urls {
+        let taken: Vec<_> = specs.iter().map(|spec| spec.id.clone()).collect();
+        let spec = BackendSpec::parse(url, &taken).map_err(usage)?;
+        if !specs.iter().any(|known| known.url == spec.url) {
+            specs.push(spec);
+        }
+    }
+    Ok(specs)
+}
+
+impl Volume {
+    /// Makes a volume: its folder, identity, settings, and its backends' places.
+    ///
+    /// # Errors
+    /// `Usage` for a folder with other things in it, a bad URL, an overlap.
+    pub fn create(dir: &Path, options: &CreateOptions) -> Result<Identity, Failure> {
+        Self::prepare_folder(dir)?;
+        let specs = parse_backends(&options.backends, &[])?;
+        for spec in &specs {
+            Self::check_place(spec, dir, None)?;
+            open(spec, true).map_err(|e| Failure::new(ErrorCode::Failed, format!("backend {}: {e}", spec.id)))?;
+        }
+        let identity =
+            Identity::new(VolumeId::random(), options.profile.name.to_owned(), SystemClock.now());
+        Self::write_settings(dir, &specs, &options.policy)?;
+        identity.store(dir)?;
+        Ok(identity)
+    }
+
+    fn prepare_folder(dir: &Path) -> Result<(), Failure> {
+        if Identity::exists(dir) {
+            let text = format!("{} is a cairn volume already", dir.display());
+            return Err(Failure::new(ErrorCode::Usage, text));
+        }
+        std::fs::create_dir_all(dir).map_err(|e| failed(format!("{}: {e}", dir.display())))?;
+        let occupied = std::fs::read_dir(dir).map_err(failed)?.filter_map(Result::ok).any(|entry| {
+            // What an earlier try that failed may have left.
+            !matches!(entry.file_name().to_str(), Some("lock" | "cairn.toml" | "daemon.log" | "lost+found"))
+        });
+        if occupied {
+            let text = format!("{} has other files in it: name an empty or new folder", dir.display());
+            return Err(Failure::new(ErrorCode::Usage, text));
+        }
+        Ok(())
+    }
+
+    fn write_settings(dir: &Path, specs: &[BackendSpec], policy: &Policy) -> Result<(), Failure> {
+        std::fs::write(Config::path(dir), TEMPLATE).map_err(failed)?;
+        Config::set_policy(dir, policy).map_err(failed)?;
+        Config::set_backends(dir, specs).map_err(failed)
+    }
+
+    pub(super) fn check_place(spec: &BackendSpec, volume: &Path, mountpoint: Option<&Path>) -> Result<(), Failure> {
+        match spec.path() {
+            Some(path) => refuse_overlap(&path, volume, mountpoint).map_err(usage),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens a volume and starts its background work. Backends that do not
+    /// answer are opened again later: they never stop a mount.
+    ///
+    /// # Errors
+    /// `NotFound`, `Busy`; `Failed` for damage that needs `fsck` or `recover`.
+    pub fn open(dir: &Path, mode: &VolumeMode) -> Result<Self, Failure> {
+        let identity = Identity::load(dir)?;
+        let lock = Lock::take(dir)?;
+        let (config, _) = Config::load(dir).map_err(usage)?;
+        let policy = config.policy();
+        let mount_policy = policy.overridden_by(&mode.policy_override).map_err(usage)?;
+        let profile: Profile = identity.profile.parse().map_err(failed)?;
+        let bridge = Bridge::start(2).map_err(failed)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let shutdown = Shutdown::default();
+        let engine: Arc<dyn Engine> = Arc::new(
+            EmbeddedEngine::open(&dir.join("meta"), config.store.engine_cache_bytes.0)
+                .map_err(|e| failed(format!("{}: {e}", dir.join("meta").display())))?,
+        );
+        let namespace = Arc::new(Namespace::open(Arc::clone(&engine), clock.now()).map_err(failed)?);
+        let options = StoreOptions {
+            pack_bytes: config.store.pack_bytes.0,
+            cache_bytes: config.store.node_cache_bytes.0,
+            ..StoreOptions::default()
+        };
+        let index = Arc::new(EngineIndex { engine });
+        let store = Arc::new(LocalStore::open(&dir.join("store"), index, options).map_err(failed)?);
+        let registry = Arc::new(Registry::new(local_domain(dir)?));
+        let call_deadline = Duration::from_secs(config.replication.call_deadline_s);
+        for spec in &config.backends {
+            Self::check_place(spec, dir, mode.mountpoint.as_deref())?;
+            let opened = open(spec, false).map(|backend| wrap::standard(backend, call_deadline));
+            if let Err(error) = &opened {
+                tracing::warn!(backend = %spec.id, %error, "a backend is not in reach; it is tried again");
+            }
+            registry.add(spec.clone(), opened.map_err(|e| e.message));
+        }
+        let level_deadline = Duration::from_secs(config.replication.level_deadline_s);
+        let replicator = Replicator::start(
+            Arc::clone(&namespace),
+            Arc::clone(&store),
+            Arc::clone(&registry),
+            bridge.clone(),
+            Arc::clone(&clock),
+            shutdown.clone(),
+            ReplicatorOptions {
+                call_deadline,
+                level_deadline,
+                probe_interval: Duration::from_secs(config.replication.probe_interval_s),
+                ..ReplicatorOptions::default()
+            },
+        )
+        .map_err(failed)?;
+        let checkpointer = Checkpointer::start(
+            Arc::clone(&namespace),
+            Arc::clone(&registry),
+            policy,
+            bridge.clone(),
+            Arc::clone(&clock),
+            shutdown.clone(),
+            CheckpointerOptions {
+                dir: dir.join("checkpoints"),
+                volume: identity.id,
+                writer: identity.writer,
+                profile: identity.profile.clone(),
+                delta_interval: Duration::from_secs(config.checkpoint.delta_interval_s.max(1)),
+                base_interval: Duration::from_secs(config.checkpoint.base_interval_s.max(1)),
+                base_bytes: config.checkpoint.base_bytes.0,
+                max_deltas: config.checkpoint.max_deltas as usize,
+                level_deadline,
+            },
+        )
+        .map_err(failed)?;
+        let vfs = Vfs::open(VfsParts {
+            namespace: Arc::clone(&namespace),
+            store: Arc::clone(&store),
+            replicator: Arc::clone(&replicator),
+            checkpointer: Arc::clone(&checkpointer),
+            clock: Arc::clone(&clock),
+            options: VfsOptions {
+                profile,
+                policy: mount_policy,
+                read_only: mode.read_only,
+                dirty_bytes: config.mount.dirty_bytes.0,
+                memory_file_bytes: config.mount.memory_file_bytes.0,
+                hash_threads: config.mount.hash_threads as usize,
+                volume_dir: std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str()).to_vec(),
+            },
+        })
+        .map_err(failed)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            identity,
+            config,
+            bridge,
+            clock,
+            namespace,
+            store,
+            registry,
+            replicator,
+            checkpointer,
+            vfs,
+            shutdown,
+            _lock: lock,
+        })
+    }
+
+    /// The filesystem, for programs that use the library without a mount.
+    #[must_use]
+    pub fn vfs(&self) -> &Arc<Vfs> {
+        &self.vfs
+    }
+
+    /// The blocks, for exports.
+    #[must_use]
+    pub fn replicator(&self) -> &Arc<Replicator> {
+        &self.replicator
+    }
+
+    /// The volume's folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Commits everything and waits for the queue; false when some is left.
+    ///
+    /// # Errors
+    /// Of committing.
+    pub fn drain(&self, deadline: Option<Duration>, progress: &mut dyn FnMut(Progress)) -> Result<bool, Failure> {
+        self.vfs.commit_all().map_err(failed)?;
+        Ok(self.replicator.drain(deadline, progress))
+    }
+
+    /// Commits, writes a last checkpoint, and stops. What is pending stays in
+    /// the durable queue; the next opening goes on with it.
+    ///
+    /// # Errors
+    /// Of the last commit or checkpoint; the volume is closed all the same.
+    pub fn close(self) -> Result<(), Failure> {
+        let committed = self.vfs.close();
+        let written = self.checkpointer.checkpoint(false);
+        let persisted = self.namespace.engine().persist();
+        self.shutdown.trigger();
+        let Self { namespace, store, registry, replicator, checkpointer, vfs, .. } = self;
+        drop((vfs, replicator, checkpointer, registry, store));
+        // The background threads end; then the engine's files are free again.
+        let pause = Shutdown::default();
+        for _ in 0..200 {
+            if Arc::strong_count(&namespace) == 1 || pause.wait(Duration::from_millis(25)) {
+                break;
+            }
+        }
+        drop(namespace);
+        committed.map_err(failed)?;
+        written.map_err(failed)?;
+        persisted.map_err(failed)
+    }
+
+    /// Makes a volume from what a backend holds.
+    ///
+    /// # Errors
+    /// `Usage` for an occupied folder; `NotFound` when there is no complete
+    /// checkpoint.
+    pub fn recover(dir: &Path, options: &RecoverOptions) -> Result<Recovered, Failure> {
+        Self::prepare_folder(dir)?;
+        let spec = BackendSpec::parse(&options.from, &[]).map_err(usage)?;
+        Self::check_place(&spec, dir, None)?;
+        let backend = open(&spec, false).map_err(failed)?;
+        let lock = Lock::take(dir)?;
+        let clock = SystemClock;
+        let bridge = Bridge::start(2).map_err(failed)?;
+        let recovered = {
+            let engine: Arc<dyn Engine> =
+                Arc::new(EmbeddedEngine::open(&dir.join("meta"), 64 << 20).map_err(failed)?);
+            let namespace = Namespace::open(Arc::clone(&engine), clock.now()).map_err(failed)?;
+            let source = RecoverSource { backend, volume: options.volume_id };
+            let result = recover(&source, &namespace, &dir.join("checkpoints"), &bridge);
+            let recovered = match result {
+                Ok(recovered) => recovered,
+                Err(error) => {
+                    drop(namespace);
+                    drop(engine);
+                    for left in ["meta", "checkpoints"] {
+                        std::fs::remove_dir_all(dir.join(left)).map_err(failed)?;
+                    }
+                    return Err(Failure::new(ErrorCode::NotFound, error.to_string()));
+                }
+            };
+            let event = EventRecord {
+                at: clock.now(),
+                kind: "recover".into(),
+                subject: spec.id.to_string(),
+                detail: format!("checkpoint {}", recovered.manifest.sequence),
+            };
+            namespace.append_event(&event).map_err(failed)?;
+            engine.persist().map_err(failed)?;
+            recovered
+        };
+        let mut specs = recovered.backends.clone();
+        let place = |spec: &BackendSpec| spec.path();
+        if !specs.iter().any(|known| place(known).is_some() && place(known) == place(&spec)) {
+            let taken: Vec<_> = specs.iter().map(|known| known.id.clone()).collect();
+            specs.push(BackendSpec::parse(&options.from, &taken).map_err(usage)?);
+        }
+        Self::write_settings(dir, &specs, &recovered.policy)?;
+        let identity = Identity::new(recovered.manifest.volume, recovered.manifest.profile.clone(), clock.now());
+        identity.store(dir)?;
+        drop(lock);
+        // Judged anew (the local copies are gone), and written as a new base by
+        // this life's writer.
+        let volume = Self::open(dir, &VolumeMode::default())?;
+        volume.replicator.replan().map_err(failed)?;
+        volume.checkpointer.checkpoint(true).map_err(failed)?;
+        volume.close()?;
+        Ok(recovered)
+    }
+}
+
+/// The local store's failure domain: its device.
+fn local_domain(dir: &Path) -> Result<String, Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let device = std::fs::metadata(dir).map_err(failed)?.dev();
+    Ok(format!("device:{}:{}", rustix::fs::major(device), rustix::fs::minor(device)))
+}
