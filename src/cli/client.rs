@@ -42,8 +42,11 @@ pub(super) fn mounts() -> Vec<MountEntry> {
     let entry = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let mut right = right.split(' ');
-        (right.next()? == "fuse.cairn").then_some(())?;
-        Some(MountEntry { mountpoint: unescape(left.split(' ').nth(4)?), volume: unescape(right.next()?) })
+        // root mounts have the type `fuse`, those by fusermount3 `fuse.cairn`.
+        matches!(right.next()?, "fuse" | "fuse.cairn").then_some(())?;
+        let volume = unescape(right.next()?);
+        let ours = volume.is_absolute() && crate::daemon::Identity::exists(&volume);
+        ours.then(|| Some(MountEntry { mountpoint: unescape(left.split(' ').nth(4)?), volume }))?
     };
     text.lines().filter_map(entry).collect()
 }

@@ -129,6 +129,16 @@ impl Registry {
         domains.len()
     }
 
+    /// Distinct places that could ever hold a copy as configured, the local one
+    /// included: those that are away count, read-only ones do not.
+    pub fn places_configured(&self) -> usize {
+        let entries = self.entries.read();
+        let writable = entries.values().filter(|entry| entry.state != BackendState::ReadOnly);
+        let mut domains: std::collections::BTreeSet<&str> = writable.map(|entry| entry.domain.as_str()).collect();
+        domains.insert(&self.local_domain);
+        domains.len()
+    }
+
     /// Backends to open or to probe: those that are down, read-only or full
     /// (`all` false), or every one.
     pub(super) fn to_probe(&self, all: bool) -> Vec<(BackendSpec, Option<Arc<dyn Backend>>)> {

@@ -332,7 +332,8 @@ impl Replicator {
         let any = !self.registry.is_empty();
         let count = self.namespace.update_all_contents(&mut |_, record, row| {
             record.pin = self.judge(record.min, record.target, record.max, &record.copies);
-            let wanted = any && record.pin < PinState::AtTarget;
+            let reachable = self.registry.places_configured();
+            let wanted = any && record.pin < PinState::AtTarget && self.distinct(&record.copies) < reachable;
             if wanted && row.is_none() {
                 *row = Some(QueueRecord {
                     since: now,
@@ -484,6 +485,15 @@ impl Replicator {
                 plan.entry(id).or_default().push(content);
             }
         }
+        // Healing of the local copy (after a recovery, or a lost disk).
+        for (root, record) in batch {
+            let here = record.good_copies().any(|copy| copy.backend.is_local());
+            if !here && record.good_copies().next().is_some() {
+                if let Err(error) = self.fetch_all(root) {
+                    tracing::warn!(%error, cid = %root, "a content cannot be brought here");
+                }
+            }
+        }
         let outcomes = Mutex::new(Outcomes::new());
         std::thread::scope(|scope| {
             for (id, contents) in &plan {
@@ -495,6 +505,7 @@ impl Replicator {
         let now = self.clock.now();
         let roots: Vec<Cid> = batch.iter().map(|(root, _)| *root).collect();
         let places = self.registry.places_now();
+        let configured = self.registry.places_configured();
         let mut again = false;
         self.namespace.update_contents(&roots, &mut |root, record, row| {
             let mut error = String::new();
@@ -505,7 +516,10 @@ impl Replicator {
                 }
             }
             record.pin = self.judge(record.min, record.target, record.max, &record.copies);
-            if record.pin >= PinState::AtTarget {
+            // Every place that is configured has it: more is asked for when one
+            // is added (`replan`).
+            let covered = self.distinct(&record.copies) >= configured && error.is_empty();
+            if record.pin >= PinState::AtTarget || covered {
                 *row = None;
                 return;
             }
