@@ -447,6 +447,6 @@ mod tests {
         let text = std::fs::read_to_string(Config::path(dir.path())).unwrap();
         assert!(text.contains("# Threads that read the kernel's requests."));
         let config = Config::load_with(dir.path(), &|_| None).unwrap().0;
-        assert_eq!((config.backends, config.policy().min), (vec![spec], 1));
+        assert_eq!((config.backends.clone(), config.policy().min), (vec![spec], 1));
     }
 }
