@@ -197,7 +197,10 @@ impl<R: Read> CarReader<R> {
         if len == 0 || len > MAX_HEADER {
             return Err(ArchiveError::NotACar(format!("a header of {len} bytes")));
         }
-        let body = counted.bytes(len, "the header")?;
+        let body = counted.bytes(len, "the header").map_err(|error| match error {
+            ArchiveError::Truncated { .. } => ArchiveError::NotACar("it ends inside its header".into()),
+            other => other,
+        })?;
         serde_ipld_dagcbor::from_slice(&body).map_err(|e| ArchiveError::NotACar(format!("its header: {e}")))
     }
 

@@ -13,8 +13,10 @@ use super::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
 use crate::archive::{Archive, ArchiveError, CarReader};
 
-fn failure(path: &Path, error: impl std::fmt::Display) -> Failure {
-    Failure::new(ErrorCode::Failed, format!("{}: {error}", path.display()))
+fn failure(path: &Path, error: std::io::Error) -> Failure {
+    let missing = error.kind() == std::io::ErrorKind::NotFound;
+    let code = if missing { ErrorCode::NotFound } else { ErrorCode::Failed };
+    Failure::new(code, format!("{}: {error}", path.display()))
 }
 
 fn of_archive(path: &Path, error: &ArchiveError) -> Failure {

@@ -321,7 +321,10 @@ impl Volume {
                     drop(namespace);
                     drop(engine);
                     for left in ["meta", "checkpoints"] {
-                        std::fs::remove_dir_all(dir.join(left)).map_err(failed)?;
+                        match std::fs::remove_dir_all(dir.join(left)) {
+                            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+                            _ => {}
+                        }
                     }
                     return Err(Failure::new(ErrorCode::NotFound, error.to_string()));
                 }

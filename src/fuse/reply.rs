@@ -62,7 +62,19 @@ pub(super) fn attributes(ino: Ino, row: &InodeRecord) -> FileAttr {
 /// `Some(None)` is now, by our clock.
 pub(super) fn set_time(time: Option<TimeOrNow>) -> Option<Option<Timestamp>> {
     time.map(|time| match time {
-        TimeOrNow::SpecificTime(at) => Some(Timestamp::from_system(at)),
+        TimeOrNow::SpecificTime(at) => Some(asked_time(at)),
         TimeOrNow::Now => None,
     })
+}
+
+/// The time that the kernel asked for. Before 1970 `fuser` (0.18, `time.rs`)
+/// subtracts the nanoseconds where they count forward; that is undone here.
+fn asked_time(at: std::time::SystemTime) -> Timestamp {
+    match std::time::UNIX_EPOCH.duration_since(at) {
+        Ok(before) if !before.is_zero() => Timestamp {
+            seconds: i64::try_from(before.as_secs()).map_or(i64::MIN, |seconds| -seconds),
+            nanoseconds: before.subsec_nanos(),
+        },
+        _ => Timestamp::from_system(at),
+    }
 }

@@ -83,11 +83,12 @@ fn failed(mountpoint: &Path, reason: impl Into<String>) -> MountError {
 
 /// What can be said before the kernel is asked.
 fn check(mountpoint: &Path) -> Result<(), MountError> {
+    // Attributes of a dead mount may still be cached; its space is not.
+    if matches!(rustix::fs::statfs(mountpoint), Err(Errno::NOTCONN)) {
+        tracing::warn!(mountpoint = %mountpoint.display(), "a dead mount is in the way; it is unmounted");
+        unmount(mountpoint, true)?;
+    }
     match std::fs::metadata(mountpoint) {
-        Err(error) if error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error()) => {
-            tracing::warn!(mountpoint = %mountpoint.display(), "a dead mount is in the way; it is unmounted");
-            unmount(mountpoint, true)?;
-        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(failed(mountpoint, "there is no such directory; make it with mkdir -p"));
         }

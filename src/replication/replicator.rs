@@ -257,8 +257,9 @@ impl Replicator {
             }
             rounds_without_change = if now.pending == last { rounds_without_change + 1 } else { 0 };
             last = now.pending;
-            // All that is left has failed, and keeps failing.
-            let stuck = now.failed >= now.pending && rounds_without_change > 10;
+            // All that is left has failed, and no probe in the meantime helped:
+            // only somebody with a deadline waits longer.
+            let stuck = deadline.is_none() && now.failed >= now.pending && rounds_without_change > 60;
             if stuck || deadline.is_some_and(|limit| start.elapsed() >= limit) {
                 return false;
             }

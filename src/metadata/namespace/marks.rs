@@ -3,13 +3,15 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use super::stats::Delta;
-use super::{Namespace, Tx};
+use super::{Commit, Namespace, Tx};
 use crate::metadata::records::{decode, encode};
 use crate::metadata::{ContentRecord, DentryRecord, InodeRecord, MetadataError, keys};
 use crate::types::{Cid, FileKind, Ino, Name, Timestamp};
 
 /// Rows that one transaction loads or clears at most.
 const PAGE: usize = 1024;
+/// Marks cleared under one hold of the commit lock.
+const CLEARED: usize = 256;
 
 /// One row of a checkpoint; `None` means that it is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,10 @@ pub struct MarkToken {
     events: u64,
     /// Rows that were visited.
     pub rows: u64,
+}
+
+fn epoch_of(mark: &[u8]) -> u64 {
+    mark.try_into().map_or(0, u64::from_be_bytes)
 }
 
 fn damaged(key: &[u8], reason: &str) -> MetadataError {
@@ -159,23 +165,30 @@ impl Namespace {
     pub fn clear_marks(&self, token: &MarkToken) -> Result<(), MetadataError> {
         let mut start = vec![keys::MARK];
         loop {
-            let next = self.run(|tx| {
-                let (mut last, mut old, mut seen) = (None, Vec::new(), 0);
-                tx.inner.scan(&start, &[keys::MARK + 1], &mut |key, value| {
-                    seen += 1;
-                    last = Some(key.to_vec());
-                    let epoch = value.try_into().map_or(0, u64::from_be_bytes);
-                    if epoch < token.epoch {
-                        old.push(key.to_vec());
-                    }
-                    if seen == PAGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-                })?;
-                for key in &old {
-                    tx.inner.delete(key);
+            let (mut last, mut old, mut seen) = (None, Vec::new(), 0);
+            self.engine.snapshot()?.scan(&start, &[keys::MARK + 1], &mut |key, value| {
+                seen += 1;
+                last = Some(key.to_vec());
+                if epoch_of(value) < token.epoch {
+                    old.push(key.to_vec());
                 }
-                Ok(last.filter(|_| seen == PAGE))
+                if seen == CLEARED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
-            let Some(mut last) = next else { break };
+            if !old.is_empty() {
+                // Under the commit lock nobody renews a mark between the look
+                // and the commit, so a busy tree cannot make this lose for ever.
+                let _commits_wait = self.sequenced.lock();
+                let mut inner = self.engine.begin()?;
+                for key in &old {
+                    if inner.get(key)?.is_some_and(|value| epoch_of(&value) < token.epoch) {
+                        inner.delete(key);
+                    }
+                }
+                if inner.commit()? == Commit::Conflict {
+                    return Err(MetadataError::Contended);
+                }
+            }
+            let Some(mut last) = last.filter(|_| seen == CLEARED) else { break };
             last.push(0);
             start = last;
         }
