@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cairnfs::backends::{Backend, BackendError, Capabilities, ListPage, MemoryBackend, Presence, Usage, conformance};
+use cairnfs::backends::{
+    Backend, BackendError, Capabilities, ListPage, MemoryBackend, Presence, Usage, conformance,
+};
 use cairnfs::types::{Block, Cid};
 
 struct Logged(MemoryBackend);

@@ -8,11 +8,15 @@ use cairnfs::archive::export;
 use cairnfs::content::{ContentError, DirectoryEntry, Profile, build_directory, import_file};
 
 fn main() -> anyhow::Result<()> {
-    let dir = std::path::PathBuf::from(std::env::args_os().nth(1).unwrap_or_else(|| "example".into()));
+    let dir =
+        std::path::PathBuf::from(std::env::args_os().nth(1).unwrap_or_else(|| "example".into()));
     let tree = dir.join("tree");
     std::fs::create_dir_all(&tree)?;
     for i in 0..20usize {
-        std::fs::write(tree.join(format!("file-{i:02}")), format!("line {i}\n").repeat(1 + i * 9000))?;
+        std::fs::write(
+            tree.join(format!("file-{i:02}")),
+            format!("line {i}\n").repeat(1 + i * 9000),
+        )?;
     }
     let profile = Profile::UNIXFS_V1_2025;
     let mut blocks = HashMap::new();

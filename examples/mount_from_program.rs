@@ -7,7 +7,9 @@ use cairnfs::fuse::MountOptions;
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1);
     let (Some(volume), Some(mountpoint)) = (arguments.next(), arguments.next()) else {
-        anyhow::bail!("usage: mount_from_program VOLUME MOUNTPOINT (make the volume with `cairn init`)");
+        anyhow::bail!(
+            "usage: mount_from_program VOLUME MOUNTPOINT (make the volume with `cairn init`)"
+        );
     };
     run_mount(&MountRequest {
         volume: std::path::absolute(volume)?,

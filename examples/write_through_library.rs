@@ -8,9 +8,11 @@ use cairnfs::types::{FileKind, Ino, Name};
 use cairnfs::vfs::OpenOptions;
 
 fn main() -> anyhow::Result<()> {
-    let dir = std::path::PathBuf::from(std::env::args_os().nth(1).unwrap_or_else(|| "example".into()));
+    let dir =
+        std::path::PathBuf::from(std::env::args_os().nth(1).unwrap_or_else(|| "example".into()));
     let volume_dir = dir.join("volume");
-    let backend = format!("file://{}?domain=second", std::path::absolute(dir.join("backend"))?.display());
+    let backend =
+        format!("file://{}?domain=second", std::path::absolute(dir.join("backend"))?.display());
     let policy: Policy = "min=1,target=2".parse()?;
     Volume::create(
         &std::path::absolute(&volume_dir)?,
@@ -21,7 +23,8 @@ fn main() -> anyhow::Result<()> {
     for i in 0..100 {
         let name = Name::new(format!("file-{i}"))?;
         let made = vfs.make(Ino::ROOT, &name, FileKind::File, (0o644, 0), (0, 0), b"")?;
-        let handle = vfs.open_file(made.ino, OpenOptions { write: true, ..OpenOptions::default() })?;
+        let handle =
+            vfs.open_file(made.ino, OpenOptions { write: true, ..OpenOptions::default() })?;
         vfs.write(handle, 0, format!("number {i}").as_bytes())?;
         vfs.fsync(handle)?;
         vfs.release(handle)?;

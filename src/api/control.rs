@@ -216,12 +216,13 @@ pub fn serve(volume: &Path, handler: Arc<dyn Handler>) -> std::io::Result<()> {
             }
             let (handler, open) = (Arc::clone(&handler), Arc::clone(&open));
             let counted = Arc::clone(&open);
-            let started = std::thread::Builder::new().name("cairn-command".into()).spawn(move || {
-                if let Err(error) = answer(&stream, handler.as_ref()) {
-                    tracing::debug!(%error, "a client went away");
-                }
-                counted.fetch_sub(1, Ordering::AcqRel);
-            });
+            let started =
+                std::thread::Builder::new().name("cairn-command".into()).spawn(move || {
+                    if let Err(error) = answer(&stream, handler.as_ref()) {
+                        tracing::debug!(%error, "a client went away");
+                    }
+                    counted.fetch_sub(1, Ordering::AcqRel);
+                });
             if started.is_err() {
                 open.fetch_sub(1, Ordering::AcqRel);
             }
@@ -243,15 +244,20 @@ fn answer(stream: &UnixStream, handler: &dyn Handler) -> std::io::Result<()> {
     let request: Request = match serde_json::from_str(&line) {
         Ok(request) => request,
         Err(error) => {
-            let failure = Failure::new(ErrorCode::Usage, format!("the request does not decode: {error}"));
+            let failure =
+                Failure::new(ErrorCode::Usage, format!("the request does not decode: {error}"));
             return send(stream, &Answer::Error(failure));
         }
     };
     if request.version != VERSION {
-        let text = format!("the daemon speaks version {VERSION}, the client {}: use one cairn for both", request.version);
+        let text = format!(
+            "the daemon speaks version {VERSION}, the client {}: use one cairn for both",
+            request.version
+        );
         return send(stream, &Answer::Error(Failure::new(ErrorCode::Usage, text)));
     }
-    let client = rustix::net::sockopt::socket_peercred(stream).map_or(0, |peer| peer.pid.as_raw_nonzero().get());
+    let client = rustix::net::sockopt::socket_peercred(stream)
+        .map_or(0, |peer| peer.pid.as_raw_nonzero().get());
     let mut last = std::time::Instant::now();
     let result = handler.handle(request.request, client, &mut |report| {
         // A slow terminal must not slow the work: five lines a second.
@@ -298,15 +304,19 @@ fn converse(
     progress: &mut dyn FnMut(ProgressReport),
 ) -> Result<Value, Failure> {
     let broken = |error: std::io::Error| {
-        Failure::new(ErrorCode::Failed, format!("the daemon went away ({error}); see daemon.log in the volume"))
+        Failure::new(
+            ErrorCode::Failed,
+            format!("the daemon went away ({error}); see daemon.log in the volume"),
+        )
     };
     let mut line = serde_json::to_vec(&Request { version: VERSION, request: command.clone() })
         .map_err(|e| Failure::new(ErrorCode::Failed, e.to_string()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(broken)?;
     for line in BufReader::new(stream).lines() {
-        let answer: Answer = serde_json::from_str(&line.map_err(broken)?)
-            .map_err(|e| Failure::new(ErrorCode::Failed, format!("the daemon's answer does not decode: {e}")))?;
+        let answer: Answer = serde_json::from_str(&line.map_err(broken)?).map_err(|e| {
+            Failure::new(ErrorCode::Failed, format!("the daemon's answer does not decode: {e}"))
+        })?;
         match answer {
             Answer::Progress(report) => progress(report),
             Answer::Ok(value) => return Ok(value),

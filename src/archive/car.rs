@@ -14,7 +14,8 @@ use super::ArchiveError;
 use crate::types::{Block, Cid, cid};
 
 /// The 11 bytes that a CARv2 begins with: a header of version 2.
-pub(super) const PRAGMA: &[u8] = &[0x0a, 0xa1, 0x67, b'v', b'e', b'r', b's', b'i', b'o', b'n', 0x02];
+pub(super) const PRAGMA: &[u8] =
+    &[0x0a, 0xa1, 0x67, b'v', b'e', b'r', b's', b'i', b'o', b'n', 0x02];
 /// Bytes of the CARv2 header behind the pragma.
 pub(super) const V2_HEADER: u64 = 40;
 /// Longest header that is read: some 800,000 roots (go-car's limit).
@@ -58,7 +59,8 @@ pub struct Section {
 /// Encodes a CARv1 header, its length included.
 pub(super) fn encode_header(roots: &[Cid]) -> Result<Vec<u8>, ArchiveError> {
     let header = HeaderV1 { roots: Some(roots.to_vec()), version: 1 };
-    let body = serde_ipld_dagcbor::to_vec(&header).map_err(|e| ArchiveError::NotACar(e.to_string()))?;
+    let body =
+        serde_ipld_dagcbor::to_vec(&header).map_err(|e| ArchiveError::NotACar(e.to_string()))?;
     let mut buffer = unsigned_varint::encode::u64_buffer();
     let mut out = unsigned_varint::encode::u64(body.len() as u64, &mut buffer).to_vec();
     out.extend_from_slice(&body);
@@ -85,7 +87,10 @@ impl<R: Read> Counted<'_, R> {
         while done < buf.len() {
             match self.input.read(&mut buf[done..]) {
                 Ok(0) => {
-                    return Err(ArchiveError::Truncated { offset: *self.offset + done as u64, inside });
+                    return Err(ArchiveError::Truncated {
+                        offset: *self.offset + done as u64,
+                        inside,
+                    });
                 }
                 Ok(n) => done += n,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
@@ -115,7 +120,8 @@ impl<R: Read> Counted<'_, R> {
             } else {
                 self.exact(&mut byte, "a varint")?;
             }
-            let bad = |reason: &str| ArchiveError::Malformed { offset: start, reason: reason.to_owned() };
+            let bad =
+                |reason: &str| ArchiveError::Malformed { offset: start, reason: reason.to_owned() };
             if index == 9 {
                 return Err(bad("a varint over 63 bits"));
             }
@@ -161,22 +167,30 @@ impl<R: Read> CarReader<R> {
         let first = Self::header(&mut counted)?;
         if first.version != 2 || first.roots.is_some() {
             let roots = roots_of(first)?;
-            let header = CarHeader { version: 1, roots, data_offset: 0, data_size: None, index_offset: 0 };
+            let header =
+                CarHeader { version: 1, roots, data_offset: 0, data_size: None, index_offset: 0 };
             return Ok(Self { input, offset, header, end: None });
         }
         let fields = counted.bytes(V2_HEADER, "the CARv2 header")?;
         let number = |at: usize| {
-            fields[at..at + 8].iter().rev().fold(0u64, |value, byte| (value << 8) | u64::from(*byte))
+            fields[at..at + 8]
+                .iter()
+                .rev()
+                .fold(0u64, |value, byte| (value << 8) | u64::from(*byte))
         };
         let (data_offset, data_size, index_offset) = (number(16), number(24), number(32));
         let bad = |reason: String| ArchiveError::Malformed { offset: PRAGMA.len() as u64, reason };
         let earliest = PRAGMA.len() as u64 + V2_HEADER;
-        let end = data_offset.checked_add(data_size).ok_or_else(|| bad("the data size overflows".into()))?;
+        let end = data_offset
+            .checked_add(data_size)
+            .ok_or_else(|| bad("the data size overflows".into()))?;
         if data_offset < earliest {
             return Err(bad(format!("the data offset {data_offset} is inside the header")));
         }
         if index_offset != 0 && index_offset < end {
-            return Err(bad(format!("the index offset {index_offset} is inside the data, which ends at {end}")));
+            return Err(bad(format!(
+                "the index offset {index_offset} is inside the data, which ends at {end}"
+            )));
         }
         let mut padding = data_offset - earliest;
         while padding > 0 {
@@ -185,9 +199,13 @@ impl<R: Read> CarReader<R> {
             padding -= step;
         }
         let roots = roots_of(Self::header(&mut counted)?)?;
-        let header = CarHeader { version: 2, roots, data_offset, data_size: Some(data_size), index_offset };
+        let header =
+            CarHeader { version: 2, roots, data_offset, data_size: Some(data_size), index_offset };
         if offset > end {
-            return Err(ArchiveError::Malformed { offset, reason: "the data size is shorter than its header".into() });
+            return Err(ArchiveError::Malformed {
+                offset,
+                reason: "the data size is shorter than its header".into(),
+            });
         }
         Ok(Self { input, offset, header, end: Some(end) })
     }
@@ -198,10 +216,13 @@ impl<R: Read> CarReader<R> {
             return Err(ArchiveError::NotACar(format!("a header of {len} bytes")));
         }
         let body = counted.bytes(len, "the header").map_err(|error| match error {
-            ArchiveError::Truncated { .. } => ArchiveError::NotACar("it ends inside its header".into()),
+            ArchiveError::Truncated { .. } => {
+                ArchiveError::NotACar("it ends inside its header".into())
+            }
             other => other,
         })?;
-        serde_ipld_dagcbor::from_slice(&body).map_err(|e| ArchiveError::NotACar(format!("its header: {e}")))
+        serde_ipld_dagcbor::from_slice(&body)
+            .map_err(|e| ArchiveError::NotACar(format!("its header: {e}")))
     }
 
     /// What the archive says of itself.
@@ -231,14 +252,18 @@ impl<R: Read> CarReader<R> {
             return Err(bad("a section of no bytes".into()));
         }
         if len > Block::MAX_LEN as u64 + MAX_CID {
-            return Err(bad(format!("a section of {len} bytes; blocks have at most {}", Block::MAX_LEN)));
+            return Err(bad(format!(
+                "a section of {len} bytes; blocks have at most {}",
+                Block::MAX_LEN
+            )));
         }
         if end.is_some_and(|end| *counted.offset + len > end) {
             return Err(bad("a section that goes beyond the data".into()));
         }
         let body = Bytes::from(counted.bytes(len, "a section")?);
         let mut rest = &body[..];
-        let id = Cid::read_bytes(&mut rest).map_err(|e| bad(format!("a CID that does not decode: {e}")))?;
+        let id = Cid::read_bytes(&mut rest)
+            .map_err(|e| bad(format!("a CID that does not decode: {e}")))?;
         let data = body.slice(body.len() - rest.len()..);
         if data.len() > Block::MAX_LEN {
             return Err(bad(format!("a block of {} bytes", data.len())));
@@ -246,9 +271,10 @@ impl<R: Read> CarReader<R> {
         match cid::verify(&id, &data) {
             cid::Verdict::Match => Ok(Some(Section { cid: id, offset: start, data })),
             cid::Verdict::Mismatch => Err(ArchiveError::Mismatch { cid: id, offset: start }),
-            cid::Verdict::UnknownHash => {
-                Err(bad(format!("block {id} has a hash that cannot be checked (0x{:x})", id.hash().code())))
-            }
+            cid::Verdict::UnknownHash => Err(bad(format!(
+                "block {id} has a hash that cannot be checked (0x{:x})",
+                id.hash().code()
+            ))),
         }
     }
 

@@ -68,8 +68,8 @@ pub fn export(
 ) -> Result<ExportReport, ArchiveError> {
     let order = list(roots, load)?;
     let header = encode_header(roots)?;
-    let data_size: u64 =
-        header.len() as u64 + order.iter().map(|(id, len)| section_len(id, u64::from(*len))).sum::<u64>();
+    let data_size: u64 = header.len() as u64
+        + order.iter().map(|(id, len)| section_len(id, u64::from(*len))).sum::<u64>();
     let mut written = 0;
     if version == 2 {
         let data_offset = PRAGMA.len() as u64 + V2_HEADER;
@@ -87,10 +87,15 @@ pub fn export(
     for (done, (id, len)) in order.iter().enumerate() {
         let data = load(id)?;
         if data.len() as u64 != u64::from(*len) {
-            return Err(ArchiveError::Unusable(format!("block {id} changed while it was exported")));
+            return Err(ArchiveError::Unusable(format!(
+                "block {id} changed while it was exported"
+            )));
         }
         let id_bytes = id.to_bytes();
-        out.write_all(unsigned_varint::encode::u64((id_bytes.len() + data.len()) as u64, &mut buffer))?;
+        out.write_all(unsigned_varint::encode::u64(
+            (id_bytes.len() + data.len()) as u64,
+            &mut buffer,
+        ))?;
         out.write_all(&id_bytes)?;
         out.write_all(&data)?;
         if version == 2 {
@@ -117,7 +122,12 @@ pub(super) fn encode_index(rows: &[(Cid, u64)]) -> Vec<u8> {
     for (id, offset) in rows {
         let digest = id.hash().digest().to_vec();
         let width = digest.len() as u32 + 8;
-        codes.entry(id.hash().code()).or_default().entry(width).or_default().push((digest, *offset));
+        codes
+            .entry(id.hash().code())
+            .or_default()
+            .entry(width)
+            .or_default()
+            .push((digest, *offset));
     }
     let mut buffer = unsigned_varint::encode::u64_buffer();
     let mut out = unsigned_varint::encode::u64(INDEX_CODEC, &mut buffer).to_vec();

@@ -146,8 +146,16 @@ impl Archive {
         }
         let indexed = check_index(&header, reader, &rows)?;
         let spool = spool.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-        let mut archive =
-            Self { header, spool, _path: path, places, order, duplicates, extra: Vec::new(), indexed };
+        let mut archive = Self {
+            header,
+            spool,
+            _path: path,
+            places,
+            order,
+            duplicates,
+            extra: Vec::new(),
+            indexed,
+        };
         archive.walk()?;
         Ok(archive)
     }
@@ -210,7 +218,8 @@ impl Archive {
         if let Some(inline) = inline_block(id) {
             return Ok(inline);
         }
-        let (offset, len) = *self.places.get(id).ok_or(ArchiveError::Incomplete { count: 1, first: *id })?;
+        let (offset, len) =
+            *self.places.get(id).ok_or(ArchiveError::Incomplete { count: 1, first: *id })?;
         let mut data = vec![0; len as usize];
         self.spool.read_exact_at(&mut data, offset)?;
         Ok(Bytes::from(data))
@@ -255,7 +264,9 @@ impl Archive {
                     ArchiveError::Unusable(format!("the name `{}`: {e}", entry.name.escape_debug()))
                 })?;
                 if !names.insert(name.clone()) {
-                    return Err(ArchiveError::Unusable(format!("{name:?} occurs twice in a directory")));
+                    return Err(ArchiveError::Unusable(format!(
+                        "{name:?} occurs twice in a directory"
+                    )));
                 }
                 let (node, _) = self.node(&entry.link.cid)?;
                 plan.nodes.push(node);
@@ -274,7 +285,10 @@ impl Archive {
         let mut node = match &parsed {
             Node::Raw(_) | Node::File { .. } => {
                 let content = self.content(id, &parsed)?;
-                ImportNode { content: (content.link.size > 0).then_some(content), ..ImportNode::of(FileKind::File) }
+                ImportNode {
+                    content: (content.link.size > 0).then_some(content),
+                    ..ImportNode::of(FileKind::File)
+                }
             }
             Node::Directory { .. } | Node::Shard { .. } => ImportNode::of(FileKind::Directory),
             Node::Symlink { target, .. } => {
@@ -294,12 +308,18 @@ impl Archive {
             _ => 0,
         };
         let (mut blocks, mut tsize) = (0, 0);
-        walk_post_order(id, &mut |_| Ok(true), &mut |id| self.load_for_walk(id), &mut |_, data| {
-            blocks += 1;
-            tsize += data.len() as u64;
-            Ok(())
-        })?;
-        let profile = if self.is_ours(id, root, size)? { String::new() } else { "foreign".to_owned() };
+        walk_post_order(
+            id,
+            &mut |_| Ok(true),
+            &mut |id| self.load_for_walk(id),
+            &mut |_, data| {
+                blocks += 1;
+                tsize += data.len() as u64;
+                Ok(())
+            },
+        )?;
+        let profile =
+            if self.is_ours(id, root, size)? { String::new() } else { "foreign".to_owned() };
         Ok(ImportContent { link: Link { cid: *id, size, tsize }, blocks, profile })
     }
 
@@ -364,13 +384,16 @@ fn check_index<R: Read>(
     // every block must still be found in it.
     match parse_index(&found) {
         Some(index) => {
-            let known: BTreeMap<(Vec<u8>, u64), ()> = index.into_iter().map(|row| (row, ())).collect();
+            let known: BTreeMap<(Vec<u8>, u64), ()> =
+                index.into_iter().map(|row| (row, ())).collect();
             let absent = indexable
                 .iter()
                 .find(|(id, offset)| !known.contains_key(&(id.hash().digest().to_vec(), *offset)));
             match absent {
                 None => Ok(true),
-                Some((id, _)) => Err(ArchiveError::BadIndex(format!("block {id} is not where it says"))),
+                Some((id, _)) => {
+                    Err(ArchiveError::BadIndex(format!("block {id} is not where it says")))
+                }
             }
         }
         None => Err(ArchiveError::BadIndex("it does not decode".into())),

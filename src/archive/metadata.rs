@@ -10,7 +10,9 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{Archive, ArchiveError, ImportEntry, ImportNode, ImportPlan, io_error};
-use crate::content::{DirectoryEntry, Profile, build_directory, import_file, leaves, read_directory};
+use crate::content::{
+    DirectoryEntry, Profile, build_directory, import_file, leaves, read_directory,
+};
 use crate::metadata::checkpoint::{BaseWriter, Table, read_table};
 use crate::metadata::{Change, InodeRecord};
 use crate::types::{Block, Cid, FileKind, Ino, Name};
@@ -65,7 +67,9 @@ pub(super) fn find(archive: &Archive, root: &Cid) -> Result<Option<Tables>, Arch
         files.push(entry);
         Ok(())
     });
-    let wanted = |file: &&DirectoryEntry| TABLES.iter().any(|t| file.name == format!("{}.parquet", t.name()));
+    let wanted = |file: &&DirectoryEntry| {
+        TABLES.iter().any(|t| file.name == format!("{}.parquet", t.name()))
+    };
     if listed.is_err() || files.iter().filter(wanted).count() != TABLES.len() {
         return Ok(None);
     }
@@ -74,10 +78,15 @@ pub(super) fn find(archive: &Archive, root: &Cid) -> Result<Option<Tables>, Arch
         let (node, _) = archive.node(&file.link.cid)?;
         let Some(content) = node.content else { continue };
         let mut out = File::create(dir.path().join(&file.name))?;
-        leaves(&content.link, 0..content.link.size, &mut |id| archive.load_for_walk(id), &mut |leaf| {
-            let data = archive.load(&leaf.cid).map_err(|e| io_error(&e))?;
-            out.write_all(&data).map_err(crate::content::ContentError::Io)
-        })?;
+        leaves(
+            &content.link,
+            0..content.link.size,
+            &mut |id| archive.load_for_walk(id),
+            &mut |leaf| {
+                let data = archive.load(&leaf.cid).map_err(|e| io_error(&e))?;
+                out.write_all(&data).map_err(crate::content::ContentError::Io)
+            },
+        )?;
     }
     let mut tables = Tables { inodes: Vec::new(), entries: HashMap::new(), xattrs: HashMap::new() };
     for table in TABLES {
@@ -87,7 +96,9 @@ pub(super) fn find(archive: &Archive, root: &Cid) -> Result<Option<Tables>, Arch
                 Change::Dentry(parent, name, Some(dentry)) => {
                     tables.entries.entry(parent).or_default().push((name, dentry.ino));
                 }
-                Change::Xattr(ino, name, Some(value)) => tables.xattrs.entry(ino).or_default().push((name, value)),
+                Change::Xattr(ino, name, Some(value)) => {
+                    tables.xattrs.entry(ino).or_default().push((name, value))
+                }
                 _ => {}
             }
         }
@@ -96,9 +107,14 @@ pub(super) fn find(archive: &Archive, root: &Cid) -> Result<Option<Tables>, Arch
 }
 
 /// A plan from the tables; contents are checked against the archive's blocks.
-pub(super) fn plan(archive: &Archive, root: &Cid, tables: &Tables) -> Result<ImportPlan, ArchiveError> {
+pub(super) fn plan(
+    archive: &Archive,
+    root: &Cid,
+    tables: &Tables,
+) -> Result<ImportPlan, ArchiveError> {
     let unusable = |text: &str| ArchiveError::Unusable(format!("its metadata: {text}"));
-    let rows: HashMap<Ino, &InodeRecord> = tables.inodes.iter().map(|(ino, row)| (*ino, row)).collect();
+    let rows: HashMap<Ino, &InodeRecord> =
+        tables.inodes.iter().map(|(ino, row)| (*ino, row)).collect();
     let top = tables
         .inodes
         .iter()
@@ -119,7 +135,8 @@ pub(super) fn plan(archive: &Archive, root: &Cid, tables: &Tables) -> Result<Imp
             let index = match made.get(child) {
                 Some(index) => *index,
                 None => {
-                    let row = rows.get(child).ok_or_else(|| unusable("a name leads to no inode"))?;
+                    let row =
+                        rows.get(child).ok_or_else(|| unusable("a name leads to no inode"))?;
                     plan.nodes.push(node(archive, *child, row, tables)?);
                     let index = plan.nodes.len() - 1;
                     made.insert(*child, index);
@@ -135,13 +152,21 @@ pub(super) fn plan(archive: &Archive, root: &Cid, tables: &Tables) -> Result<Imp
     Ok(plan)
 }
 
-fn node(archive: &Archive, ino: Ino, row: &InodeRecord, tables: &Tables) -> Result<ImportNode, ArchiveError> {
+fn node(
+    archive: &Archive,
+    ino: Ino,
+    row: &InodeRecord,
+    tables: &Tables,
+) -> Result<ImportNode, ArchiveError> {
     let content = match &row.content {
         Some(root) => {
             let (node, _) = archive.node(root)?;
-            let content = node.content.filter(|content: &super::ImportContent| content.link.size == row.size);
+            let content =
+                node.content.filter(|content: &super::ImportContent| content.link.size == row.size);
             Some(content.ok_or_else(|| {
-                ArchiveError::Unusable(format!("its metadata and content {root} disagree about a size"))
+                ArchiveError::Unusable(format!(
+                    "its metadata and content {root} disagree about a size"
+                ))
             })?)
         }
         None => None,

@@ -49,7 +49,9 @@ pub(super) struct MountOrVolume {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cairn init --volume ~/volume --backend /mnt/b/cairn --backend 'file:///mnt/c/cairn?domain=attic'\n  cairn init --volume ~/volume --policy min=1,target=2")]
+#[command(
+    after_help = "Examples:\n  cairn init --volume ~/volume --backend /mnt/b/cairn --backend 'file:///mnt/c/cairn?domain=attic'\n  cairn init --volume ~/volume --policy min=1,target=2"
+)]
 pub(super) struct Init {
     /// The volume's folder (default: $CAIRN_VOLUME, else ~/.local/share/cairn/default).
     #[arg(long)]
@@ -66,7 +68,9 @@ pub(super) struct Init {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cairn mount ~/data --volume ~/volume --backend /mnt/b/cairn\n  cairn mount ~/data -o level=LOCAL_DURABILITY,wait_on=fsync\n  mount -t cairn /srv/volume /srv/data -o noatime\n  /srv/volume /srv/data cairn defaults,_netdev 0 0     (a line of fstab)\n\nOptions of -o: level=, wait_on=, on_degraded=, min=, target=, max= (this mount only), volume=, ro, rw, allow_other, noatime, nosuid, nodev, noexec, sync, dirsync; what fstab has for others (defaults, auto, user, nofail, _netdev, x-*) is passed over.")]
+#[command(
+    after_help = "Examples:\n  cairn mount ~/data --volume ~/volume --backend /mnt/b/cairn\n  cairn mount ~/data -o level=LOCAL_DURABILITY,wait_on=fsync\n  mount -t cairn /srv/volume /srv/data -o noatime\n  /srv/volume /srv/data cairn defaults,_netdev 0 0     (a line of fstab)\n\nOptions of -o: level=, wait_on=, on_degraded=, min=, target=, max= (this mount only), volume=, ro, rw, allow_other, noatime, nosuid, nodev, noexec, sync, dirsync; what fstab has for others (defaults, auto, user, nofail, _netdev, x-*) is passed over."
+)]
 pub(super) struct Mount {
     /// Where.
     pub mountpoint: PathBuf,
@@ -91,7 +95,9 @@ pub(super) struct Mount {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  cairn recover --from /mnt/disk-b/cairn --volume ~/volume\n  cairn recover --from /mnt/disk-b/cairn --volume ~/volume --full")]
+#[command(
+    after_help = "Examples:\n  cairn recover --from /mnt/disk-b/cairn --volume ~/volume\n  cairn recover --from /mnt/disk-b/cairn --volume ~/volume --full"
+)]
 pub(super) struct Recover {
     /// The backend that has everything.
     #[arg(long, value_name = "URL")]
@@ -114,7 +120,9 @@ pub(super) enum Verb {
     /// Mount a volume; returns when the mount answers.
     Mount(Mount),
     /// Wait for what is pending, and unmount.
-    #[command(after_help = "Examples:\n  cairn umount ~/data\n  cairn umount --volume ~/volume --timeout 60\n  cairn umount ~/data --force     (says what stays pending; the next mount goes on with it)")]
+    #[command(
+        after_help = "Examples:\n  cairn umount ~/data\n  cairn umount --volume ~/volume --timeout 60\n  cairn umount ~/data --force     (says what stays pending; the next mount goes on with it)"
+    )]
     Umount {
         /// The mountpoint.
         target: Option<PathBuf>,
@@ -129,7 +137,9 @@ pub(super) enum Verb {
         force: bool,
     },
     /// Show the volume's state; costs the same whatever the number of files.
-    #[command(after_help = "Examples:\n  cairn status ~/data\n  cairn status --volume ~/volume --json")]
+    #[command(
+        after_help = "Examples:\n  cairn status ~/data\n  cairn status --volume ~/volume --json"
+    )]
     Status {
         #[command(flatten)]
         target: MountOrVolume,
@@ -141,7 +151,9 @@ pub(super) enum Verb {
         path: PathBuf,
     },
     /// Print CIDs of files and directories, also outside a mount: what `ipfs add` would say.
-    #[command(after_help = "Examples:\n  cairn cid ~/data/photos\n  cairn cid --profile unixfs-v0-2015 file\n\nOutside a mount hidden files are included, as in the mount; --no-hidden leaves them out, as plain `ipfs add -r` does.")]
+    #[command(
+        after_help = "Examples:\n  cairn cid ~/data/photos\n  cairn cid --profile unixfs-v0-2015 file\n\nOutside a mount hidden files are included, as in the mount; --no-hidden leaves them out, as plain `ipfs add -r` does."
+    )]
     Cid {
         /// Paths.
         #[arg(required = true)]
@@ -154,7 +166,9 @@ pub(super) enum Verb {
         no_hidden: bool,
     },
     /// Wait until the policy's level holds.
-    #[command(after_help = "Examples:\n  cairn sync ~/data/results\n  cairn sync --volume ~/volume")]
+    #[command(
+        after_help = "Examples:\n  cairn sync ~/data/results\n  cairn sync --volume ~/volume"
+    )]
     Sync {
         /// A path in a mount.
         path: Option<PathBuf>,
@@ -173,7 +187,9 @@ pub(super) enum Verb {
         verb: PolicyVerb,
     },
     /// Write a file or directory into a CAR archive.
-    #[command(after_help = "Examples:\n  cairn export ~/data/set -o set.car\n  cairn export ~/data/set -o - --car-version 1 | ssh host 'ipfs dag import'\n  cairn export ~/data/set -o set.car --metadata     (modes, owners, times, xattrs, hard links too)")]
+    #[command(
+        after_help = "Examples:\n  cairn export ~/data/set -o set.car\n  cairn export ~/data/set -o - --car-version 1 | ssh host 'ipfs dag import'\n  cairn export ~/data/set -o set.car --metadata     (modes, owners, times, xattrs, hard links too)"
+    )]
     Export {
         /// A path in a mount.
         path: PathBuf,
@@ -188,7 +204,9 @@ pub(super) enum Verb {
         metadata: bool,
     },
     /// Read a CAR archive into a new path; all or nothing.
-    #[command(after_help = "Examples:\n  cairn import set.car ~/data/set\n  ipfs dag export CID | cairn import - ~/data/set")]
+    #[command(
+        after_help = "Examples:\n  cairn import set.car ~/data/set\n  ipfs dag export CID | cairn import - ~/data/set"
+    )]
     Import {
         /// The archive; `-` is stdin.
         file: PathBuf,
@@ -216,7 +234,9 @@ pub(super) enum Verb {
     /// Make a volume from what a backend holds.
     Recover(Recover),
     /// Check metadata, blocks, contents and checkpoints.
-    #[command(after_help = "Examples:\n  cairn fsck --volume ~/volume\n  cairn fsck --volume ~/volume --deep     (re-hashes every block)\n  cairn fsck --volume ~/volume --repair   (not mounted)")]
+    #[command(
+        after_help = "Examples:\n  cairn fsck --volume ~/volume\n  cairn fsck --volume ~/volume --deep     (re-hashes every block)\n  cairn fsck --volume ~/volume --repair   (not mounted)"
+    )]
     Fsck {
         /// The volume's folder.
         #[arg(long)]
@@ -309,7 +329,9 @@ pub(super) enum PolicyVerb {
         volume: Option<PathBuf>,
     },
     /// Set parts of a policy.
-    #[command(after_help = "Examples:\n  cairn policy set min=2,target=3 --volume ~/volume\n  cairn policy set min=3,target=4 ~/data/thesis\n  cairn policy set '' ~/data/thesis     (inherits again)")]
+    #[command(
+        after_help = "Examples:\n  cairn policy set min=2,target=3 --volume ~/volume\n  cairn policy set min=3,target=4 ~/data/thesis\n  cairn policy set '' ~/data/thesis     (inherits again)"
+    )]
     Set {
         /// min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue; any part.
         text: String,

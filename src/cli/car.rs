@@ -25,7 +25,13 @@ fn of_archive(path: &Path, error: &ArchiveError) -> Failure {
 }
 
 /// Writes to a temporary name beside the archive; a cut export leaves nothing.
-pub(super) fn export(path: &Path, file: &Path, version: u8, metadata: bool, output: &Output) -> Result<(), Failure> {
+pub(super) fn export(
+    path: &Path,
+    file: &Path,
+    version: u8,
+    metadata: bool,
+    output: &Output,
+) -> Result<(), Failure> {
     let (target, inner) = Target::of_path(path)?;
     if file == Path::new("-") {
         let fd = std::io::stdout().as_raw_fd();
@@ -77,7 +83,12 @@ pub(super) fn car(verb: &CarVerb, output: &Output) -> Result<(), Failure> {
             let mut reader = CarReader::new(open(file)?).map_err(|e| of_archive(file, &e))?;
             let (mut rows, mut lines) = (Vec::new(), Vec::new());
             while let Some(section) = reader.next_section().map_err(|e| of_archive(file, &e))? {
-                lines.push(format!("{} {:>12} {:>9}", section.cid, section.offset, section.data.len()));
+                lines.push(format!(
+                    "{} {:>12} {:>9}",
+                    section.cid,
+                    section.offset,
+                    section.data.len()
+                ));
                 rows.push(json!({ "cid": section.cid.to_string(), "offset": section.offset, "bytes": section.data.len() }));
             }
             output.lines(&json!(rows), &lines);
@@ -96,7 +107,8 @@ pub(super) fn car(verb: &CarVerb, output: &Output) -> Result<(), Failure> {
                 "duplicates": archive.duplicates, "indexed": archive.indexed,
                 "extra": archive.extra.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
-            output.fields(&value, &["version", "blocks", "roots", "duplicates", "extra", "indexed"]);
+            output
+                .fields(&value, &["version", "blocks", "roots", "duplicates", "extra", "indexed"]);
         }
     }
     Ok(())

@@ -13,9 +13,15 @@ use crate::content::{
     DirectoryEntry, Link, Profile, build_directory, escape_name, import_file, symlink,
 };
 
-pub(super) fn cid(paths: &[PathBuf], profile: &str, no_hidden: bool, output: &Output) -> Result<(), Failure> {
-    let profile: Profile =
-        profile.parse().map_err(|e: crate::content::UnknownProfile| Failure::new(ErrorCode::Usage, e.to_string()))?;
+pub(super) fn cid(
+    paths: &[PathBuf],
+    profile: &str,
+    no_hidden: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    let profile: Profile = profile.parse().map_err(|e: crate::content::UnknownProfile| {
+        Failure::new(ErrorCode::Usage, e.to_string())
+    })?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
     for path in paths {
         let cid = match Target::try_of_path(path)? {
@@ -25,7 +31,10 @@ pub(super) fn cid(paths: &[PathBuf], profile: &str, no_hidden: bool, output: &Ou
             }
             None => of_disk(path, &profile, no_hidden)?
                 .ok_or_else(|| {
-                    let text = format!("{} is a device, pipe or socket: UnixFS has no form for it", path.display());
+                    let text = format!(
+                        "{} is a device, pipe or socket: UnixFS has no form for it",
+                        path.display()
+                    );
                     Failure::new(ErrorCode::Usage, text)
                 })?
                 .cid
@@ -50,7 +59,9 @@ fn failure(path: &Path, error: impl std::fmt::Display) -> Failure {
 
 fn leaf_of(path: &Path, profile: &Profile) -> Result<Option<Link>, Failure> {
     let meta = std::fs::symlink_metadata(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Failure::new(ErrorCode::NotFound, format!("{}: {e}", path.display())),
+        std::io::ErrorKind::NotFound => {
+            Failure::new(ErrorCode::NotFound, format!("{}: {e}", path.display()))
+        }
         _ => failure(path, e),
     })?;
     if meta.is_symlink() {
@@ -94,7 +105,8 @@ fn of_disk(path: &Path, profile: &Profile, no_hidden: bool) -> Result<Option<Lin
             continue;
         }
         let Some(done) = stack.pop() else { return Ok(None) };
-        let link = build_directory(profile, done.built, &mut |_, _| Ok(())).map_err(|e| failure(path, e))?;
+        let link = build_directory(profile, done.built, &mut |_, _| Ok(()))
+            .map_err(|e| failure(path, e))?;
         match stack.last_mut() {
             Some(parent) => parent.built.push(DirectoryEntry { name: done.name, link }),
             None => return Ok(Some(link)),

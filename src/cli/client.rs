@@ -60,7 +60,8 @@ impl Target {
     /// The volume that a path lies in, and the path from its root.
     pub fn of_path(path: &Path) -> Result<(Self, Vec<u8>), Failure> {
         Self::try_of_path(path)?.ok_or_else(|| {
-            let text = format!("{} is not in a cairn mount; `cairn mount` makes one", path.display());
+            let text =
+                format!("{} is not in a cairn mount; `cairn mount` makes one", path.display());
             Failure::new(ErrorCode::NotFound, text)
         })
     }
@@ -88,13 +89,17 @@ impl Target {
 
     /// A volume by its folder, or the default one.
     pub fn of_volume(volume: Option<PathBuf>) -> Result<Self, Failure> {
-        let volume = std::path::absolute(volume.unwrap_or_else(default_volume)).map_err(super::failed)?;
+        let volume =
+            std::path::absolute(volume.unwrap_or_else(default_volume)).map_err(super::failed)?;
         crate::daemon::Identity::load(&volume)?;
         Ok(Self { volume })
     }
 
     /// A mountpoint first, then a volume's folder.
-    pub fn of_volume_or_path(path: Option<PathBuf>, volume: Option<PathBuf>) -> Result<Self, Failure> {
+    pub fn of_volume_or_path(
+        path: Option<PathBuf>,
+        volume: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
         match path {
             Some(path) if volume.is_none() => Ok(Self::of_path(&path)?.0),
             _ => Self::of_volume(volume),
@@ -115,7 +120,9 @@ impl Target {
         }
         if Lock::is_held(&self.volume) {
             // Its holder has no socket yet or any more: the lock says who.
-            return Err(Lock::take(&self.volume).err().unwrap_or_else(|| super::failed("the volume is busy; try again")));
+            return Err(Lock::take(&self.volume)
+                .err()
+                .unwrap_or_else(|| super::failed("the volume is busy; try again")));
         }
         let mode = VolumeMode::default();
         let volume = Volume::open(&self.volume, &mode)?;

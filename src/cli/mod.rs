@@ -77,15 +77,16 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let level = arguments.log_level.as_deref();
     let usage = |text: String| Failure::new(ErrorCode::Usage, text);
     if !matches!(arguments.verb, Verb::Mount(_)) {
-        init_logging(level.unwrap_or("warn"), arguments.log_format.unwrap_or_default()).map_err(usage)?;
+        init_logging(level.unwrap_or("warn"), arguments.log_format.unwrap_or_default())
+            .map_err(usage)?;
     }
     let output = Output::new(arguments.json);
     match arguments.verb {
         Verb::Init(init) => setup::init(&init, &output),
-        Verb::Mount(request) => {
-            mount::mount(&request, level, arguments.log_format, &output)
+        Verb::Mount(request) => mount::mount(&request, level, arguments.log_format, &output),
+        Verb::Umount { target, timeout, force, volume } => {
+            mount::umount(target, volume, timeout, force, &output)
         }
-        Verb::Umount { target, timeout, force, volume } => mount::umount(target, volume, timeout, force, &output),
         Verb::Status { target } => {
             let target = Target::of_volume_or_path(target.mountpoint, target.volume)?;
             let value = target.send(&Command::Status, &output)?;
@@ -122,7 +123,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Verb::Recover(request) => setup::recover(&request, &output),
         Verb::Fsck { volume, repair, deep } => {
-            let value = Target::of_volume(volume)?.send(&Command::Fsck { repair, deep }, &output)?;
+            let value =
+                Target::of_volume(volume)?.send(&Command::Fsck { repair, deep }, &output)?;
             output.fields(&value, &["problems", "repaired", "remaining", "deep"]);
             Ok(())
         }
@@ -136,7 +138,12 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "cairn", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Arguments::command(),
+                "cairn",
+                &mut std::io::stdout(),
+            );
             Ok(())
         }
         Verb::Man { dir } => {
@@ -162,14 +169,35 @@ fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure> {
         }
         BackendVerb::Show { id, volume } => {
             let value = Target::of_volume(volume)?.send(&Command::BackendList, output)?;
-            let one = value.as_array().into_iter().flatten().find(|backend| backend["id"] == Value::from(id.clone()));
+            let one = value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|backend| backend["id"] == Value::from(id.clone()));
             let one = one.ok_or_else(|| {
-                Failure::new(ErrorCode::NotFound, format!("there is no backend `{id}`; `cairn backend list` shows them"))
+                Failure::new(
+                    ErrorCode::NotFound,
+                    format!("there is no backend `{id}`; `cairn backend list` shows them"),
+                )
             })?;
-            output.fields(one, &["id", "kind", "url", "state", "domain", "copies", "used_bytes", "capacity_bytes", "last_error"]);
+            output.fields(
+                one,
+                &[
+                    "id",
+                    "kind",
+                    "url",
+                    "state",
+                    "domain",
+                    "copies",
+                    "used_bytes",
+                    "capacity_bytes",
+                    "last_error",
+                ],
+            );
         }
         BackendVerb::Remove { id, force, volume } => {
-            let value = Target::of_volume(volume)?.send(&Command::BackendRemove { id, force }, output)?;
+            let value =
+                Target::of_volume(volume)?.send(&Command::BackendRemove { id, force }, output)?;
             output.fields(&value, &["id", "last_copies_given_up"]);
         }
         BackendVerb::Test { url } => setup::backend_test(&url, output)?,

@@ -33,7 +33,9 @@ pub(super) fn helper_arguments(words: &[OsString]) -> Result<Vec<OsString>, Fail
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.to_str() {
-            Some("-o") => options.push(words.next().cloned().ok_or_else(|| usage("-o needs options"))?),
+            Some("-o") => {
+                options.push(words.next().cloned().ok_or_else(|| usage("-o needs options"))?)
+            }
             // Sloppy, fake, no mtab, verbose, type: nothing here depends on them.
             Some("-t") => drop(words.next()),
             Some(flag) if flag.starts_with('-') && flag.len() > 1 => {}
@@ -43,7 +45,8 @@ pub(super) fn helper_arguments(words: &[OsString]) -> Result<Vec<OsString>, Fail
     let [source, mountpoint] = places.as_slice() else {
         return Err(usage("usage: mount.cairn VOLUME MOUNTPOINT [-o OPTS]"));
     };
-    let mut out: Vec<OsString> = vec!["cairn".into(), "mount".into(), mountpoint.clone(), "--volume".into(), source.clone()];
+    let mut out: Vec<OsString> =
+        vec!["cairn".into(), "mount".into(), mountpoint.clone(), "--volume".into(), source.clone()];
     for option in options {
         out.extend(["-o".into(), option]);
     }
@@ -62,8 +65,11 @@ struct Options {
 
 fn parse_options(lists: &[String]) -> Result<Options, Failure> {
     let mut options = Options::default();
-    for word in lists.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|word| !word.is_empty()) {
-        let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
+    for word in
+        lists.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|word| !word.is_empty())
+    {
+        let (key, value) =
+            word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
         match (key, value) {
             ("level" | "wait_on" | "on_degraded" | "min" | "target" | "max", Some(_)) => {
                 options.policy.push(word.to_owned());
@@ -76,9 +82,29 @@ fn parse_options(lists: &[String]) -> Result<Options, Failure> {
                 options.kernel.push(word.to_owned());
             }
             // What fstab has for mount(8), systemd and people.
-            ("defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "group" | "nofail" | "_netdev"
-            | "atime" | "relatime" | "strictatime" | "lazytime" | "suid" | "dev" | "exec" | "async" | "default_permissions"
-            | "comment", _) => {}
+            (
+                "defaults"
+                | "auto"
+                | "noauto"
+                | "user"
+                | "nouser"
+                | "users"
+                | "owner"
+                | "group"
+                | "nofail"
+                | "_netdev"
+                | "atime"
+                | "relatime"
+                | "strictatime"
+                | "lazytime"
+                | "suid"
+                | "dev"
+                | "exec"
+                | "async"
+                | "default_permissions"
+                | "comment",
+                _,
+            ) => {}
             (other, _) if other.starts_with("x-") || other.starts_with("X-") => {}
             _ => {
                 return Err(usage(format!(
@@ -154,7 +180,8 @@ fn prepare(dir: &Path, request: &Mount) -> Result<(), Failure> {
     }
     let (config, _) = Config::load(dir).map_err(|e| usage(e.to_string()))?;
     for url in &request.backends {
-        let spec = crate::backends::BackendSpec::parse(url, &[]).map_err(|e| usage(e.to_string()))?;
+        let spec =
+            crate::backends::BackendSpec::parse(url, &[]).map_err(|e| usage(e.to_string()))?;
         if !config.backends.iter().any(|known| known.url == spec.url) {
             target.send(&Command::BackendAdd { url: url.clone() }, &Output::new(true))?;
         }
@@ -163,14 +190,25 @@ fn prepare(dir: &Path, request: &Mount) -> Result<(), Failure> {
 }
 
 /// Starts the daemon and waits until it says that the mount answers.
-fn spawn(dir: &Path, request: &Mount, level: Option<&str>, format: Option<LogFormat>) -> Result<(), Failure> {
+fn spawn(
+    dir: &Path,
+    request: &Mount,
+    level: Option<&str>,
+    format: Option<LogFormat>,
+) -> Result<(), Failure> {
     let log_path = dir.join("daemon.log");
-    let log = std::fs::File::options().create(true).append(true).open(&log_path).map_err(super::failed)?;
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .map_err(super::failed)?;
     let pipe = tempfile::tempdir().map_err(super::failed)?;
     let ready = pipe.path().join("ready");
-    rustix::fs::mknodat(rustix::fs::CWD, &ready, rustix::fs::FileType::Fifo, 0o600.into(), 0).map_err(super::failed)?;
+    rustix::fs::mknodat(rustix::fs::CWD, &ready, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .map_err(super::failed)?;
     // Opened for both ways: reading does not end before the daemon has written.
-    let mut reader = std::fs::File::options().read(true).write(true).open(&ready).map_err(super::failed)?;
+    let mut reader =
+        std::fs::File::options().read(true).write(true).open(&ready).map_err(super::failed)?;
     let binary = std::env::current_exe().map_err(super::failed)?;
     let mut command = Process::new(binary);
     command.arg("mount").arg(std::path::absolute(&request.mountpoint).map_err(super::failed)?);
@@ -187,7 +225,12 @@ fn spawn(dir: &Path, request: &Mount, level: Option<&str>, format: Option<LogFor
     if let Some(format) = format {
         command.arg("--log-format").arg(if format == LogFormat::Json { "json" } else { "text" });
     }
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+    command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .process_group(0);
     let mut child = command.spawn().map_err(super::failed)?;
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -215,7 +258,10 @@ fn spawn(dir: &Path, request: &Mount, level: Option<&str>, format: Option<LogFor
             return Err(Failure::new(code, message));
         }
         if let Some(status) = child.try_wait().map_err(super::failed)? {
-            let text = format!("the daemon ended ({status}) before the mount answered; see {}", log_path.display());
+            let text = format!(
+                "the daemon ended ({status}) before the mount answered; see {}",
+                log_path.display()
+            );
             return Err(super::failed(text));
         }
     }
@@ -238,7 +284,12 @@ pub(super) fn umount(
                 mounts().into_iter().find(|mount| mount.mountpoint == path)
             });
             found
-                .ok_or_else(|| Failure::new(ErrorCode::NotFound, format!("{} is not a cairn mount", path.display())))?
+                .ok_or_else(|| {
+                    Failure::new(
+                        ErrorCode::NotFound,
+                        format!("{} is not a cairn mount", path.display()),
+                    )
+                })?
                 .volume
         }
         (_, volume) => volume_dir(volume.as_ref())?,
@@ -254,7 +305,10 @@ pub(super) fn umount(
             // The daemon is dead: its mount, if any, only needs to be detached.
             let dead = mounts().into_iter().find(|mount| mount.volume == dir);
             let Some(dead) = dead else {
-                return Err(Failure::new(ErrorCode::NotFound, format!("the volume {} is not mounted", dir.display())));
+                return Err(Failure::new(
+                    ErrorCode::NotFound,
+                    format!("the volume {} is not mounted", dir.display()),
+                ));
             };
             crate::fuse::unmount(&dead.mountpoint, true).map_err(super::failed)?;
             json!({ "mountpoint": dead.mountpoint.display().to_string(), "pending": 0, "checkpoint": null })
@@ -263,7 +317,10 @@ pub(super) fn umount(
     let (start, pause) = (Instant::now(), Shutdown::default());
     while Lock::is_held(&dir) {
         if start.elapsed() > UMOUNT_DEADLINE || pause.wait(Duration::from_millis(20)) {
-            return Err(Failure::new(ErrorCode::Busy, "it is unmounted, but the daemon still writes; see daemon.log in the volume"));
+            return Err(Failure::new(
+                ErrorCode::Busy,
+                "it is unmounted, but the daemon still writes; see daemon.log in the volume",
+            ));
         }
     }
     output.fields(&value, &["mountpoint", "pending", "checkpoint"]);
@@ -276,15 +333,27 @@ mod tests {
 
     #[test]
     fn options_are_sorted_out_and_unknown_ones_refused() {
-        let options = parse_options(&["defaults,_netdev,ro,noatime,level=ALL".into(), "x-systemd.automount".into()]).unwrap();
-        assert_eq!((options.read_only, options.kernel, options.policy), (true, vec!["noatime".to_owned()], vec!["level=ALL".to_owned()]));
+        let options = parse_options(&[
+            "defaults,_netdev,ro,noatime,level=ALL".into(),
+            "x-systemd.automount".into(),
+        ])
+        .unwrap();
+        assert_eq!(
+            (options.read_only, options.kernel, options.policy),
+            (true, vec!["noatime".to_owned()], vec!["level=ALL".to_owned()])
+        );
         assert!(parse_options(&["colour=red".into()]).unwrap_err().message.contains("wait_on="));
     }
 
     #[test]
     fn mount_8_calls_are_understood() {
-        let words: Vec<OsString> = ["/srv/volume", "/mnt", "-sn", "-o", "rw,noatime"].iter().map(Into::into).collect();
+        let words: Vec<OsString> =
+            ["/srv/volume", "/mnt", "-sn", "-o", "rw,noatime"].iter().map(Into::into).collect();
         let out = helper_arguments(&words).unwrap();
-        assert_eq!(out, ["cairn", "mount", "/mnt", "--volume", "/srv/volume", "-o", "rw,noatime"].map(OsString::from));
+        assert_eq!(
+            out,
+            ["cairn", "mount", "/mnt", "--volume", "/srv/volume", "-o", "rw,noatime"]
+                .map(OsString::from)
+        );
     }
 }

@@ -122,12 +122,20 @@ impl Output {
         line(&format!("policy      {}", plain(&value["policy"])));
         line(&format!(
             "pins        {} total: {} at target, {} below target, {} below min, {} over max, {} unverified",
-            pins["total"], pins["at_target"], pins["below_target"], pins["below_min"], pins["over_max"], pins["unverified"],
+            pins["total"],
+            pins["at_target"],
+            pins["below_target"],
+            pins["below_min"],
+            pins["over_max"],
+            pins["unverified"],
         ));
         line(&format!("queue       {} pending, {} failed", queue["pending"], queue["failed"]));
         line(&format!(
             "checkpoint  {} ({} s old, {} copies) {}",
-            checkpoint["sequence"], checkpoint["age_s"], checkpoint["copies"], plain(&checkpoint["cid"])
+            checkpoint["sequence"],
+            checkpoint["age_s"],
+            checkpoint["copies"],
+            plain(&checkpoint["cid"])
         ));
         self.backends(&value["backends"]);
     }
@@ -137,7 +145,10 @@ impl Output {
         if self.printed_json(value) {
             return;
         }
-        line(&format!("{:16} {:7} {:10} {:>8} {:>11} {:>11}  {}", "backend", "kind", "state", "copies", "used", "capacity", "url"));
+        line(&format!(
+            "{:16} {:7} {:10} {:>8} {:>11} {:>11}  {}",
+            "backend", "kind", "state", "copies", "used", "capacity", "url"
+        ));
         for backend in value.as_array().into_iter().flatten() {
             line(&format!(
                 "{:16} {:7} {:10} {:>8} {:>11} {:>11}  {}",
@@ -164,7 +175,10 @@ impl Output {
         for copy in value["copies"].as_array().into_iter().flatten() {
             line(&format!(
                 "copy    {:16} {:9} {} {}",
-                plain(&copy["backend"]), plain(&copy["state"]), plain(&copy["time"]), plain(&copy["method"])
+                plain(&copy["backend"]),
+                plain(&copy["state"]),
+                plain(&copy["time"]),
+                plain(&copy["method"])
             ));
         }
     }

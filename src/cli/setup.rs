@@ -26,7 +26,11 @@ pub(super) fn volume_dir(volume: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     std::path::absolute(volume.cloned().unwrap_or_else(default_volume)).map_err(super::failed)
 }
 
-pub(super) fn create_options(backends: &[String], policy: &str, profile: &str) -> Result<CreateOptions, Failure> {
+pub(super) fn create_options(
+    backends: &[String],
+    policy: &str,
+    profile: &str,
+) -> Result<CreateOptions, Failure> {
     let policy: Policy = policy.parse().map_err(usage)?;
     let profile: Profile = profile.parse().map_err(usage)?;
     Ok(CreateOptions { backends: backends.to_vec(), policy, profile })
@@ -77,7 +81,10 @@ pub(super) fn config_show(volume: Option<PathBuf>, output: &Output) -> Result<()
     let values = serde_json::to_value(&config).map_err(super::failed)?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
     for (key, origin) in &origins {
-        let value = key.split_once('.').map(|(section, key)| values[section][key].clone()).unwrap_or_default();
+        let value = key
+            .split_once('.')
+            .map(|(section, key)| values[section][key].clone())
+            .unwrap_or_default();
         lines.push(format!("{key} = {value}  # {origin}"));
         rows.push(json!({ "key": key, "value": value, "origin": origin }));
     }
@@ -104,7 +111,9 @@ impl Steps {
     ) -> Result<T, Failure> {
         let start = Instant::now();
         let result = match self.bridge.wait(Duration::from_secs(60), future) {
-            Ok(result) => result.map_err(|e| Failure::new(ErrorCode::Failed, format!("{name} failed: {e}"))),
+            Ok(result) => {
+                result.map_err(|e| Failure::new(ErrorCode::Failed, format!("{name} failed: {e}")))
+            }
             Err(e) => Err(Failure::new(ErrorCode::Failed, format!("{name}: {e}"))),
         };
         #[expect(clippy::cast_precision_loss, reason = "printed with three digits")]
@@ -129,7 +138,8 @@ pub(super) fn backend_test(url: &str, output: &Output) -> Result<(), Failure> {
 }
 
 fn run_test(backend: &dyn Backend, steps: &mut Steps) -> Result<(), Failure> {
-    let wrong = |text: &str| Failure::new(ErrorCode::Damaged, format!("{}: {text}", backend.location()));
+    let wrong =
+        |text: &str| Failure::new(ErrorCode::Damaged, format!("{}: {text}", backend.location()));
     let mut data = b"cairn backend test ".to_vec();
     data.extend_from_slice(uuid::Uuid::new_v4().as_bytes());
     data.resize(1 << 20, 7);

@@ -217,7 +217,12 @@ impl Default for StoreConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { delta_interval_s: 30, base_interval_s: 300, base_bytes: ByteSize(64 << 20), max_deltas: 256 }
+        Self {
+            delta_interval_s: 30,
+            base_interval_s: 300,
+            base_bytes: ByteSize(64 << 20),
+            max_deltas: 256,
+        }
     }
 }
 
@@ -282,7 +287,8 @@ impl Config {
         };
         let invalid = |reason: String| ConfigError::Invalid { path: path.clone(), reason };
         let mut table: toml::Table = toml::from_str(&text).map_err(|e| invalid(e.to_string()))?;
-        let defaults = toml::Table::try_from(Self::default()).map_err(|e| invalid(e.to_string()))?;
+        let defaults =
+            toml::Table::try_from(Self::default()).map_err(|e| invalid(e.to_string()))?;
         let mut origins = BTreeMap::new();
         for (section, keys) in &defaults {
             for (key, default) in keys.as_table().into_iter().flatten() {
@@ -291,8 +297,10 @@ impl Config {
                 origins.insert(full.clone(), if in_file { Origin::File } else { Origin::Default });
                 let name = format!("CAIRN_{}_{}", section.to_uppercase(), key.to_uppercase());
                 if let Some(value) = environment(&name) {
-                    let value = typed(&value, default).map_err(|reason| ConfigError::Environment { name, reason })?;
-                    let entry = table.entry(section.clone()).or_insert_with(|| toml::Table::new().into());
+                    let value = typed(&value, default)
+                        .map_err(|reason| ConfigError::Environment { name, reason })?;
+                    let entry =
+                        table.entry(section.clone()).or_insert_with(|| toml::Table::new().into());
                     if let Some(section) = entry.as_table_mut() {
                         section.insert(key.clone(), value);
                     }
@@ -300,7 +308,8 @@ impl Config {
                 }
             }
         }
-        let config: Self = table.try_into().map_err(|e: toml::de::Error| invalid(hint(e.message(), &defaults)))?;
+        let config: Self =
+            table.try_into().map_err(|e: toml::de::Error| invalid(hint(e.message(), &defaults)))?;
         config.volume.policy.parse::<Policy>().map_err(|e| invalid(e.to_string()))?;
         Ok((config, origins))
     }
@@ -316,13 +325,18 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`].
-    pub fn edit(volume: &Path, change: impl FnOnce(&mut toml_edit::DocumentMut)) -> Result<(), ConfigError> {
+    pub fn edit(
+        volume: &Path,
+        change: impl FnOnce(&mut toml_edit::DocumentMut),
+    ) -> Result<(), ConfigError> {
         let path = Self::path(volume);
         let io = |source| ConfigError::Io { path: path.clone(), source };
         let text = std::fs::read_to_string(&path).map_err(io)?;
-        let mut document: toml_edit::DocumentMut = text
-            .parse()
-            .map_err(|e: toml_edit::TomlError| ConfigError::Invalid { path: path.clone(), reason: e.to_string() })?;
+        let mut document: toml_edit::DocumentMut =
+            text.parse().map_err(|e: toml_edit::TomlError| ConfigError::Invalid {
+                path: path.clone(),
+                reason: e.to_string(),
+            })?;
         change(&mut document);
         let temporary = path.with_extension("toml.tmp");
         std::fs::write(&temporary, document.to_string())
@@ -371,7 +385,9 @@ fn typed(text: &str, default: &toml::Value) -> Result<toml::Value, String> {
             Ok(size) => toml::Value::Integer(i64::try_from(size.0).map_err(|e| e.to_string())?),
             Err(error) => return Err(error.to_string()),
         },
-        toml::Value::Boolean(_) => toml::Value::Boolean(text.parse().map_err(|_| "write true or false".to_owned())?),
+        toml::Value::Boolean(_) => {
+            toml::Value::Boolean(text.parse().map_err(|_| "write true or false".to_owned())?)
+        }
         _ => toml::Value::String(text.to_owned()),
     })
 }
@@ -379,12 +395,22 @@ fn typed(text: &str, default: &toml::Value) -> Result<toml::Value, String> {
 /// Adds the nearest known key to an error about an unknown one.
 fn hint(message: &str, defaults: &toml::Table) -> String {
     let message = message.trim();
-    let Some(unknown) = message.split('`').nth(1).filter(|_| message.contains("unknown field")) else {
+    let Some(unknown) = message.split('`').nth(1).filter(|_| message.contains("unknown field"))
+    else {
         return message.to_owned();
     };
     let mut known: Vec<&str> = defaults.keys().map(String::as_str).collect();
-    known.extend(defaults.values().filter_map(toml::Value::as_table).flat_map(|t| t.keys().map(String::as_str)));
-    match known.into_iter().min_by_key(|key| distance(key, unknown)).filter(|key| distance(key, unknown) <= 3) {
+    known.extend(
+        defaults
+            .values()
+            .filter_map(toml::Value::as_table)
+            .flat_map(|t| t.keys().map(String::as_str)),
+    );
+    match known
+        .into_iter()
+        .min_by_key(|key| distance(key, unknown))
+        .filter(|key| distance(key, unknown) <= 3)
+    {
         Some(near) => format!("unknown key `{unknown}`; did you mean `{near}`?"),
         None => format!("unknown key `{unknown}`; `cairn config show` lists the known ones"),
     }
@@ -410,10 +436,15 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn load(text: &str, variable: Option<(&str, &str)>) -> Result<(Config, BTreeMap<String, Origin>), ConfigError> {
+    fn load(
+        text: &str,
+        variable: Option<(&str, &str)>,
+    ) -> Result<(Config, BTreeMap<String, Origin>), ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(Config::path(dir.path()), text).unwrap();
-        Config::load_with(dir.path(), &|name| variable.filter(|(n, _)| *n == name).map(|(_, v)| v.to_owned()))
+        Config::load_with(dir.path(), &|name| {
+            variable.filter(|(n, _)| *n == name).map(|(_, v)| v.to_owned())
+        })
     }
 
     #[test]

@@ -6,4 +6,6 @@
 
 mod load;
 
-pub use self::load::{Config, ConfigError, LogConfig, MountConfig, Origin, StoreConfig, CheckpointConfig, TEMPLATE};
+pub use self::load::{
+    CheckpointConfig, Config, ConfigError, LogConfig, MountConfig, Origin, StoreConfig, TEMPLATE,
+};

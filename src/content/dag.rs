@@ -29,10 +29,8 @@ pub fn leaf(profile: &Profile, data: &[u8]) -> (Link, Option<Bytes>) {
 
 /// Encodes an inner node over `children`, sends it, and links to it.
 fn inner(profile: &Profile, children: &[Link], sink: &mut Sink<'_>) -> Result<Link, ContentError> {
-    let links: Vec<PbLink> = children
-        .iter()
-        .map(|c| PbLink { cid: c.cid, name: Vec::new(), tsize: c.tsize })
-        .collect();
+    let links: Vec<PbLink> =
+        children.iter().map(|c| PbLink { cid: c.cid, name: Vec::new(), tsize: c.tsize }).collect();
     let size = children.iter().map(|c| c.size).sum();
     let unixfs = UnixFs {
         kind: TYPE_FILE,
@@ -311,7 +309,12 @@ impl Rebuild<'_, '_, '_> {
     }
 }
 
-fn old_link(old: &mut Old, level: u32, index: u64, load: &mut Load<'_>) -> Result<Link, ContentError> {
+fn old_link(
+    old: &mut Old,
+    level: u32,
+    index: u64,
+    load: &mut Load<'_>,
+) -> Result<Link, ContentError> {
     if level == old.shape.depth {
         return Ok(old.root);
     }

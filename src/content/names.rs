@@ -42,7 +42,8 @@ pub fn unescape_name(name: &str) -> Vec<u8> {
         out.extend_from_slice(first.as_bytes());
     }
     for part in parts {
-        let code = part.get(..2).filter(|c| c.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')));
+        let code =
+            part.get(..2).filter(|c| c.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')));
         if let Some(byte) = code.and_then(|c| u8::from_str_radix(c, 16).ok()) {
             out.push(byte);
             out.extend_from_slice(&part.as_bytes()[2..]);

@@ -119,7 +119,8 @@ pub fn parse_node(id: &Cid, data: &Bytes) -> Result<Node, ContentError> {
     match unixfs.kind {
         dag_pb::TYPE_RAW | dag_pb::TYPE_FILE => file(node, unixfs, metadata),
         dag_pb::TYPE_DIRECTORY => {
-            let entries = node.links.into_iter().map(|link| entry(link, 0)).collect::<Result<_, _>>();
+            let entries =
+                node.links.into_iter().map(|link| entry(link, 0)).collect::<Result<_, _>>();
             entries.map(|entries| Node::Directory { entries, metadata })
         }
         dag_pb::TYPE_SYMLINK if node.links.is_empty() => {
@@ -134,7 +135,11 @@ pub fn parse_node(id: &Cid, data: &Bytes) -> Result<Node, ContentError> {
 
 fn file(node: PbNode, unixfs: UnixFs, metadata: UnixFsMetadata) -> Result<Node, String> {
     if node.links.len() != unixfs.block_sizes.len() {
-        return Err(format!("{} links, {} block sizes", node.links.len(), unixfs.block_sizes.len()));
+        return Err(format!(
+            "{} links, {} block sizes",
+            node.links.len(),
+            unixfs.block_sizes.len()
+        ));
     }
     let data = unixfs.data.unwrap_or_default();
     let mut size = data.len() as u64;

@@ -112,7 +112,11 @@ fn directory(profile: &Profile, how: &Value) -> Link {
         let mut stream = key_stream(names["seed"].as_str().unwrap());
         let count = names["count"].as_u64().unwrap();
         for i in 0..count {
-            let key = if i + 1 == count && !names["last_name_len"].is_null() { "last_name_len" } else { "name_len" };
+            let key = if i + 1 == count && !names["last_name_len"].is_null() {
+                "last_name_len"
+            } else {
+                "name_len"
+            };
             let mut bytes = vec![0u8; names[key].as_u64().unwrap() as usize];
             stream.apply_keystream(&mut bytes);
             let name = bytes.iter().map(|b| char::from(ALPHABET[usize::from(*b) % 39])).collect();

@@ -29,7 +29,8 @@ fn encode(place: &Location) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Result<Location, StoreError> {
-    let part = |range: std::ops::Range<usize>| bytes.get(range).ok_or_else(|| failed("a short location"));
+    let part =
+        |range: std::ops::Range<usize>| bytes.get(range).ok_or_else(|| failed("a short location"));
     Ok(Location {
         segment: SegmentId(u64::from_be_bytes(part(0..8)?.try_into().map_err(failed)?)),
         offset: u64::from_be_bytes(part(8..16)?.try_into().map_err(failed)?),
@@ -50,7 +51,9 @@ impl BlockIndex for EngineIndex {
             transact(self.engine.as_ref(), |tx| {
                 for change in page {
                     match change {
-                        IndexChange::Put(cid, place) => tx.put(&keys::of_cid(keys::BLOCK, cid), &encode(place)),
+                        IndexChange::Put(cid, place) => {
+                            tx.put(&keys::of_cid(keys::BLOCK, cid), &encode(place))
+                        }
                         IndexChange::Remove(cid) => tx.delete(&keys::of_cid(keys::BLOCK, cid)),
                         IndexChange::Mark(segment, len) => {
                             tx.put(&keys::number(keys::PACK, segment.0), &len.to_be_bytes());
@@ -82,7 +85,9 @@ impl BlockIndex for EngineIndex {
             })
             .map_err(failed)?;
         rows.iter()
-            .map(|(key, value)| Ok((Cid::try_from(key.as_slice()).map_err(failed)?, decode(value)?)))
+            .map(|(key, value)| {
+                Ok((Cid::try_from(key.as_slice()).map_err(failed)?, decode(value)?))
+            })
             .collect()
     }
 

@@ -40,7 +40,8 @@ pub(super) fn fsck(
     }
     let mut report = Report::default();
     volume.vfs.commit_all().map_err(failed)?;
-    let problems = volume.namespace.check(repair, &mut |problem| report.add(format!("metadata: {problem}")));
+    let problems =
+        volume.namespace.check(repair, &mut |problem| report.add(format!("metadata: {problem}")));
     let problems = problems.map_err(failed)?;
     report.repaired += if repair { problems } else { 0 };
     blocks(volume, repair, deep, &mut report, progress)?;
@@ -52,7 +53,11 @@ pub(super) fn fsck(
         "deep": deep, "details": report.listed,
     });
     if remaining > 0 {
-        let hint = if repair { "what is left needs another copy of the data" } else { "`cairn fsck --repair` repairs from other copies" };
+        let hint = if repair {
+            "what is left needs another copy of the data"
+        } else {
+            "`cairn fsck --repair` repairs from other copies"
+        };
         let text = format!("{remaining} problems: {}; {hint}", report.listed.join("; "));
         return Err(Failure::new(ErrorCode::Damaged, text));
     }
@@ -111,7 +116,12 @@ fn contents(
                 let loaded = crate::content::walk_post_order(
                     root,
                     &mut |_| Ok(true),
-                    &mut |id| volume.replicator.fetch(id).map_err(|_| crate::content::ContentError::Missing(*id)),
+                    &mut |id| {
+                        volume
+                            .replicator
+                            .fetch(id)
+                            .map_err(|_| crate::content::ContentError::Missing(*id))
+                    },
                     &mut |_, _| Ok(()),
                 );
                 if let Err(error) = loaded {
@@ -120,7 +130,11 @@ fn contents(
             }
             done += 1;
         }
-        progress(ProgressReport { what: "contents".into(), done, total: Some(volume.namespace.stats().pins) });
+        progress(ProgressReport {
+            what: "contents".into(),
+            done,
+            total: Some(volume.namespace.stats().pins),
+        });
     }
 }
 

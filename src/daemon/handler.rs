@@ -31,7 +31,9 @@ type Progress<'p> = &'p mut dyn FnMut(ProgressReport);
 pub(super) fn of_vfs(error: VfsError, what: &str) -> Failure {
     let code = match &error {
         VfsError::Metadata(MetadataError::NotFound) => ErrorCode::NotFound,
-        VfsError::Replication(crate::replication::ReplicationError::BelowLevel { .. }) => ErrorCode::Degraded,
+        VfsError::Replication(crate::replication::ReplicationError::BelowLevel { .. }) => {
+            ErrorCode::Degraded
+        }
         _ => ErrorCode::Failed,
     };
     Failure::new(code, format!("{what}: {error}"))
@@ -76,7 +78,8 @@ pub fn status_json(volume: &Volume) -> Value {
             "domain": status.domain, "last_error": status.last_error,
         }));
     }
-    let backend_trouble = statuses.iter().any(|s| !matches!(s.state, BackendState::Up | BackendState::ReadOnly));
+    let backend_trouble =
+        statuses.iter().any(|s| !matches!(s.state, BackendState::Up | BackendState::ReadOnly));
     let state = match () {
         () if below_min > 0 => "at_risk",
         () if below_target > 0 || progress.failed > 0 || backend_trouble => "degraded",
@@ -101,7 +104,12 @@ pub fn status_json(volume: &Volume) -> Value {
 }
 
 impl Handler for Commands {
-    fn handle(&self, command: Command, client: i32, progress: Progress<'_>) -> Result<Value, Failure> {
+    fn handle(
+        &self,
+        command: Command,
+        client: i32,
+        progress: Progress<'_>,
+    ) -> Result<Value, Failure> {
         let volume = self
             .volume
             .lock()
@@ -132,7 +140,12 @@ impl Handler for Commands {
                     .map_err(|e| of_vfs(e, &what))?
                     .overridden_by(&text)
                     .map_err(|e| Failure::new(ErrorCode::Usage, e.to_string()))?;
-                let set = volume.vfs.set_xattr(ino, b"user.cairn.policy", text.as_bytes(), (false, false));
+                let set = volume.vfs.set_xattr(
+                    ino,
+                    b"user.cairn.policy",
+                    text.as_bytes(),
+                    (false, false),
+                );
                 set.map_err(|e| of_vfs(e, &what))?;
                 Ok(json!({ "path": what, "policy": text }))
             }
@@ -150,10 +163,14 @@ impl Handler for Commands {
                 let status = volume.checkpointer.checkpoint(base).map_err(failed)?;
                 serde_json::to_value(status).map_err(failed)
             }
-            Command::Fsck { repair, deep } => fsck(&volume, repair, deep, self.mountpoint.is_some(), progress),
+            Command::Fsck { repair, deep } => {
+                fsck(&volume, repair, deep, self.mountpoint.is_some(), progress)
+            }
             Command::Stats => Ok(json!({ "text": telemetry::metrics().encode() })),
             Command::Fetch => fetch_all(&volume, progress),
-            Command::Umount { force, timeout_s } => self.umount(&volume, force, timeout_s, progress),
+            Command::Umount { force, timeout_s } => {
+                self.umount(&volume, force, timeout_s, progress)
+            }
         }
     }
 }
@@ -213,11 +230,18 @@ fn event(volume: &Volume, kind: &str, subject: &str, detail: &str) -> Result<(),
     volume.namespace.append_event(&event).map_err(failed)
 }
 
-fn backend_add(volume: &Volume, url: &str, mountpoint: Option<&std::path::Path>) -> Result<Value, Failure> {
+fn backend_add(
+    volume: &Volume,
+    url: &str,
+    mountpoint: Option<&std::path::Path>,
+) -> Result<Value, Failure> {
     let known = volume.registry.specs();
     let specs = parse_backends(&[url.to_owned()], &known)?;
     let Some(spec) = specs.get(known.len()).cloned() else {
-        return Err(Failure::new(ErrorCode::Usage, format!("{url} is a backend of this volume already")));
+        return Err(Failure::new(
+            ErrorCode::Usage,
+            format!("{url} is a backend of this volume already"),
+        ));
     };
     volume::Volume::check_place(&spec, &volume.dir, mountpoint)?;
     let opened = open(&spec, true).map_err(failed)?;
@@ -231,7 +255,9 @@ fn backend_add(volume: &Volume, url: &str, mountpoint: Option<&std::path::Path>)
 }
 
 fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failure> {
-    let id: BackendId = id.parse().map_err(|e: crate::types::InvalidBackendId| Failure::new(ErrorCode::Usage, e.to_string()))?;
+    let id: BackendId = id.parse().map_err(|e: crate::types::InvalidBackendId| {
+        Failure::new(ErrorCode::Usage, e.to_string())
+    })?;
     let mut specs = volume.registry.specs();
     if !specs.iter().any(|spec| spec.id == id) {
         let ids: Vec<String> = specs.iter().map(|spec| spec.id.to_string()).collect();
@@ -246,8 +272,10 @@ fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failu
         after = Some(*last);
         for (_, record) in page.iter().filter(|(_, record)| record.refs > 0) {
             let holds = record.good_copies().any(|copy| copy.backend == id);
-            let elsewhere =
-                record.copies.iter().any(|copy| copy.backend != id && copy.state == CopyState::Verified);
+            let elsewhere = record
+                .copies
+                .iter()
+                .any(|copy| copy.backend != id && copy.state == CopyState::Verified);
             last_copies += u64::from(holds && !elsewhere);
         }
     }
@@ -297,7 +325,11 @@ fn fetch_all(volume: &Volume, progress: Progress<'_>) -> Result<Value, Failure> 
         for (root, _) in page.iter().filter(|(_, record)| record.refs > 0) {
             blocks += volume.replicator.fetch_all(root).map_err(failed)?;
             contents += 1;
-            progress(ProgressReport { what: "contents".into(), done: contents, total: Some(total) });
+            progress(ProgressReport {
+                what: "contents".into(),
+                done: contents,
+                total: Some(total),
+            });
         }
     }
     Ok(json!({ "contents": contents, "blocks": blocks }))
@@ -315,10 +347,15 @@ impl Commands {
             return Err(Failure::new(ErrorCode::Usage, "the volume is not mounted"));
         };
         let start = volume.replicator.progress().pending;
-        let deadline = if force { Some(Duration::ZERO) } else { timeout_s.map(Duration::from_secs) };
+        let deadline =
+            if force { Some(Duration::ZERO) } else { timeout_s.map(Duration::from_secs) };
         let drained = volume.drain(deadline, &mut |now| {
             let done = start.saturating_sub(now.pending);
-            progress(ProgressReport { what: "contents copied".into(), done, total: Some(start.max(now.pending)) });
+            progress(ProgressReport {
+                what: "contents copied".into(),
+                done,
+                total: Some(start.max(now.pending)),
+            });
         })?;
         let pending = volume.replicator.progress().pending;
         if !drained && !force {
@@ -331,13 +368,20 @@ impl Commands {
                 .collect();
             let text = format!(
                 "{pending} contents still wait for copies ({}); everything is durable locally. Unmount with --force: the next mount goes on with them",
-                if reasons.is_empty() { "too few distinct places".to_owned() } else { reasons.join("; ") }
+                if reasons.is_empty() {
+                    "too few distinct places".to_owned()
+                } else {
+                    reasons.join("; ")
+                }
             );
             return Err(Failure::new(ErrorCode::Degraded, text));
         }
         let written = volume.checkpointer.checkpoint(false).map_err(failed)?;
-        fuse::unmount(mountpoint, force).map_err(|e| Failure::new(ErrorCode::Busy, e.to_string()))?;
-        Ok(json!({ "mountpoint": mountpoint.display().to_string(), "pending": pending, "checkpoint": written.sequence }))
+        fuse::unmount(mountpoint, force)
+            .map_err(|e| Failure::new(ErrorCode::Busy, e.to_string()))?;
+        Ok(
+            json!({ "mountpoint": mountpoint.display().to_string(), "pending": pending, "checkpoint": written.sequence }),
+        )
     }
 }
 
@@ -367,7 +411,12 @@ impl Offline {
 }
 
 impl Handler for Offline {
-    fn handle(&self, command: Command, client: i32, progress: Progress<'_>) -> Result<Value, Failure> {
+    fn handle(
+        &self,
+        command: Command,
+        client: i32,
+        progress: Progress<'_>,
+    ) -> Result<Value, Failure> {
         self.commands.handle(command, client, progress)
     }
 }

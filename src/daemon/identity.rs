@@ -57,12 +57,18 @@ impl Identity {
         let bytes = fs::read(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Failure::new(
                 ErrorCode::NotFound,
-                format!("{} is not a cairn volume; `cairn init --volume DIR` makes one", volume.display()),
+                format!(
+                    "{} is not a cairn volume; `cairn init --volume DIR` makes one",
+                    volume.display()
+                ),
             ),
             _ => Failure::new(ErrorCode::Failed, format!("{}: {error}", path.display())),
         })?;
         let damaged = |e: serde_json::Error| {
-            let text = format!("{} is damaged: {e}; `cairn recover` makes the volume anew from a backend", path.display());
+            let text = format!(
+                "{} is damaged: {e}; `cairn recover` makes the volume anew from a backend",
+                path.display()
+            );
             Failure::new(ErrorCode::Damaged, text)
         };
         let head: Head = serde_json::from_slice(&bytes).map_err(damaged)?;
@@ -83,8 +89,10 @@ impl Identity {
     /// `Failed`.
     pub fn store(&self, volume: &Path) -> Result<(), Failure> {
         let path = Self::path(volume);
-        let failed = |e: std::io::Error| Failure::new(ErrorCode::Failed, format!("{}: {e}", path.display()));
-        let text = serde_json::to_vec_pretty(self).map_err(|e| Failure::new(ErrorCode::Failed, e.to_string()))?;
+        let failed =
+            |e: std::io::Error| Failure::new(ErrorCode::Failed, format!("{}: {e}", path.display()));
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|e| Failure::new(ErrorCode::Failed, e.to_string()))?;
         let temporary = path.with_extension("tmp");
         let mut file = File::create(&temporary).map_err(failed)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
@@ -101,7 +109,9 @@ pub fn default_volume() -> PathBuf {
         return dir.into();
     }
     let data = std::env::var_os("XDG_DATA_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(".local/share");
+    let home = || {
+        PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(".local/share")
+    };
     data.unwrap_or_else(home).join("cairn/default")
 }
 
@@ -118,9 +128,15 @@ impl Lock {
     /// `Busy` with the holder's pid.
     pub fn take(volume: &Path) -> Result<Self, Failure> {
         let path = volume.join("lock");
-        let failed = |e: std::io::Error| Failure::new(ErrorCode::Failed, format!("{}: {e}", path.display()));
-        let mut file =
-            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let failed =
+            |e: std::io::Error| Failure::new(ErrorCode::Failed, format!("{}: {e}", path.display()));
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
             file.read_to_string(&mut pid).map_err(failed)?;
@@ -140,7 +156,8 @@ impl Lock {
     /// Whether somebody holds the volume.
     #[must_use]
     pub fn is_held(volume: &Path) -> bool {
-        File::open(volume.join("lock"))
-            .is_ok_and(|file| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+        File::open(volume.join("lock")).is_ok_and(|file| {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+        })
     }
 }

@@ -94,7 +94,8 @@ fn stop_on_signals(volume: &Volume, mountpoint: &Path) {
     let mountpoint = mountpoint.to_owned();
     volume.bridge.spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        let (Ok(mut terminate), Ok(mut interrupt)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
         else {
             tracing::error!("signals cannot be watched; use `cairn umount`");
             return;

@@ -55,14 +55,18 @@ pub(super) fn export(
         version,
         &roots,
         &mut |id| volume.replicator.fetch(id).map_err(|e| archive::io_error(&e)),
-        &mut |done, total| progress(ProgressReport { what: "blocks".into(), done, total: Some(total) }),
+        &mut |done, total| {
+            progress(ProgressReport { what: "blocks".into(), done, total: Some(total) })
+        },
     )
     .map_err(of_archive)?;
     out.flush().map_err(failed)?;
     // A pipe cannot be synced; a file is.
     if let Ok(file) = out.into_inner() {
         match file.sync_all() {
-            Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INVAL.raw_os_error()) => return Err(failed(e)),
+            Err(e) if e.raw_os_error() != Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                return Err(failed(e));
+            }
             _ => {}
         }
     }
@@ -121,7 +125,9 @@ pub(super) fn import(
     progress: &mut dyn FnMut(ProgressReport),
 ) -> Result<Value, Failure> {
     let (mut names, what) = names(path)?;
-    let name = names.pop().ok_or_else(|| Failure::new(ErrorCode::Usage, "an import needs a new name, not the root"))?;
+    let name = names.pop().ok_or_else(|| {
+        Failure::new(ErrorCode::Usage, "an import needs a new name, not the root")
+    })?;
     let parent = volume.vfs.resolve(&names).map_err(|e| of_vfs(e, &what))?;
     if volume.vfs.lookup(parent, &name).is_ok() {
         let text = format!("{what} exists already: an import makes a new file or directory");
@@ -138,7 +144,11 @@ pub(super) fn import(
     let hidden = Name::new(format!(".cairn-import-{}", uuid::Uuid::new_v4())).map_err(failed)?;
     let made = graft(volume, parent, &hidden, &plan, progress);
     let finished = made.and_then(|files| {
-        let rename = volume.vfs.rename((parent, &hidden), (parent, &name), crate::metadata::RenameMode::NoReplace);
+        let rename = volume.vfs.rename(
+            (parent, &hidden),
+            (parent, &name),
+            crate::metadata::RenameMode::NoReplace,
+        );
         rename.map_err(|e| of_vfs(e, &what))?;
         Ok(files)
     });
@@ -219,7 +229,9 @@ fn graft(
             blocks: content.blocks,
             profile: content.profile.clone(),
         });
-        made[index] = Some(volume.vfs.graft(at, name, &new, &times, &node.xattrs, content).map_err(fs_error)?);
+        made[index] = Some(
+            volume.vfs.graft(at, name, &new, &times, &node.xattrs, content).map_err(fs_error)?,
+        );
         Ok(())
     };
     place(&mut made, parent, hidden, plan.root)?;
@@ -234,7 +246,8 @@ fn graft(
     // Adding entries has touched the directories' times.
     for (node, ino) in plan.nodes.iter().zip(&made) {
         if let (FileKind::Directory, Some(ino)) = (node.kind, ino) {
-            let times = SetAttributes { atime: node.atime, mtime: node.mtime, ..SetAttributes::default() };
+            let times =
+                SetAttributes { atime: node.atime, mtime: node.mtime, ..SetAttributes::default() };
             volume.vfs.set_times(*ino, &times).map_err(fs_error)?;
         }
     }

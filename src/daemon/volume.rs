@@ -10,8 +10,8 @@ use crate::config::{Config, TEMPLATE};
 use crate::content::Profile;
 use crate::metadata::{EmbeddedEngine, Engine, EventRecord, Namespace};
 use crate::replication::{
-    Checkpointer, CheckpointerOptions, Policy, Progress, RecoverSource, Recovered, Registry, Replicator,
-    ReplicatorOptions, recover,
+    Checkpointer, CheckpointerOptions, Policy, Progress, RecoverSource, Recovered, Registry,
+    Replicator, ReplicatorOptions, recover,
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock};
 use crate::store::{LocalStore, StoreOptions};
@@ -76,7 +76,10 @@ fn usage(error: impl std::fmt::Display) -> Failure {
 }
 
 /// Reads backend URLs; each gets an id of its own.
-pub(super) fn parse_backends(urls: &[String], existing: &[BackendSpec]) -> Result<Vec<BackendSpec>, Failure> {
+pub(super) fn parse_backends(
+    urls: &[String],
+    existing: &[BackendSpec],
+) -> Result<Vec<BackendSpec>, Failure> {
     let mut specs = existing.to_vec();
     for url in urls {
         let taken: Vec<_> = specs.iter().map(|spec| spec.id.clone()).collect();
@@ -98,7 +101,9 @@ impl Volume {
         let specs = parse_backends(&options.backends, &[])?;
         for spec in &specs {
             Self::check_place(spec, dir, None)?;
-            open(spec, true).map_err(|e| Failure::new(ErrorCode::Failed, format!("backend {}: {e}", spec.id)))?;
+            open(spec, true).map_err(|e| {
+                Failure::new(ErrorCode::Failed, format!("backend {}: {e}", spec.id))
+            })?;
         }
         let identity =
             Identity::new(VolumeId::random(), options.profile.name.to_owned(), SystemClock.now());
@@ -113,12 +118,17 @@ impl Volume {
             return Err(Failure::new(ErrorCode::Usage, text));
         }
         std::fs::create_dir_all(dir).map_err(|e| failed(format!("{}: {e}", dir.display())))?;
-        let occupied = std::fs::read_dir(dir).map_err(failed)?.filter_map(Result::ok).any(|entry| {
-            // What an earlier try that failed may have left.
-            !matches!(entry.file_name().to_str(), Some("lock" | "cairn.toml" | "daemon.log" | "lost+found"))
-        });
+        let occupied =
+            std::fs::read_dir(dir).map_err(failed)?.filter_map(Result::ok).any(|entry| {
+                // What an earlier try that failed may have left.
+                !matches!(
+                    entry.file_name().to_str(),
+                    Some("lock" | "cairn.toml" | "daemon.log" | "lost+found")
+                )
+            });
         if occupied {
-            let text = format!("{} has other files in it: name an empty or new folder", dir.display());
+            let text =
+                format!("{} has other files in it: name an empty or new folder", dir.display());
             return Err(Failure::new(ErrorCode::Usage, text));
         }
         Ok(())
@@ -130,7 +140,11 @@ impl Volume {
         Config::set_backends(dir, specs).map_err(failed)
     }
 
-    pub(super) fn check_place(spec: &BackendSpec, volume: &Path, mountpoint: Option<&Path>) -> Result<(), Failure> {
+    pub(super) fn check_place(
+        spec: &BackendSpec,
+        volume: &Path,
+        mountpoint: Option<&Path>,
+    ) -> Result<(), Failure> {
         match spec.path() {
             Some(path) => refuse_overlap(&path, volume, mountpoint).map_err(usage),
             None => Ok(()),
@@ -156,7 +170,8 @@ impl Volume {
             EmbeddedEngine::open(&dir.join("meta"), config.store.engine_cache_bytes.0)
                 .map_err(|e| failed(format!("{}: {e}", dir.join("meta").display())))?,
         );
-        let namespace = Arc::new(Namespace::open(Arc::clone(&engine), clock.now()).map_err(failed)?);
+        let namespace =
+            Arc::new(Namespace::open(Arc::clone(&engine), clock.now()).map_err(failed)?);
         let options = StoreOptions {
             pack_bytes: config.store.pack_bytes.0,
             cache_bytes: config.store.node_cache_bytes.0,
@@ -266,7 +281,11 @@ impl Volume {
     ///
     /// # Errors
     /// Of committing.
-    pub fn drain(&self, deadline: Option<Duration>, progress: &mut dyn FnMut(Progress)) -> Result<bool, Failure> {
+    pub fn drain(
+        &self,
+        deadline: Option<Duration>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<bool, Failure> {
         self.vfs.commit_all().map_err(failed)?;
         Ok(self.replicator.drain(deadline, progress))
     }
@@ -322,7 +341,9 @@ impl Volume {
                     drop(engine);
                     for left in ["meta", "checkpoints"] {
                         match std::fs::remove_dir_all(dir.join(left)) {
-                            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+                            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                                return Err(failed(e));
+                            }
                             _ => {}
                         }
                     }
@@ -346,7 +367,11 @@ impl Volume {
             specs.push(BackendSpec::parse(&options.from, &taken).map_err(usage)?);
         }
         Self::write_settings(dir, &specs, &recovered.policy)?;
-        let identity = Identity::new(recovered.manifest.volume, recovered.manifest.profile.clone(), clock.now());
+        let identity = Identity::new(
+            recovered.manifest.volume,
+            recovered.manifest.profile.clone(),
+            clock.now(),
+        );
         identity.store(dir)?;
         drop(lock);
         // Judged anew (the local copies are gone), and written as a new base by

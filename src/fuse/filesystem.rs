@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::reply::{attributes, errno, file_type, kind_of_mode, set_time};
@@ -43,7 +43,10 @@ fn name(name: &OsStr) -> Result<Name, Errno> {
 }
 
 /// Times one request and counts how it ended.
-fn timed<T>(operation: &'static str, work: impl FnOnce() -> Result<T, VfsError>) -> Result<T, Errno> {
+fn timed<T>(
+    operation: &'static str,
+    work: impl FnOnce() -> Result<T, VfsError>,
+) -> Result<T, Errno> {
     let start = Instant::now();
     let result = work();
     telemetry::metrics().fuse_request(operation, result.is_ok(), start.elapsed());
@@ -177,30 +180,59 @@ impl Filesystem for CairnFs {
         }
     }
 
-    fn mknod(&self, request: &Request, parent: INodeNo, wanted: &OsStr, mode: u32, _: u32, rdev: u32, reply: ReplyEntry) {
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        wanted: &OsStr,
+        mode: u32,
+        _: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
         let made = kind_of_mode(mode)
             .ok_or(Errno::EINVAL)
             .and_then(|kind| self.make(request, parent, wanted, kind, (mode, rdev, &[])));
         send_entry(reply, made);
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, wanted: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        wanted: &OsStr,
+        mode: u32,
+        _: u32,
+        reply: ReplyEntry,
+    ) {
         send_entry(reply, self.make(request, parent, wanted, FileKind::Directory, (mode, 0, &[])));
     }
 
-    fn symlink(&self, request: &Request, parent: INodeNo, wanted: &OsStr, target: &Path, reply: ReplyEntry) {
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        wanted: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
         let target = target.as_os_str().as_bytes();
-        send_entry(reply, self.make(request, parent, wanted, FileKind::Symlink, (0o777, 0, target)));
+        send_entry(
+            reply,
+            self.make(request, parent, wanted, FileKind::Symlink, (0o777, 0, target)),
+        );
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, wanted: &OsStr, reply: ReplyEmpty) {
-        let done = name(wanted).and_then(|wanted| timed("unlink", || self.vfs.unlink(Ino(parent.0), &wanted)));
+        let done = name(wanted)
+            .and_then(|wanted| timed("unlink", || self.vfs.unlink(Ino(parent.0), &wanted)));
         send_empty(reply, done);
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, wanted: &OsStr, reply: ReplyEmpty) {
-        let done =
-            name(wanted).and_then(|wanted| timed("rmdir", || self.vfs.remove_directory(Ino(parent.0), &wanted)));
+        let done = name(wanted).and_then(|wanted| {
+            timed("rmdir", || self.vfs.remove_directory(Ino(parent.0), &wanted))
+        });
         send_empty(reply, done);
     }
 
@@ -222,14 +254,17 @@ impl Filesystem for CairnFs {
         };
         let done = name(old).and_then(|old| {
             let new = name(new)?;
-            timed("rename", || self.vfs.rename((Ino(parent.0), &old), (Ino(new_parent.0), &new), mode))
+            timed("rename", || {
+                self.vfs.rename((Ino(parent.0), &old), (Ino(new_parent.0), &new), mode)
+            })
         });
         send_empty(reply, done);
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, wanted: &OsStr, reply: ReplyEntry) {
         let linked = name(wanted).and_then(|wanted| {
-            timed("link", || self.vfs.link(Ino(ino.0), Ino(parent.0), &wanted)).map(|row| (Ino(ino.0), row))
+            timed("link", || self.vfs.link(Ino(ino.0), Ino(parent.0), &wanted))
+                .map(|row| (Ino(ino.0), row))
         });
         send_entry(reply, linked);
     }
@@ -339,12 +374,20 @@ impl Filesystem for CairnFs {
         reply.error(Errno::ENOSYS);
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
         match timed("readdir", || self.vfs.read_directory(Ino(ino.0), offset, PAGE)) {
             Ok(entries) => {
                 for entry in entries {
                     let wanted = OsStr::from_bytes(&entry.name);
-                    if reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), wanted) {
+                    if reply.add(INodeNo(entry.ino.0), entry.cookie, file_type(entry.kind), wanted)
+                    {
                         break;
                     }
                 }
@@ -354,7 +397,14 @@ impl Filesystem for CairnFs {
         }
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         match timed("readdirplus", || self.vfs.read_directory(Ino(ino.0), offset, PAGE)) {
             Ok(entries) => {
                 for entry in entries {
@@ -362,7 +412,14 @@ impl Filesystem for CairnFs {
                     let Ok(row) = self.vfs.attributes(entry.ino) else { continue };
                     let wanted = OsStr::from_bytes(&entry.name);
                     let attr = attributes(entry.ino, &row);
-                    if reply.add(INodeNo(entry.ino.0), entry.cookie, wanted, &TTL, &attr, GENERATION) {
+                    if reply.add(
+                        INodeNo(entry.ino.0),
+                        entry.cookie,
+                        wanted,
+                        &TTL,
+                        &attr,
+                        GENERATION,
+                    ) {
                         break;
                     }
                 }
@@ -378,13 +435,31 @@ impl Filesystem for CairnFs {
             Ok(stat) => {
                 let (blocks, free) = (stat.capacity / BLOCK, stat.available / BLOCK);
                 let free_inodes = u64::from(u32::MAX);
-                reply.statfs(blocks, free, free, stat.inodes + free_inodes, free_inodes, 4096, 255, 4096);
+                reply.statfs(
+                    blocks,
+                    free,
+                    free,
+                    stat.inodes + free_inodes,
+                    free_inodes,
+                    4096,
+                    255,
+                    4096,
+                );
             }
             Err(error) => reply.error(error),
         }
     }
 
-    fn setxattr(&self, _: &Request, ino: INodeNo, key: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+    fn setxattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        key: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _: u32,
+        reply: ReplyEmpty,
+    ) {
         let modes = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
         let set = || self.vfs.set_xattr(Ino(ino.0), key.as_bytes(), value, modes);
         send_empty(reply, timed("setxattr", set));
@@ -403,16 +478,22 @@ impl Filesystem for CairnFs {
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let listed = timed("listxattr", || self.vfs.list_xattrs(Ino(ino.0))).map(|names| {
-            names.into_iter().flat_map(|mut name| {
-                name.push(0);
-                name
-            }).collect()
+            names
+                .into_iter()
+                .flat_map(|mut name| {
+                    name.push(0);
+                    name
+                })
+                .collect()
         });
         Self::send_xattr(reply, size, listed);
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, key: &OsStr, reply: ReplyEmpty) {
-        send_empty(reply, timed("removexattr", || self.vfs.remove_xattr(Ino(ino.0), key.as_bytes())));
+        send_empty(
+            reply,
+            timed("removexattr", || self.vfs.remove_xattr(Ino(ino.0), key.as_bytes())),
+        );
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -420,12 +501,32 @@ impl Filesystem for CairnFs {
         reply.error(Errno::ENOSYS);
     }
 
-    fn fallocate(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: u64, length: u64, mode: i32, reply: ReplyEmpty) {
+    fn fallocate(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
         let range = offset..offset.saturating_add(length);
-        send_empty(reply, timed("fallocate", || self.vfs.fallocate(HandleId(handle.0), range, mode)));
+        send_empty(
+            reply,
+            timed("fallocate", || self.vfs.fallocate(HandleId(handle.0), range, mode)),
+        );
     }
 
-    fn lseek(&self, _: &Request, _: INodeNo, handle: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         let hole = match whence {
             libc::SEEK_DATA => false,
             libc::SEEK_HOLE => true,

@@ -64,7 +64,9 @@ struct Kernel(Notifier);
 impl KernelCache for Kernel {
     fn invalidate_entry(&self, parent: Ino, name: &Name) {
         // ENOENT: the kernel did not know it.
-        if let Err(error) = self.0.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes())) {
+        if let Err(error) =
+            self.0.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes()))
+        {
             tracing::trace!(%error, "nothing to invalidate");
         }
         self.invalidate_inode(parent);
@@ -97,13 +99,20 @@ fn check(mountpoint: &Path) -> Result<(), MountError> {
         Ok(_) => {}
     }
     if !Path::new("/dev/fuse").exists() {
-        return Err(failed(mountpoint, "there is no /dev/fuse; load the fuse module (modprobe fuse) or pass the device to the container"));
+        return Err(failed(
+            mountpoint,
+            "there is no /dev/fuse; load the fuse module (modprobe fuse) or pass the device to the container",
+        ));
     }
     let user = !rustix::process::geteuid().is_root();
-    let helper = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("fusermount3").exists()));
+    let helper = std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|dir| dir.join("fusermount3").exists())
+    });
     if user && !helper {
-        return Err(failed(mountpoint, "an ordinary user mounts through fusermount3, which is missing; install the package fuse3"));
+        return Err(failed(
+            mountpoint,
+            "an ordinary user mounts through fusermount3, which is missing; install the package fuse3",
+        ));
     }
     Ok(())
 }
@@ -130,7 +139,11 @@ fn kernel_option(word: &str) -> MountOption {
 /// # Errors
 /// [`MountError`]: no /dev/fuse, no fusermount3 for an ordinary user, a bad
 /// mountpoint.
-pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &MountOptions) -> Result<Session, MountError> {
+pub fn mount(
+    vfs: &Arc<Vfs>,
+    mountpoint: &Path,
+    options: &MountOptions,
+) -> Result<Session, MountError> {
     check(mountpoint)?;
     let mut config = Config::default();
     config.mount_options = vec![
@@ -154,7 +167,8 @@ pub fn mount(vfs: &Arc<Vfs>, mountpoint: &Path, options: &MountOptions) -> Resul
         .map_err(|e| failed(mountpoint, format!("the kernel refuses the mount: {e}")))?;
     vfs.set_kernel_cache(Arc::new(Kernel(background.notifier())));
     // The first answer proves that requests are served.
-    std::fs::metadata(mountpoint).map_err(|e| failed(mountpoint, format!("the mount does not answer: {e}")))?;
+    std::fs::metadata(mountpoint)
+        .map_err(|e| failed(mountpoint, format!("the mount does not answer: {e}")))?;
     Ok(Session { background, mountpoint: mountpoint.to_owned() })
 }
 
@@ -179,7 +193,12 @@ pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
     let output = command.arg("--").arg(mountpoint).output();
     match output {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(failed(mountpoint, String::from_utf8_lossy(&output.stderr).trim().to_owned())),
-        Err(error) => Err(failed(mountpoint, format!("fusermount3 cannot be run: {error}; install the package fuse3"))),
+        Ok(output) => {
+            Err(failed(mountpoint, String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        }
+        Err(error) => Err(failed(
+            mountpoint,
+            format!("fusermount3 cannot be run: {error}; install the package fuse3"),
+        )),
     }
 }

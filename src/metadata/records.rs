@@ -201,10 +201,8 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 
 /// Reads what [`encode`] wrote.
 pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, MetadataError> {
-    let damaged = |reason: String| MetadataError::Damaged {
-        key: key.escape_ascii().to_string(),
-        reason,
-    };
+    let damaged =
+        |reason: String| MetadataError::Damaged { key: key.escape_ascii().to_string(), reason };
     match value.split_first() {
         Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|e| damaged(e.to_string())),
         Some((&version, _)) if version > VERSION => {

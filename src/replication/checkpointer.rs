@@ -21,8 +21,10 @@ use serde::{Deserialize, Serialize};
 use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::content::{ContentError, Profile, import_file};
-use crate::metadata::checkpoint::{BaseEntry, BaseWriter, DeltaWriter, FileEntry, Manifest, WrittenFile};
 use crate::metadata::Namespace;
+use crate::metadata::checkpoint::{
+    BaseEntry, BaseWriter, DeltaWriter, FileEntry, Manifest, WrittenFile,
+};
 use crate::runtime::{Bridge, Clock, Shutdown};
 use crate::telemetry;
 use crate::types::{BackendId, Block, Cid, VolumeId, WriterId, cid};
@@ -189,7 +191,11 @@ impl Checkpointer {
             let due = {
                 let mut state = self.state.lock();
                 let have = state.complete.get(id).copied().unwrap_or(0);
-                let due = state.manifest.clone().filter(|m| m.sequence > have && !m.base.files.is_empty()).zip(state.manifest_cid);
+                let due = state
+                    .manifest
+                    .clone()
+                    .filter(|m| m.sequence > have && !m.base.files.is_empty())
+                    .zip(state.manifest_cid);
                 if due.is_none() {
                     self.changed.wait_for(&mut state, Duration::from_secs(1));
                 }
@@ -226,7 +232,10 @@ impl Checkpointer {
         }
     }
 
-    fn call<T>(&self, future: impl Future<Output = Result<T, BackendError>>) -> Result<T, ReplicationError> {
+    fn call<T>(
+        &self,
+        future: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, ReplicationError> {
         match self.bridge.wait(Duration::from_secs(600), future) {
             Ok(result) => Ok(result?),
             Err(e) => Err(BackendError::new(ErrorKind::Timeout, e.to_string()).into()),
@@ -268,15 +277,16 @@ impl Checkpointer {
                 ContentError::Io(std::io::Error::other("stopped"))
             })
         };
-        let walked = import_file(&Profile::UNIXFS_V1_2025, &mut File::open(path)?, &mut |id, data| {
-            // The leaves are durable before the node above them is sent.
-            if id.codec() == cid::DAG_PB && !batch.is_empty() {
-                send(&mut batch)?;
-            }
-            batch.push(Block { cid: id, data });
-            if batch.len() * (1 << 20) >= BATCH_BYTES { send(&mut batch) } else { Ok(()) }
-        })
-        .and_then(|_| if batch.is_empty() { Ok(()) } else { send(&mut batch) });
+        let walked =
+            import_file(&Profile::UNIXFS_V1_2025, &mut File::open(path)?, &mut |id, data| {
+                // The leaves are durable before the node above them is sent.
+                if id.codec() == cid::DAG_PB && !batch.is_empty() {
+                    send(&mut batch)?;
+                }
+                batch.push(Block { cid: id, data });
+                if batch.len() * (1 << 20) >= BATCH_BYTES { send(&mut batch) } else { Ok(()) }
+            })
+            .and_then(|_| if batch.is_empty() { Ok(()) } else { send(&mut batch) });
         match (failure, walked) {
             (Some(error), _) => Err(error),
             (None, Ok(())) => Ok(()),
@@ -304,7 +314,8 @@ impl Checkpointer {
             if have >= want {
                 return Ok(());
             }
-            let late = start.elapsed() >= self.options.level_deadline || self.shutdown.is_triggered();
+            let late =
+                start.elapsed() >= self.options.level_deadline || self.shutdown.is_triggered();
             if late {
                 return match policy.on_degraded {
                     OnDegraded::Queue => Ok(()),
@@ -332,7 +343,8 @@ impl Checkpointer {
 
     fn copies_of(&self, state: &State, sequence: u64) -> usize {
         let holders = state.complete.iter().filter(|(_, held)| **held >= sequence);
-        let mut domains: BTreeSet<String> = holders.filter_map(|(id, _)| self.registry.domain_of(id)).collect();
+        let mut domains: BTreeSet<String> =
+            holders.filter_map(|(id, _)| self.registry.domain_of(id)).collect();
         domains.extend(self.registry.domain_of(&BackendId::local()));
         domains.len()
     }
@@ -348,11 +360,9 @@ impl Checkpointer {
         let start = Instant::now();
         let mut state = self.state.lock();
         while start.elapsed() < self.options.level_deadline {
-            let lagging = self
-                .registry
-                .candidates()
-                .iter()
-                .any(|c| c.available && state.complete.get(&c.id).is_none_or(|held| *held < sequence));
+            let lagging = self.registry.candidates().iter().any(|c| {
+                c.available && state.complete.get(&c.id).is_none_or(|held| *held < sequence)
+            });
             if !lagging {
                 break;
             }
@@ -437,7 +447,8 @@ impl Checkpointer {
         }
         let bytes: u64 = manifest.deltas.iter().map(|delta| delta.bytes).sum();
         let old = state.base_written.is_some_and(|at| at.elapsed() >= self.options.base_interval);
-        let grown = bytes >= self.options.base_bytes || manifest.deltas.len() >= self.options.max_deltas;
+        let grown =
+            bytes >= self.options.base_bytes || manifest.deltas.len() >= self.options.max_deltas;
         grown || (old && !manifest.deltas.is_empty())
     }
 
@@ -458,7 +469,8 @@ impl Checkpointer {
             Some(previous) if !base => {
                 let path = dir.join(format!("delta-{sequence:012}.parquet"));
                 let mut writer = DeltaWriter::create(path, sequence)?;
-                let token = self.namespace.snapshot_rows(true, &mut |change| writer.push(&change))?;
+                let token =
+                    self.namespace.snapshot_rows(true, &mut |change| writer.push(&change))?;
                 let mut deltas = previous.deltas.clone();
                 deltas.push(entry(&writer.finish()?, sequence)?);
                 (token, previous.base.clone(), deltas)
@@ -468,8 +480,13 @@ impl Checkpointer {
                 fs::create_dir_all(&folder)?;
                 sync_dir(dir)?;
                 let mut writer = BaseWriter::create(&folder, sequence)?;
-                let token = self.namespace.snapshot_rows(false, &mut |change| writer.push(&change))?;
-                let files = writer.finish()?.iter().map(|file| entry(file, sequence)).collect::<Result<_, _>>()?;
+                let token =
+                    self.namespace.snapshot_rows(false, &mut |change| writer.push(&change))?;
+                let files = writer
+                    .finish()?
+                    .iter()
+                    .map(|file| entry(file, sequence))
+                    .collect::<Result<_, _>>()?;
                 (token, BaseEntry { sequence, files }, Vec::new())
             }
         };
@@ -485,7 +502,12 @@ impl Checkpointer {
             deltas,
             policy: policy.to_string(),
             profile: self.options.profile.clone(),
-            backends: self.registry.specs().into_iter().map(|s| (s.id.to_string(), s.url)).collect(),
+            backends: self
+                .registry
+                .specs()
+                .into_iter()
+                .map(|s| (s.id.to_string(), s.url))
+                .collect(),
             writer: self.options.writer,
             versions,
             created: self.clock.now(),
@@ -512,8 +534,9 @@ impl Checkpointer {
 }
 
 fn entry(file: &WrittenFile, sequence: u64) -> Result<FileEntry, ReplicationError> {
-    let link = import_file(&Profile::UNIXFS_V1_2025, &mut File::open(&file.path)?, &mut |_, _| Ok(()))
-        .map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
+    let link =
+        import_file(&Profile::UNIXFS_V1_2025, &mut File::open(&file.path)?, &mut |_, _| Ok(()))
+            .map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
     Ok(FileEntry {
         table: file.table.clone(),
         cid: link.cid.to_string(),
@@ -525,7 +548,8 @@ fn entry(file: &WrittenFile, sequence: u64) -> Result<FileEntry, ReplicationErro
 
 /// The newest local manifest that decodes and whose files are all there.
 fn newest_local(dir: &Path) -> Result<Option<(Manifest, Cid)>, ReplicationError> {
-    let mut names: Vec<PathBuf> = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut names: Vec<PathBuf> =
+        fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     names.retain(|path| path.extension().is_some_and(|ext| ext == "json"));
     names.sort();
     for path in names.into_iter().rev() {
@@ -542,7 +566,11 @@ fn newest_local(dir: &Path) -> Result<Option<(Manifest, Cid)>, ReplicationError>
                 tracing::warn!(path = %path.display(), "a checkpoint is incomplete here; a new base is written");
                 // Its sequence is used up all the same: no deltas, and a base
                 // that is missing, make the next write a base.
-                let hollow = Manifest { deltas: Vec::new(), base: BaseEntry { sequence: 0, files: Vec::new() }, ..manifest };
+                let hollow = Manifest {
+                    deltas: Vec::new(),
+                    base: BaseEntry { sequence: 0, files: Vec::new() },
+                    ..manifest
+                };
                 return Ok(Some((hollow, cid::of_raw(&bytes))));
             }
             Err(error @ crate::metadata::MetadataError::TooNew { .. }) => return Err(error.into()),
@@ -567,7 +595,8 @@ fn remove_before(dir: &Path, sequence: u64) {
             continue;
         }
         let path = entry.path();
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         if let Err(error) = removed {
             tracing::warn!(%error, path = %path.display(), "an old checkpoint stays");
         }

@@ -35,7 +35,11 @@ impl Fetcher {
         match self.store.get(id) {
             Ok(Some(data)) => return Ok(data),
             Ok(None) => {}
-            Err(error @ (StoreError::Corrupt { .. } | StoreError::SegmentMissing { .. } | StoreError::Io { .. })) => {
+            Err(
+                error @ (StoreError::Corrupt { .. }
+                | StoreError::SegmentMissing { .. }
+                | StoreError::Io { .. }),
+            ) => {
                 tracing::warn!(%error, "a local block is bad; reading another copy");
             }
             Err(error) => return Err(error.into()),

@@ -10,13 +10,13 @@
 mod checkpointer;
 mod error;
 mod fetch;
-mod send;
 mod health;
 mod placement;
 mod policy;
 mod recover;
 mod registry;
 mod replicator;
+mod send;
 
 pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions};
 pub use self::error::ReplicationError;

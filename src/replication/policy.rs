@@ -118,11 +118,14 @@ impl Policy {
     /// # Errors
     /// [`InvalidPolicy`] for unknown words, `min > target`, `target > max`, 0 or over 100.
     pub fn overridden_by(&self, text: &str) -> Result<Self, InvalidPolicy> {
-        let invalid = |reason: String| InvalidPolicy { text: text.escape_debug().to_string(), reason };
+        let invalid =
+            |reason: String| InvalidPolicy { text: text.escape_debug().to_string(), reason };
         let mut policy = self.clone();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once('=').ok_or_else(|| {
-                invalid(format!("`{part}` is not key=value, as in min=2,target=3,max=5,level=QUORUM"))
+                invalid(format!(
+                    "`{part}` is not key=value, as in min=2,target=3,max=5,level=QUORUM"
+                ))
             })?;
             let count = || match value.parse::<u8>() {
                 Ok(n) if (1..=MOST).contains(&n) => Ok(n),
@@ -138,7 +141,11 @@ impl Policy {
                         "SINGLE" => Level::Single,
                         "QUORUM" => Level::Quorum,
                         "ALL" => Level::All,
-                        _ => return Err(invalid(format!("level={value}: use LOCAL_DURABILITY, SINGLE, QUORUM or ALL"))),
+                        _ => {
+                            return Err(invalid(format!(
+                                "level={value}: use LOCAL_DURABILITY, SINGLE, QUORUM or ALL"
+                            )));
+                        }
                     };
                 }
                 "wait_on" => {
@@ -152,7 +159,9 @@ impl Policy {
                     policy.on_degraded = match value {
                         "queue" => OnDegraded::Queue,
                         "fail" => OnDegraded::Fail,
-                        _ => return Err(invalid(format!("on_degraded={value}: use queue or fail"))),
+                        _ => {
+                            return Err(invalid(format!("on_degraded={value}: use queue or fail")));
+                        }
                     };
                 }
                 _ => {
@@ -163,7 +172,9 @@ impl Policy {
         }
         if policy.min > policy.target || policy.target > policy.max {
             let Self { min, target, max, .. } = policy;
-            return Err(invalid(format!("min <= target <= max does not hold for {min}, {target}, {max}")));
+            return Err(invalid(format!(
+                "min <= target <= max does not hold for {min}, {target}, {max}"
+            )));
         }
         Ok(policy)
     }
@@ -203,6 +214,9 @@ impl fmt::Display for Policy {
             OnDegraded::Fail => "fail",
         };
         let level = level.as_str();
-        write!(f, "min={min},target={target},max={max},level={level},wait_on={wait_on},on_degraded={on_degraded}")
+        write!(
+            f,
+            "min={min},target={target},max={max},level={level},wait_on={wait_on},on_degraded={on_degraded}"
+        )
     }
 }

@@ -50,7 +50,10 @@ struct Source<'s> {
 }
 
 impl Source<'_> {
-    fn call<T>(&self, future: impl Future<Output = Result<T, BackendError>>) -> Result<T, ReplicationError> {
+    fn call<T>(
+        &self,
+        future: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, ReplicationError> {
         match self.bridge.wait(CALL, future) {
             Ok(result) => Ok(result?),
             Err(e) => Err(BackendError::new(ErrorKind::Timeout, e.to_string()).into()),
@@ -62,14 +65,16 @@ impl Source<'_> {
         if cid::verify(id, &data) == cid::Verdict::Match {
             Ok(data)
         } else {
-            Err(BackendError::new(ErrorKind::Corrupt, format!("block {id} has wrong bytes there")).into())
+            Err(BackendError::new(ErrorKind::Corrupt, format!("block {id} has wrong bytes there"))
+                .into())
         }
     }
 
     /// Streams a UnixFS file of the backend into a local file.
     fn file(&self, entry: &FileEntry, to: &Path) -> Result<(), ReplicationError> {
         let other = |e: ContentError| ReplicationError::Io(std::io::Error::other(e));
-        let root: Cid = entry.cid.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
+        let root: Cid =
+            entry.cid.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
         let link = Link { cid: root, size: entry.bytes, tsize: 0 };
         let io = |e: ReplicationError| ContentError::Io(std::io::Error::other(e.to_string()));
         let mut out = File::create(to)?;
@@ -97,7 +102,8 @@ pub fn recover(
 ) -> Result<Recovered, ReplicationError> {
     let from = Source { backend: &source.backend, bridge };
     let location = source.backend.location();
-    let none = |reason: String| ReplicationError::NoCheckpoint { location: location.clone(), reason };
+    let none =
+        |reason: String| ReplicationError::NoCheckpoint { location: location.clone(), reason };
     let names = from.call(source.backend.names("volumes/"))?;
     let mut volumes: BTreeMap<String, Vec<(String, Cid)>> = BTreeMap::new();
     for (name, id) in names {
@@ -111,7 +117,10 @@ pub fn recover(
         (None, 0) => return Err(none("no volume has written its metadata there".into())),
         (None, _) => {
             let ids: Vec<&str> = volumes.keys().map(String::as_str).collect();
-            return Err(none(format!("several volumes lie there ({}); choose one with --volume-id", ids.join(", "))));
+            return Err(none(format!(
+                "several volumes lie there ({}); choose one with --volume-id",
+                ids.join(", ")
+            )));
         }
     };
     let mut manifests = volumes.remove(&wanted).unwrap_or_default();
@@ -127,7 +136,8 @@ pub fn recover(
             Err(error) => skipped.push(format!("{name}: {error}")),
         }
     }
-    let reason = if skipped.is_empty() { format!("none of volume {wanted}") } else { skipped.join("; ") };
+    let reason =
+        if skipped.is_empty() { format!("none of volume {wanted}") } else { skipped.join("; ") };
     Err(none(reason))
 }
 
@@ -155,7 +165,8 @@ fn load(
     skipped: Vec<String>,
 ) -> Result<Recovered, ReplicationError> {
     let base = checkpoints.join(format!("base-{:012}", manifest.base.sequence));
-    let deltas: Vec<_> = manifest.deltas.iter().map(|file| checkpoints.join(Manifest::local_name(file))).collect();
+    let deltas: Vec<_> =
+        manifest.deltas.iter().map(|file| checkpoints.join(Manifest::local_name(file))).collect();
     let mut rows = load_checkpoint(&base, &deltas)?.map(|change| match change? {
         Change::Content(root, Some(mut record)) => {
             record.copies.retain(|copy| !copy.backend.is_local());
@@ -164,7 +175,8 @@ fn load(
         other => Ok(other),
     });
     let count = namespace.load_rows(&mut rows)?;
-    let policy = manifest.policy.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
+    let policy =
+        manifest.policy.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
     let backends = manifest
         .backends
         .iter()

@@ -134,7 +134,8 @@ impl Registry {
     pub fn places_configured(&self) -> usize {
         let entries = self.entries.read();
         let writable = entries.values().filter(|entry| entry.state != BackendState::ReadOnly);
-        let mut domains: std::collections::BTreeSet<&str> = writable.map(|entry| entry.domain.as_str()).collect();
+        let mut domains: std::collections::BTreeSet<&str> =
+            writable.map(|entry| entry.domain.as_str()).collect();
         domains.insert(&self.local_domain);
         domains.len()
     }
@@ -178,9 +179,16 @@ impl Registry {
             ErrorKind::Unavailable => BackendState::Down,
             ErrorKind::ReadOnly | ErrorKind::Denied => BackendState::ReadOnly,
             ErrorKind::Full => BackendState::Full,
-            ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Unsupported => before,
+            ErrorKind::NotFound
+            | ErrorKind::Corrupt
+            | ErrorKind::Invalid
+            | ErrorKind::Unsupported => before,
             ErrorKind::Timeout | ErrorKind::Throttled | ErrorKind::Other => {
-                if entry.failures >= FAILURES_TO_DOWN { BackendState::Down } else { BackendState::Degraded }
+                if entry.failures >= FAILURES_TO_DOWN {
+                    BackendState::Down
+                } else {
+                    BackendState::Degraded
+                }
             }
         };
         if entry.state != before {

@@ -21,7 +21,9 @@ use super::send::Sender;
 use super::{OnDegraded, Policy, Registry, ReplicationError, WriteResult};
 use crate::backends::BackendError;
 use crate::content::walk_post_order;
-use crate::metadata::{ContentRecord, CopyRecord, CopyState, Namespace, PinState, QueueRecord, VerifyMethod};
+use crate::metadata::{
+    ContentRecord, CopyRecord, CopyState, Namespace, PinState, QueueRecord, VerifyMethod,
+};
 use crate::runtime::{Bridge, Clock, Shutdown};
 use crate::store::LocalStore;
 use crate::telemetry;
@@ -193,7 +195,9 @@ impl Replicator {
         loop {
             // Taken before the look, so that a round that ends in between is seen.
             let seen = *self.round_ended.0.lock();
-            let Some(record) = self.namespace.content(root)? else { return Ok(WriteResult::TargetAchieved) };
+            let Some(record) = self.namespace.content(root)? else {
+                return Ok(WriteResult::TargetAchieved);
+            };
             let have = self.distinct(&record.copies);
             let places = self.registry.places_now();
             let selected = places.min(usize::from(policy.target)).max(have);
@@ -205,7 +209,10 @@ impl Replicator {
                 return Ok(WriteResult::QuorumAchieved);
             }
             let failed_all = places.max(have) < want;
-            if failed_all || start.elapsed() >= self.options.level_deadline || self.shutdown.is_triggered() {
+            if failed_all
+                || start.elapsed() >= self.options.level_deadline
+                || self.shutdown.is_triggered()
+            {
                 return self.degraded(policy, (have, want), failed_all);
             }
             let (round, ended) = (&self.round_ended.0, &self.round_ended.1);
@@ -231,7 +238,10 @@ impl Replicator {
                     .filter(|status| !status.last_error.is_empty())
                     .map(|status| format!("{}: {}", status.id, status.last_error))
                     .collect();
-                format!("too few backends in distinct failure domains are in reach ({})", down.join("; "))
+                format!(
+                    "too few backends in distinct failure domains are in reach ({})",
+                    down.join("; ")
+                )
             } else {
                 "the backends are too slow".to_owned()
             };
@@ -259,7 +269,8 @@ impl Replicator {
             last = now.pending;
             // All that is left has failed, and no probe in the meantime helped:
             // only somebody with a deadline waits longer.
-            let stuck = deadline.is_none() && now.failed >= now.pending && rounds_without_change > 60;
+            let stuck =
+                deadline.is_none() && now.failed >= now.pending && rounds_without_change > 60;
             if stuck || deadline.is_some_and(|limit| start.elapsed() >= limit) {
                 return false;
             }
@@ -313,7 +324,13 @@ impl Replicator {
             (None, Ok(())) => {
                 let now = self.clock.now();
                 self.namespace.update_contents(&[*root], &mut |_, record, row| {
-                    self.add_copy(record, &BackendId::local(), CopyState::Verified, VerifyMethod::ReadBack, now);
+                    self.add_copy(
+                        record,
+                        &BackendId::local(),
+                        CopyState::Verified,
+                        VerifyMethod::ReadBack,
+                        now,
+                    );
                     if record.pin >= PinState::AtTarget {
                         *row = None;
                     }
@@ -334,7 +351,8 @@ impl Replicator {
         let count = self.namespace.update_all_contents(&mut |_, record, row| {
             record.pin = self.judge(record.min, record.target, record.max, &record.copies);
             let reachable = self.registry.places_configured();
-            let wanted = any && record.pin < PinState::AtTarget && self.distinct(&record.copies) < reachable;
+            let wanted =
+                any && record.pin < PinState::AtTarget && self.distinct(&record.copies) < reachable;
             if wanted && row.is_none() {
                 *row = Some(QueueRecord {
                     since: now,
@@ -353,7 +371,14 @@ impl Replicator {
         Ok(count)
     }
 
-    fn add_copy(&self, record: &mut ContentRecord, backend: &BackendId, state: CopyState, method: VerifyMethod, at: Timestamp) {
+    fn add_copy(
+        &self,
+        record: &mut ContentRecord,
+        backend: &BackendId,
+        state: CopyState,
+        method: VerifyMethod,
+        at: Timestamp,
+    ) {
         record.copies.retain(|copy| copy.backend != *backend);
         record.copies.push(CopyRecord { backend: backend.clone(), state, at, method });
         record.pin = self.judge(record.min, record.target, record.max, &record.copies);
@@ -367,7 +392,9 @@ impl Replicator {
                 Ok(true) => {}
                 Ok(false) => {
                     // Nothing is due: a submit or a probe wakes us, or the next pause ends.
-                    let idle = tokio::time::timeout(Duration::from_millis(500), self.wake.notified()).await;
+                    let idle =
+                        tokio::time::timeout(Duration::from_millis(500), self.wake.notified())
+                            .await;
                     drop(idle);
                 }
                 Err(error) => {
@@ -454,7 +481,9 @@ impl Replicator {
                     continue;
                 }
                 match self.namespace.content(&root)? {
-                    Some(record) if record.pin == PinState::BelowMin => risky.push((row.since, root)),
+                    Some(record) if record.pin == PinState::BelowMin => {
+                        risky.push((row.since, root))
+                    }
                     _ => others.push((row.since, root)),
                 }
                 if risky.len() + others.len() >= WINDOW {
@@ -512,7 +541,13 @@ impl Replicator {
             let mut error = String::new();
             for (backend, outcome) in outcomes.get(root).into_iter().flatten() {
                 match outcome {
-                    Ok(()) => self.add_copy(record, backend, CopyState::Claimed, VerifyMethod::Written, now),
+                    Ok(()) => self.add_copy(
+                        record,
+                        backend,
+                        CopyState::Claimed,
+                        VerifyMethod::Written,
+                        now,
+                    ),
                     Err(reason) => error = format!("{backend}: {reason}"),
                 }
             }
@@ -525,12 +560,18 @@ impl Replicator {
                 return;
             }
             if error.is_empty() {
-                error = format!("{places} distinct places are in reach, {} are wanted", record.target);
+                error =
+                    format!("{places} distinct places are in reach, {} are wanted", record.target);
             }
             let attempts = row.as_ref().map_or(0, |row| row.attempts) + 1;
             let pause = self.pause(attempts);
             let since = row.as_ref().map_or(now, |row| row.since);
-            *row = Some(QueueRecord { since, attempts, not_before: plus(now, pause), last_error: error });
+            *row = Some(QueueRecord {
+                since,
+                attempts,
+                not_before: plus(now, pause),
+                last_error: error,
+            });
             again = true;
         })?;
         if again {
@@ -562,21 +603,35 @@ impl Replicator {
         }
     }
 
-    fn send_to(&self, id: &BackendId, contents: &[&(Cid, ContentRecord)], outcomes: &Mutex<Outcomes>) {
+    fn send_to(
+        &self,
+        id: &BackendId,
+        contents: &[&(Cid, ContentRecord)],
+        outcomes: &Mutex<Outcomes>,
+    ) {
         let Some(backend) = self.registry.get(id) else { return };
         let sender = self.sender(&backend);
-        let (single, dags): (Vec<&&(Cid, ContentRecord)>, Vec<_>) =
-            contents.iter().partition(|(_, record)| record.blocks == 1 && !is_corrupt_at(record, id));
+        let (single, dags): (Vec<&&(Cid, ContentRecord)>, Vec<_>) = contents
+            .iter()
+            .partition(|(_, record)| record.blocks == 1 && !is_corrupt_at(record, id));
         let singles: Vec<Cid> = single.iter().map(|(root, _)| *root).collect();
         let mut results: Vec<(Cid, u64, Result<(), ReplicationError>)> = Vec::new();
         match sender.send_single_blocks(&singles) {
-            Ok(()) => results.extend(single.iter().map(|(root, record)| (*root, record.size, Ok(())))),
+            Ok(()) => {
+                results.extend(single.iter().map(|(root, record)| (*root, record.size, Ok(()))))
+            }
             // One of them failed the batch: each is sent by itself to find which.
-            Err(ReplicationError::Backend(error)) if error.kind != crate::backends::ErrorKind::Invalid => {
+            Err(ReplicationError::Backend(error))
+                if error.kind != crate::backends::ErrorKind::Invalid =>
+            {
                 self.registry.failed(id, &error);
                 let text = error.message;
                 results.extend(single.iter().map(|(root, record)| {
-                    (*root, record.size, Err(ReplicationError::Io(std::io::Error::other(text.clone()))))
+                    (
+                        *root,
+                        record.size,
+                        Err(ReplicationError::Io(std::io::Error::other(text.clone()))),
+                    )
                 }));
             }
             Err(_) => {
@@ -586,7 +641,8 @@ impl Replicator {
             }
         }
         for (root, record) in dags {
-            let result = if is_corrupt_at(record, id) { sender.repair(root) } else { sender.send_dag(root) };
+            let result =
+                if is_corrupt_at(record, id) { sender.repair(root) } else { sender.send_dag(root) };
             results.push((*root, record.size, result));
         }
         let mut outcomes = outcomes.lock();
@@ -629,7 +685,9 @@ impl Replicator {
             match self.sender(&backend).verify(root) {
                 Ok(good) => verdicts.entry(*root).or_default().push((id.clone(), good)),
                 Err(ReplicationError::Backend(error)) => self.registry.failed(id, &error),
-                Err(error) => tracing::warn!(%error, cid = %root, backend = %id, "a copy cannot be read back"),
+                Err(error) => {
+                    tracing::warn!(%error, cid = %root, backend = %id, "a copy cannot be read back")
+                }
             }
         }
         let now = self.clock.now();
@@ -699,7 +757,8 @@ impl Replicator {
 
     async fn reopen(&self, spec: &crate::backends::BackendSpec) -> bool {
         let wanted = spec.clone();
-        let opened = self.bridge.spawn_blocking(move || crate::backends::open(&wanted, false)).await;
+        let opened =
+            self.bridge.spawn_blocking(move || crate::backends::open(&wanted, false)).await;
         match opened {
             Ok(Ok(backend)) => {
                 let wrapped = crate::backends::wrap::standard(backend, self.options.call_deadline);
@@ -723,5 +782,7 @@ fn is_corrupt_at(record: &ContentRecord, backend: &BackendId) -> bool {
 }
 
 fn plus(time: Timestamp, by: Duration) -> Timestamp {
-    Timestamp::from_nanos(time.as_nanos().saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)))
+    Timestamp::from_nanos(
+        time.as_nanos().saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)),
+    )
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::ReplicationError;
 use super::fetch::Fetcher;
-use crate::backends::{Backend, BackendError, Presence};
+use crate::backends::{Backend, BackendError, ErrorKind, Presence};
 use crate::content::{ContentError, walk_post_order};
 use crate::runtime::Bridge;
 use crate::types::{Block, Cid, cid};
@@ -31,7 +31,9 @@ impl Sender<'_> {
         // The stack below has deadlines of its own; this one is the last resort.
         match self.bridge.wait(self.deadline.saturating_mul(20), future) {
             Ok(result) => Ok(result?),
-            Err(e) => Err(BackendError::new(crate::backends::ErrorKind::Timeout, e.to_string()).into()),
+            Err(e) => {
+                Err(BackendError::new(crate::backends::ErrorKind::Timeout, e.to_string()).into())
+            }
         }
     }
 
@@ -107,17 +109,25 @@ impl Sender<'_> {
         let walked = walk_post_order(
             root,
             &mut |_| Ok(true),
-            &mut |id| self.fetcher.block(id).map_err(|e| ContentError::Io(std::io::Error::other(e))),
+            &mut |id| {
+                self.fetcher.block(id).map_err(|e| ContentError::Io(std::io::Error::other(e)))
+            },
             &mut |id, data| {
-                let good = self
-                    .call(self.backend.get(id, None))
-                    .is_ok_and(|there| cid::verify(id, &there) == cid::Verdict::Match);
-                if good {
-                    return Ok(());
+                // "Cannot read" is not "wrong": only proof replaces a block.
+                match self.call(self.backend.get(id, None)) {
+                    Ok(there) if cid::verify(id, &there) == cid::Verdict::Match => return Ok(()),
+                    Ok(_) => {}
+                    Err(ReplicationError::Backend(e))
+                        if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => {}
+                    Err(error) => {
+                        failure = Some(error);
+                        return Err(ContentError::Io(std::io::Error::other("stopped")));
+                    }
                 }
                 let block = Block { cid: *id, data: data.clone() };
-                let replaced =
-                    self.call(self.backend.delete(id)).and_then(|()| self.call(self.backend.put(&block)));
+                let replaced = self
+                    .call(self.backend.delete(id))
+                    .and_then(|()| self.call(self.backend.put(&block)));
                 replaced.map_err(|error| {
                     failure = Some(error);
                     ContentError::Io(std::io::Error::other("stopped"))
@@ -140,7 +150,9 @@ impl Sender<'_> {
             &mut |id| match self.call(self.backend.get(id, None)) {
                 Ok(data) if cid::verify(id, &data) == cid::Verdict::Match => Ok(data),
                 Ok(_) => Err(ContentError::Mismatch(*id)),
-                Err(ReplicationError::Backend(e)) if e.kind == crate::backends::ErrorKind::NotFound => {
+                Err(ReplicationError::Backend(e))
+                    if e.kind == crate::backends::ErrorKind::NotFound =>
+                {
                     Err(ContentError::Missing(*id))
                 }
                 Err(error) => {

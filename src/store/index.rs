@@ -109,6 +109,10 @@ impl BlockIndex for MemoryIndex {
 
     fn marks(&self) -> Result<Vec<IndexMark>, StoreError> {
         let state = self.state.read();
-        Ok(state.marks.iter().map(|(segment, len)| IndexMark { segment: *segment, len: *len }).collect())
+        Ok(state
+            .marks
+            .iter()
+            .map(|(segment, len)| IndexMark { segment: *segment, len: *len })
+            .collect())
     }
 }

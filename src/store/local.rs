@@ -35,7 +35,12 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { pack_bytes: 64 << 20, verified_entries: 1 << 19, cache_bytes: 32 << 20, open_files: 256 }
+        Self {
+            pack_bytes: 64 << 20,
+            verified_entries: 1 << 19,
+            cache_bytes: 32 << 20,
+            open_files: 256,
+        }
     }
 }
 
@@ -103,7 +108,11 @@ impl LocalStore {
     ///
     /// # Errors
     /// `Io`, `Index`.
-    pub fn open(dir: &Path, index: Arc<dyn BlockIndex>, options: StoreOptions) -> Result<Self, StoreError> {
+    pub fn open(
+        dir: &Path,
+        index: Arc<dyn BlockIndex>,
+        options: StoreOptions,
+    ) -> Result<Self, StoreError> {
         let staging = dir.join("staging");
         std::fs::create_dir_all(&staging).map_err(|e| StoreError::io(&staging, e))?;
         let (segments, ids, used) = Segments::scan(dir, options.open_files)?;
@@ -119,8 +128,13 @@ impl LocalStore {
             };
             let len = std::fs::metadata(&path).map_err(|e| StoreError::io(&path, e))?.len();
             if mark.len < len {
-                let file = File::options().write(true).open(&path).map_err(|e| StoreError::io(&path, e))?;
-                file.set_len(mark.len).and_then(|()| file.sync_all()).map_err(|e| StoreError::io(&path, e))?;
+                let file = File::options()
+                    .write(true)
+                    .open(&path)
+                    .map_err(|e| StoreError::io(&path, e))?;
+                file.set_len(mark.len)
+                    .and_then(|()| file.sync_all())
+                    .map_err(|e| StoreError::io(&path, e))?;
             }
             if mark.len <= len && newest.is_none_or(|(seen, _)| id > seen) {
                 newest = Some((id, mark.len));
@@ -398,7 +412,9 @@ impl LocalStore {
         let mut removed = 0;
         for entry in std::fs::read_dir(&dir).map_err(|e| StoreError::io(&dir, e))? {
             let entry = entry.map_err(|e| StoreError::io(&dir, e))?;
-            let kept = keep.iter().any(|ino| entry.file_name().to_str() == Some(&Staging::file_name(*ino)));
+            let kept = keep
+                .iter()
+                .any(|ino| entry.file_name().to_str() == Some(&Staging::file_name(*ino)));
             if !kept {
                 std::fs::remove_file(entry.path()).map_err(|e| StoreError::io(&entry.path(), e))?;
                 removed += 1;
@@ -412,7 +428,8 @@ impl LocalStore {
     /// # Errors
     /// `Io`.
     pub fn usage(&self) -> Result<StoreUsage, StoreError> {
-        let stat = rustix::fs::statvfs(&self.dir).map_err(|e| StoreError::io(&self.dir, e.into()))?;
+        let stat =
+            rustix::fs::statvfs(&self.dir).map_err(|e| StoreError::io(&self.dir, e.into()))?;
         Ok(StoreUsage {
             used_bytes: self.used.load(Ordering::Relaxed),
             capacity_bytes: stat.f_blocks * stat.f_frsize,
@@ -453,7 +470,10 @@ impl LocalStore {
             return self.read_whole(id, place).map(drop);
         }
         let file = self.segments.open(place.segment, id)?;
-        let len = file.metadata().map_err(|e| StoreError::io(&self.segments.path(place.segment), e))?.len();
+        let len = file
+            .metadata()
+            .map_err(|e| StoreError::io(&self.segments.path(place.segment), e))?
+            .len();
         if place.offset + u64::from(place.len) > len {
             return Err(StoreError::SegmentMissing { cid: *id, segment: place.segment });
         }

@@ -30,10 +30,15 @@ impl Segments {
             for entry in std::fs::read_dir(&path).map_err(|e| StoreError::io(&path, e))? {
                 let entry = entry.map_err(|e| StoreError::io(&path, e))?;
                 let name = entry.file_name();
-                let stem = name.to_str().and_then(|name| name.split_once('.')).map(|(stem, _)| stem);
-                let Some(id) = stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()) else { continue };
+                let stem =
+                    name.to_str().and_then(|name| name.split_once('.')).map(|(stem, _)| stem);
+                let Some(id) = stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()) else {
+                    continue;
+                };
                 ids.push(SegmentId(id));
-                used += entry.metadata().map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
+                used += entry
+                    .metadata()
+                    .map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
             }
         }
         let next = ids.iter().map(|id| id.0 | PACK_BIT).max().map_or(2, |highest| highest + 1);

@@ -109,7 +109,11 @@ impl Staging {
         options: StagingOptions,
     ) -> Result<Self, StoreError> {
         let path = dir.join(Self::file_name(ino));
-        let file = File::options().read(true).write(true).open(&path).map_err(|e| StoreError::io(&path, e))?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|e| StoreError::io(&path, e))?;
         // Bytes beyond the recorded length were never acknowledged.
         file.set_len(len).map_err(|e| StoreError::io(&path, e))?;
         Ok(Self {
@@ -280,7 +284,12 @@ impl Staging {
     ///
     /// # Errors
     /// `NoSpace`, `TooLarge`, `Io`; of `base` when a page's edge must be read.
-    pub fn write_at(&mut self, offset: u64, data: &[u8], base: &dyn BaseReader) -> Result<(), StoreError> {
+    pub fn write_at(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        base: &dyn BaseReader,
+    ) -> Result<(), StoreError> {
         if data.is_empty() {
             return Ok(());
         }
@@ -303,7 +312,12 @@ impl Staging {
     ///
     /// # Errors
     /// `Io`; of `base`.
-    pub fn read_at(&self, offset: u64, buf: &mut [u8], base: &dyn BaseReader) -> Result<usize, StoreError> {
+    pub fn read_at(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        base: &dyn BaseReader,
+    ) -> Result<usize, StoreError> {
         let want = self.len.saturating_sub(offset).min(buf.len() as u64);
         let end = offset + want;
         let mut at = offset;
@@ -360,7 +374,12 @@ impl Staging {
     ///
     /// # Errors
     /// `NoSpace`, `TooLarge`, `Io`; of `base`.
-    pub fn zero_range(&mut self, range: Range<u64>, keep_size: bool, base: &dyn BaseReader) -> Result<(), StoreError> {
+    pub fn zero_range(
+        &mut self,
+        range: Range<u64>,
+        keep_size: bool,
+        base: &dyn BaseReader,
+    ) -> Result<(), StoreError> {
         if range.end > MAX_OFFSET {
             return Err(StoreError::TooLarge);
         }
@@ -377,7 +396,8 @@ impl Staging {
             let (start, stop) = (inner.start * PAGE, inner.end * PAGE);
             match &mut self.body {
                 Body::Memory(bytes) => {
-                    let (start, stop) = ((start as usize).min(bytes.len()), (stop as usize).min(bytes.len()));
+                    let (start, stop) =
+                        ((start as usize).min(bytes.len()), (stop as usize).min(bytes.len()));
                     bytes[start..stop].fill(0);
                 }
                 Body::File(file) => {
@@ -406,7 +426,11 @@ impl Staging {
         Ok(())
     }
 
-    fn write_zeros_at(&mut self, range: Range<u64>, base: &dyn BaseReader) -> Result<(), StoreError> {
+    fn write_zeros_at(
+        &mut self,
+        range: Range<u64>,
+        base: &dyn BaseReader,
+    ) -> Result<(), StoreError> {
         let zeros = vec![0; range.end.saturating_sub(range.start) as usize];
         self.write_at(range.start, &zeros, base)
     }
@@ -415,7 +439,12 @@ impl Staging {
     ///
     /// # Errors
     /// `NoSpace`, `TooLarge`, `Io`; of `base`.
-    pub fn allocate(&mut self, range: Range<u64>, keep_size: bool, base: &dyn BaseReader) -> Result<(), StoreError> {
+    pub fn allocate(
+        &mut self,
+        range: Range<u64>,
+        keep_size: bool,
+        base: &dyn BaseReader,
+    ) -> Result<(), StoreError> {
         if range.end > MAX_OFFSET {
             return Err(StoreError::TooLarge);
         }
@@ -601,7 +630,9 @@ impl Staging {
         match self.body {
             Body::Memory(_) => Ok(()),
             Body::File(_) => match std::fs::remove_file(&self.path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io(&self.path, e)),
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    Err(StoreError::io(&self.path, e))
+                }
                 _ => Ok(()),
             },
         }

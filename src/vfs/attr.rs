@@ -56,7 +56,12 @@ impl Vfs {
     ///
     /// # Errors
     /// EINVAL, EISDIR for a size of something else; ENOSPC, EFBIG.
-    pub fn set_attributes(&self, ino: Ino, set: &SetAttr, caller: Caller) -> Result<InodeRecord, VfsError> {
+    pub fn set_attributes(
+        &self,
+        ino: Ino,
+        set: &SetAttr,
+        caller: Caller,
+    ) -> Result<InodeRecord, VfsError> {
         self.refuse_read_only()?;
         if let Some(size) = set.size {
             let node = self.node(ino)?;
@@ -85,7 +90,11 @@ impl Vfs {
             inode.uid = set.uid.unwrap_or(inode.uid);
             inode.gid = set.gid.unwrap_or(inode.gid);
             // POSIX chown: an ordinary user's change drops setuid and setgid.
-            if owner_changes && set.mode.is_none() && inode.kind == FileKind::File && caller.uid != 0 {
+            if owner_changes
+                && set.mode.is_none()
+                && inode.kind == FileKind::File
+                && caller.uid != 0
+            {
                 inode.mode &= !SETUID;
                 if inode.mode & GROUP_EXEC != 0 {
                     inode.mode &= !SETGID;

@@ -17,7 +17,9 @@ use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
 use super::node::{Node, NodeState};
 use super::{GraftContent, Vfs, VfsError};
 use crate::content::{ContentError, Link, Profile, leaf, rebuild};
-use crate::metadata::{ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, VerifyMethod};
+use crate::metadata::{
+    ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, VerifyMethod,
+};
 use crate::replication::Policy;
 use crate::store::{SealedLeaf, Staging};
 use crate::telemetry;
@@ -69,7 +71,8 @@ impl Committer {
     pub fn start(vfs: &Arc<Vfs>) -> Result<(), VfsError> {
         for _ in 0..THREADS {
             let weak = Arc::downgrade(vfs);
-            let started = std::thread::Builder::new().name("cairn-commit".into()).spawn(move || work(&weak));
+            let started =
+                std::thread::Builder::new().name("cairn-commit".into()).spawn(move || work(&weak));
             started.map_err(|e| VfsError::Replication(e.into()))?;
         }
         Ok(())
@@ -96,7 +99,8 @@ impl Committer {
         }
         let mut batch: Vec<Request> = Vec::new();
         while let Some(request) = queue.waiting.pop_front() {
-            let large = request.node.state.try_read().is_none_or(|state| state.record.size > LARGE_BYTES);
+            let large =
+                request.node.state.try_read().is_none_or(|state| state.record.size > LARGE_BYTES);
             if large && !batch.is_empty() {
                 queue.waiting.push_front(request);
                 break;
@@ -179,7 +183,9 @@ impl Vfs {
         let mut nodes: BTreeMap<Ino, (Arc<Node>, Vec<Arc<Done>>)> = BTreeMap::new();
         for request in requests {
             request.node.queued.store(false, Ordering::Release);
-            let entry = nodes.entry(request.node.ino).or_insert_with(|| (Arc::clone(&request.node), Vec::new()));
+            let entry = nodes
+                .entry(request.node.ino)
+                .or_insert_with(|| (Arc::clone(&request.node), Vec::new()));
             entry.1.extend(request.done);
         }
         // In the order of their numbers: two batches cannot wait for each other.
@@ -201,7 +207,10 @@ impl Vfs {
         match committed {
             Ok(flags) => {
                 for ((ino, result), kept) in hashed.iter().zip(flags) {
-                    let Some((_, state)) = locked.iter_mut().find(|(node, _)| node.ino == *ino) else { continue };
+                    let Some((_, state)) = locked.iter_mut().find(|(node, _)| node.ino == *ino)
+                    else {
+                        continue;
+                    };
                     if let Err(error) = self.settle(state, &result.commit, kept) {
                         failures.insert(*ino, error);
                     }
@@ -236,7 +245,8 @@ impl Vfs {
         }
         for (ino, (node, dones)) in nodes {
             for done in dones {
-                let outcome = failures.get(&ino).map_or(Ok(()), |e| Err((e.errno(), e.to_string())));
+                let outcome =
+                    failures.get(&ino).map_or(Ok(()), |e| Err((e.errno(), e.to_string())));
                 *done.result.lock() = Some(outcome);
                 done.ended.notify_all();
             }
@@ -250,7 +260,8 @@ impl Vfs {
         locked: &mut [(&Arc<Node>, RwLockWriteGuard<'_, NodeState>)],
         hashed: &BTreeMap<Ino, Hashed>,
     ) -> Result<Vec<bool>, VfsError> {
-        let blocks: Vec<Block> = hashed.values().flat_map(|result| result.blocks.iter().cloned()).collect();
+        let blocks: Vec<Block> =
+            hashed.values().flat_map(|result| result.blocks.iter().cloned()).collect();
         let ticket = self.store.append(&blocks)?;
         let mut sealed: Vec<(&mut Staging, Vec<SealedLeaf>)> = Vec::new();
         for (node, state) in locked.iter_mut() {
@@ -262,12 +273,18 @@ impl Vfs {
         }
         self.store.seal(&mut sealed)?;
         self.store.sync(ticket)?;
-        let commits: Vec<ContentCommit> = hashed.values().map(|result| result.commit.clone()).collect();
+        let commits: Vec<ContentCommit> =
+            hashed.values().map(|result| result.commit.clone()).collect();
         Ok(self.namespace.commit_contents(&commits)?)
     }
 
     /// The inode has its new root: what was staged is not needed any more.
-    fn settle(&self, state: &mut NodeState, commit: &ContentCommit, kept: bool) -> Result<(), VfsError> {
+    fn settle(
+        &self,
+        state: &mut NodeState,
+        commit: &ContentCommit,
+        kept: bool,
+    ) -> Result<(), VfsError> {
         if let Some(staging) = state.staging.take() {
             self.memory_bytes.fetch_sub(staging.memory_bytes(), Ordering::Relaxed);
             staging.discard_unless_sealed()?;
@@ -296,7 +313,8 @@ impl Vfs {
                 Some(root) => self.namespace.content(root)?,
                 None => None,
             };
-            let link = Link { cid: record.content.unwrap_or_default(), size: record.size, tsize: 0 };
+            let link =
+                Link { cid: record.content.unwrap_or_default(), size: record.size, tsize: 0 };
             let fallback = self.new_record(&policy, &link, 1, &record.profile);
             let commit = ContentCommit {
                 ino: node.ino,
@@ -362,10 +380,17 @@ impl Vfs {
             (None, 0)
         } else {
             let mut nodes = Vec::new();
-            let rebuilt = rebuild(&profile, old.as_ref(), size, &links, &mut |id| self.load(id), &mut |cid, data| {
-                nodes.push(Block { cid, data });
-                Ok::<(), ContentError>(())
-            })?;
+            let rebuilt = rebuild(
+                &profile,
+                old.as_ref(),
+                size,
+                &links,
+                &mut |id| self.load(id),
+                &mut |cid, data| {
+                    nodes.push(Block { cid, data });
+                    Ok::<(), ContentError>(())
+                },
+            )?;
             metrics.vfs_nodes_hashed.inc_by(rebuilt.nodes_hashed);
             blocks.extend(nodes);
             (Some(rebuilt.root), rebuilt.blocks)
@@ -415,7 +440,10 @@ impl Vfs {
                     let one = &one;
                     scope.spawn(move || {
                         let mut buffer = Vec::new();
-                        indexes.iter().map(|index| one(*index, &mut buffer)).collect::<Result<Vec<_>, _>>()
+                        indexes
+                            .iter()
+                            .map(|index| one(*index, &mut buffer))
+                            .collect::<Result<Vec<_>, _>>()
                     })
                 })
                 .collect();
@@ -439,7 +467,13 @@ impl Vfs {
         Ok(above.overridden_by(&record.policy).unwrap_or(above))
     }
 
-    fn new_record(&self, policy: &Policy, link: &Link, blocks: u64, profile: &str) -> ContentRecord {
+    fn new_record(
+        &self,
+        policy: &Policy,
+        link: &Link,
+        blocks: u64,
+        profile: &str,
+    ) -> ContentRecord {
         let now: Timestamp = self.now();
         let copies = vec![CopyRecord {
             backend: BackendId::local(),

@@ -135,7 +135,12 @@ impl Vfs {
     ///
     /// # Errors
     /// Of POSIX; see [`crate::metadata::Namespace::rename`].
-    pub fn rename(&self, from: (Ino, &Name), to: (Ino, &Name), mode: RenameMode) -> Result<(), VfsError> {
+    pub fn rename(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        mode: RenameMode,
+    ) -> Result<(), VfsError> {
         self.refuse_read_only()?;
         let _stripes = self.two_stripes(from.0, to.0);
         let removed = self.namespace.rename(from, to, mode, self.now())?;
@@ -158,7 +163,12 @@ impl Vfs {
     ///
     /// # Errors
     /// `NotADirectory`.
-    pub fn read_directory(&self, ino: Ino, cookie: u64, limit: usize) -> Result<Vec<DirEntry>, VfsError> {
+    pub fn read_directory(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        limit: usize,
+    ) -> Result<Vec<DirEntry>, VfsError> {
         let mut entries = Vec::new();
         if cookie < DOT_DOT {
             let record = self.record(ino)?;
@@ -169,15 +179,22 @@ impl Vfs {
             if cookie < DOT {
                 entries.push(DirEntry { name: b".".to_vec(), ino, kind, cookie: DOT });
             }
-            entries.push(DirEntry { name: b"..".to_vec(), ino: record.parent, kind, cookie: DOT_DOT });
+            entries.push(DirEntry {
+                name: b"..".to_vec(),
+                ino: record.parent,
+                kind,
+                cookie: DOT_DOT,
+            });
         }
         let page = self.namespace.read_directory(ino, cookie.max(DOT_DOT), limit)?;
-        entries.extend(page.entries.into_iter().map(|(name, DentryRecord { ino, kind, cookie })| DirEntry {
-            name: name.into_bytes(),
-            ino,
-            kind,
-            cookie,
-        }));
+        entries.extend(page.entries.into_iter().map(
+            |(name, DentryRecord { ino, kind, cookie })| DirEntry {
+                name: name.into_bytes(),
+                ino,
+                kind,
+                cookie,
+            },
+        ));
         Ok(entries)
     }
 }

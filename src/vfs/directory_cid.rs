@@ -51,11 +51,16 @@ impl Vfs {
             FileKind::File => Some(match &record.content {
                 Some(root) => {
                     let content = self.namespace.content(root)?;
-                    Link { cid: *root, size: record.size, tsize: content.map_or(record.size, |c| c.tsize) }
+                    Link {
+                        cid: *root,
+                        size: record.size,
+                        tsize: content.map_or(record.size, |c| c.tsize),
+                    }
                 }
                 None => {
                     let (link, block) = leaf(profile, &[]);
-                    self.store.append(&[Block { cid: link.cid, data: block.unwrap_or_default() }])?;
+                    self.store
+                        .append(&[Block { cid: link.cid, data: block.unwrap_or_default() }])?;
                     link
                 }
             }),

@@ -101,7 +101,10 @@ impl Vfs {
 
     fn staging_options(&self) -> StagingOptions {
         StagingOptions {
-            memory_limit: self.options.memory_file_bytes.min(u64::from(self.options.profile.chunk_size)),
+            memory_limit: self
+                .options
+                .memory_file_bytes
+                .min(u64::from(self.options.profile.chunk_size)),
             leaf_size: u64::from(self.options.profile.chunk_size),
         }
     }
@@ -119,9 +122,9 @@ impl Vfs {
         }
         let dir = self.store.staging_dir();
         let record = state.record.clone();
-        let staging = state
-            .staging
-            .get_or_insert_with(|| Staging::over(&dir, node.ino, record.size, self.staging_options()));
+        let staging = state.staging.get_or_insert_with(|| {
+            Staging::over(&dir, node.ino, record.size, self.staging_options())
+        });
         let base = self.base_of(&record, staging.original_size());
         let before = staging.memory_bytes();
         let result = apply(staging, &base);
@@ -170,7 +173,9 @@ impl Vfs {
             F::PUNCH_HOLE if keep => {
                 self.change(&handle.node, &mut state, |s, base| s.zero_range(range, true, base))
             }
-            F::ZERO_RANGE => self.change(&handle.node, &mut state, |s, base| s.zero_range(range, keep, base)),
+            F::ZERO_RANGE => {
+                self.change(&handle.node, &mut state, |s, base| s.zero_range(range, keep, base))
+            }
             _ => Err(Errno::OPNOTSUPP.into()),
         };
         handle.wrote.store(true, Ordering::Release);
@@ -228,7 +233,12 @@ impl Vfs {
         Ok(done)
     }
 
-    fn share_content(&self, source: &Arc<Node>, target: &Arc<Node>, len: u64) -> Result<Option<u64>, VfsError> {
+    fn share_content(
+        &self,
+        source: &Arc<Node>,
+        target: &Arc<Node>,
+        len: u64,
+    ) -> Result<Option<u64>, VfsError> {
         let record = {
             let state = source.state.read();
             if state.dirty || state.record.size > len {
@@ -371,8 +381,13 @@ impl Vfs {
         };
         staging.sync()?;
         let (size, base_size, pages) = (staging.len(), staging.base_size(), staging.pages());
-        let staged =
-            StagedRecord { size, base: state.record.content, base_size, mtime: state.record.mtime, pages };
+        let staged = StagedRecord {
+            size,
+            base: state.record.content,
+            base_size,
+            mtime: state.record.mtime,
+            pages,
+        };
         self.namespace.put_staged(node.ino, &staged)?;
         state.recorded = true;
         Ok(true)

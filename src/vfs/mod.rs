@@ -277,7 +277,11 @@ impl Vfs {
     ///
     /// # Errors
     /// Of committing; `BelowLevel` when a policy says fail.
-    pub fn sync(&self, ino: Ino, progress: &mut dyn FnMut(u64, u64)) -> Result<WriteResult, VfsError> {
+    pub fn sync(
+        &self,
+        ino: Ino,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<WriteResult, VfsError> {
         self.commit_all()?;
         let mut worst = WriteResult::TargetAchieved;
         let (mut stack, mut done) = (vec![ino], 0);

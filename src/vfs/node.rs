@@ -89,8 +89,14 @@ impl NodeTable {
             return Ok(node);
         }
         let record = load()?;
-        let state =
-            NodeState { record, staging: None, dirty: false, recorded: false, leaves: None, error: None };
+        let state = NodeState {
+            record,
+            staging: None,
+            dirty: false,
+            recorded: false,
+            leaves: None,
+            error: None,
+        };
         let fresh = Arc::new(Node {
             ino,
             state: RwLock::new(state),
@@ -106,7 +112,8 @@ impl NodeTable {
         let idle = node.opens.load(Ordering::Acquire) == 0 && !node.queued.load(Ordering::Acquire);
         // The table and the caller hold it, nobody else.
         if idle && Arc::strong_count(node) <= 2 {
-            let clean = node.state.try_read().is_some_and(|state| !state.dirty && state.error.is_none());
+            let clean =
+                node.state.try_read().is_some_and(|state| !state.dirty && state.error.is_none());
             if clean {
                 shard.remove(&node.ino);
             }
@@ -119,10 +126,16 @@ impl NodeTable {
     }
 
     pub fn all(&self) -> Vec<Arc<Node>> {
-        self.shards.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
+        self.shards
+            .iter()
+            .flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>())
+            .collect()
     }
 
     pub fn dirty_count(&self) -> u64 {
-        self.all().iter().filter(|node| node.state.try_read().is_none_or(|state| state.dirty)).count() as u64
+        self.all()
+            .iter()
+            .filter(|node| node.state.try_read().is_none_or(|state| state.dirty))
+            .count() as u64
     }
 }

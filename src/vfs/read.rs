@@ -27,7 +27,10 @@ impl BaseReader for Base<'_> {
         let link = Link { cid: root, size: self.size, tsize: 0 };
         self.vfs.read_content(&link, None, offset, buf).map_err(|error| match error {
             VfsError::Store(error) => error,
-            other => StoreError::Io { path: "content".into(), source: std::io::Error::other(other.to_string()) },
+            other => StoreError::Io {
+                path: "content".into(),
+                source: std::io::Error::other(other.to_string()),
+            },
         })
     }
 }
@@ -35,7 +38,9 @@ impl BaseReader for Base<'_> {
 impl Vfs {
     /// Loads a block for walks.
     pub(super) fn load(&self, id: &Cid) -> Result<bytes::Bytes, crate::content::ContentError> {
-        self.replicator.fetch(id).map_err(|e| crate::content::ContentError::Io(std::io::Error::other(e)))
+        self.replicator
+            .fetch(id)
+            .map_err(|e| crate::content::ContentError::Io(std::io::Error::other(e)))
     }
 
     pub(super) fn base_of<'v>(&'v self, record: &InodeRecord, size: u64) -> Base<'v> {
@@ -104,8 +109,13 @@ impl Vfs {
     }
 
     /// The list of a file's leaves, kept while it is open.
-    pub(super) fn leaves_of(&self, record: &InodeRecord) -> Result<Option<Arc<Vec<LeafSpan>>>, VfsError> {
-        let Some(root) = record.content.filter(|root| root.codec() != cid::RAW) else { return Ok(None) };
+    pub(super) fn leaves_of(
+        &self,
+        record: &InodeRecord,
+    ) -> Result<Option<Arc<Vec<LeafSpan>>>, VfsError> {
+        let Some(root) = record.content.filter(|root| root.codec() != cid::RAW) else {
+            return Ok(None);
+        };
         if record.size / u64::from(self.options.profile.chunk_size) > LISTED_LEAVES {
             return Ok(None);
         }

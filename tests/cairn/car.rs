@@ -23,7 +23,10 @@ fn exports_come_back_with_and_without_metadata() {
     cairn_ok(&["import", &full, &mount.at("full")]);
     same(&place.path("tree"), &mount.path("full"));
     cairn_ok(&["import", &plain, &mount.at("plain")]);
-    assert_eq!(fs::read(mount.path("plain/sub/large")).unwrap(), fs::read(place.path("tree/sub/large")).unwrap());
+    assert_eq!(
+        fs::read(mount.path("plain/sub/large")).unwrap(),
+        fs::read(place.path("tree/sub/large")).unwrap()
+    );
     assert_eq!(fs::read_link(mount.path("plain/link")).unwrap().to_str(), Some("sub/file-1"));
     // The CIDs of an import, of its source and of the disk are one.
     let cid = |path: &str| cairn_ok(&["cid", path]).split_whitespace().next().unwrap().to_owned();
@@ -47,10 +50,17 @@ fn archives_go_through_pipes() {
     let mount = place.mount_usual(&[]);
     fs::write(mount.path("file"), vec![7u8; 2_000_000]).unwrap();
     let cairn = env!("CARGO_BIN_EXE_cairn");
-    let mut export =
-        Command::new(cairn).args(["export", &mount.at("file"), "-o", "-"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut export = Command::new(cairn)
+        .args(["export", &mount.at("file"), "-o", "-"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let input = export.stdout.take().unwrap();
-    let import = Command::new(cairn).args(["import", "-", &mount.at("again")]).stdin(input).output().unwrap();
+    let import = Command::new(cairn)
+        .args(["import", "-", &mount.at("again")])
+        .stdin(input)
+        .output()
+        .unwrap();
     assert!(import.status.success(), "{}", text(&import));
     assert!(export.wait().unwrap().success());
     assert_eq!(fs::read(mount.path("again")).unwrap(), vec![7u8; 2_000_000]);
@@ -71,7 +81,9 @@ fn a_damaged_archive_leaves_nothing_behind() {
     let mut flipped = whole.clone();
     flipped[500_000] ^= 1;
     let cut = &whole[..whole.len() - 9];
-    for (bytes, word) in [(&flipped[..], "does not match its hash"), (cut, "cut off"), (b"nonsense", "not a CAR")] {
+    for (bytes, word) in
+        [(&flipped[..], "does not match its hash"), (cut, "cut off"), (b"nonsense", "not a CAR")]
+    {
         fs::write(&archive, bytes).unwrap();
         let message = cairn_fails(6, &["import", &archive, &mount.at("bad")]);
         assert!(message.contains(word), "{message}");

@@ -18,7 +18,8 @@ fn what_fsync_acknowledged_survives_kill_9() {
         return;
     }
     let place = Place::new();
-    let seed: u64 = std::env::var("CAIRN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x00ca_1127);
+    let seed: u64 =
+        std::env::var("CAIRN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x00ca_1127);
     eprintln!("CAIRN_SEED={seed}, {} rounds", rounds());
     let mut random = seed;
     let mut next = move || {
@@ -31,7 +32,11 @@ fn what_fsync_acknowledged_survives_kill_9() {
     for round in 0..rounds() {
         let level = if round % 2 == 0 { "level=LOCAL_DURABILITY" } else { "level=QUORUM" };
         let options = ["-o", level];
-        let mount = if round == 0 { place.mount_usual(&options) } else { place.mount("volume", "mnt", &options) };
+        let mount = if round == 0 {
+            place.mount_usual(&options)
+        } else {
+            place.mount("volume", "mnt", &options)
+        };
         for (name, bytes) in &acknowledged {
             assert_eq!(&fs::read(mount.path(name)).unwrap(), bytes, "{name} in round {round}");
         }
@@ -43,7 +48,12 @@ fn what_fsync_acknowledged_survives_kill_9() {
             drop(fs::create_dir(&noise));
             let mut i = 0u64;
             while !ended.load(Ordering::Relaxed) {
-                if fs::write(noise.join(format!("{round}-{i}")), vec![b'n'; (i * 37 % 9000) as usize]).is_err() {
+                if fs::write(
+                    noise.join(format!("{round}-{i}")),
+                    vec![b'n'; (i * 37 % 9000) as usize],
+                )
+                .is_err()
+                {
                     return;
                 }
                 i += 1;
@@ -52,7 +62,8 @@ fn what_fsync_acknowledged_survives_kill_9() {
         for i in 0..3 + next() % 12 {
             let name = format!("kept-{round}-{i}");
             let len = (next() % 300_000) as usize;
-            let bytes: Vec<u8> = (0..len).map(|j| (j as u64 * 31 + i + u64::from(round)) as u8).collect();
+            let bytes: Vec<u8> =
+                (0..len).map(|j| (j as u64 * 31 + i + u64::from(round)) as u8).collect();
             let mut file = File::create(mount.path(&name)).unwrap();
             file.write_all(&bytes).unwrap();
             file.sync_all().unwrap();

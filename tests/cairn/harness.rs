@@ -24,7 +24,11 @@ pub fn run(program: &str, arguments: &[&str]) -> Output {
 }
 
 pub fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 /// Runs a program that must succeed.
@@ -125,8 +129,13 @@ impl Mount {
 
 fn detach(point: &Path) {
     let point = point.to_str().unwrap();
-    for (program, arguments) in [("umount", vec!["-l", point]), ("fusermount3", vec!["-uz", point])] {
-        if Command::new(program).args(&arguments).output().is_ok_and(|output| output.status.success()) {
+    for (program, arguments) in [("umount", vec!["-l", point]), ("fusermount3", vec!["-uz", point])]
+    {
+        if Command::new(program)
+            .args(&arguments)
+            .output()
+            .is_ok_and(|output| output.status.success())
+        {
             return;
         }
     }
@@ -147,7 +156,8 @@ pub fn make_tree(top: &Path) {
     let at = |name: &str| top.join(name).to_str().unwrap().to_owned();
     std::fs::create_dir_all(top.join("sub/deep")).unwrap();
     for i in 0..50 {
-        std::fs::write(top.join(format!("sub/file-{i}")), format!("content {i}").repeat(i * 20)).unwrap();
+        std::fs::write(top.join(format!("sub/file-{i}")), format!("content {i}").repeat(i * 20))
+            .unwrap();
     }
     std::fs::write(top.join("empty"), b"").unwrap();
     let large: Vec<u8> = (0..875_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect();

@@ -24,7 +24,13 @@ fn files_names_and_attributes_behave_like_posix() {
     drop(File::options().write(true).truncate(true).open(at("a")).unwrap());
     assert_eq!(fs::metadata(at("a")).unwrap().len(), 0);
 
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(at("sparse")).unwrap();
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(at("sparse"))
+        .unwrap();
     file.write_all_at(b"end", 5_000_000).unwrap();
     let mut buffer = [1u8; 8];
     file.read_exact_at(&mut buffer, 1_000_000).unwrap();
@@ -52,7 +58,13 @@ fn files_names_and_attributes_behave_like_posix() {
     let full = fs::remove_dir(at("dir")).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::DirectoryNotEmpty);
 
-    let mut open = File::options().read(true).write(true).create(true).truncate(true).open(at("gone")).unwrap();
+    let mut open = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(at("gone"))
+        .unwrap();
     open.write_all(b"still here").unwrap();
     fs::remove_file(at("gone")).unwrap();
     open.seek(SeekFrom::Start(0)).unwrap();
@@ -67,8 +79,13 @@ fn files_names_and_attributes_behave_like_posix() {
     assert_eq!(fs::metadata(at("a")).unwrap().mtime_nsec(), 987_654_321);
     ok("setfattr", &["-n", "user.k", "-v", "v", &mount.at("a")]);
     assert!(ok("getfattr", &["-d", &mount.at("a")]).contains("user.k=\"v\""));
-    assert!(!ok("getfattr", &["-d", "-m", "-", &mount.at("a")]).contains("cairn"), "virtual xattrs are not listed");
-    assert!(!run("setfattr", &["-n", "user.cairn.cid", "-v", "x", &mount.at("a")]).status.success());
+    assert!(
+        !ok("getfattr", &["-d", "-m", "-", &mount.at("a")]).contains("cairn"),
+        "virtual xattrs are not listed"
+    );
+    assert!(
+        !run("setfattr", &["-n", "user.cairn.cid", "-v", "x", &mount.at("a")]).status.success()
+    );
     ok("fallocate", &["-p", "-o", "0", "-l", "8192", &mount.at("sparse")]);
     ok("df", &[mount.point.to_str().unwrap()]);
     mount.umount();
@@ -88,7 +105,20 @@ fn a_tree_comes_back_after_unmounting_and_programs_run_on_it() {
     ok("git", &["-c", "init.defaultBranch=main", "init", "-q", &repo]);
     fs::write(mount.path("repo/file"), b"text").unwrap();
     ok("git", &["-C", &repo, "add", "file"]);
-    ok("git", &["-C", &repo, "-c", "user.name=n", "-c", "user.email=e@example.org", "commit", "-qm", "one"]);
+    ok(
+        "git",
+        &[
+            "-C",
+            &repo,
+            "-c",
+            "user.name=n",
+            "-c",
+            "user.email=e@example.org",
+            "commit",
+            "-qm",
+            "one",
+        ],
+    );
     ok("git", &["-C", &repo, "fsck", "--strict"]);
     let program = "import mmap,sys\nf=open(sys.argv[1],'w+b')\nf.truncate(8192)\nm=mmap.mmap(f.fileno(),8192)\nm[4096:4101]=b'hello'\nm.flush()\nm.close()\nf.close()";
     ok("python3", &["-c", program, &mount.at("mapped")]);

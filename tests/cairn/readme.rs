@@ -10,8 +10,10 @@ fn the_readmes_commands_work() {
         return;
     }
     let readme = include_str!("../../README.md");
-    let block = readme.split("<!-- tested -->").nth(1).and_then(|rest| rest.split("```sh\n").nth(1));
-    let block = block.and_then(|rest| rest.split("```").next()).expect("a tested block of commands");
+    let block =
+        readme.split("<!-- tested -->").nth(1).and_then(|rest| rest.split("```sh\n").nth(1));
+    let block =
+        block.and_then(|rest| rest.split("```").next()).expect("a tested block of commands");
     let place = Place::new();
     let bin = std::path::Path::new(env!("CARGO_BIN_EXE_cairn")).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());

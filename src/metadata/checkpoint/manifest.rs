@@ -78,7 +78,8 @@ impl Manifest {
     /// # Errors
     /// `Checkpoint`.
     pub fn encode(&self) -> Result<Vec<u8>, MetadataError> {
-        serde_json::to_vec_pretty(self).map_err(|e| MetadataError::Checkpoint(format!("manifest: {e}")))
+        serde_json::to_vec_pretty(self)
+            .map_err(|e| MetadataError::Checkpoint(format!("manifest: {e}")))
     }
 
     /// Reads what [`Manifest::encode`] wrote; refuses newer formats first.
@@ -90,7 +91,9 @@ impl Manifest {
         struct Head {
             format: u32,
         }
-        let bad = |e: serde_json::Error| MetadataError::Checkpoint(format!("a manifest does not decode: {e}"));
+        let bad = |e: serde_json::Error| {
+            MetadataError::Checkpoint(format!("a manifest does not decode: {e}"))
+        };
         let head: Head = serde_json::from_slice(bytes).map_err(bad)?;
         if head.format > FORMAT {
             return Err(MetadataError::TooNew { found: head.format, supported: FORMAT });
@@ -109,7 +112,9 @@ impl Manifest {
     /// `Checkpoint` when one is no CID.
     pub fn roots(&self) -> Result<Vec<Cid>, MetadataError> {
         let parse = |file: &FileEntry| {
-            file.cid.parse().map_err(|e| MetadataError::Checkpoint(format!("manifest names `{}`: {e}", file.cid)))
+            file.cid.parse().map_err(|e| {
+                MetadataError::Checkpoint(format!("manifest names `{}`: {e}", file.cid))
+            })
         };
         self.files().map(parse).collect()
     }

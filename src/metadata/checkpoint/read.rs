@@ -44,7 +44,10 @@ fn row_of(table: Table, column: &dyn Fn(&str) -> Option<ArrayRef>, row: usize) -
 }
 
 /// Rows of one table's file.
-fn table_rows(path: &Path, table: Table) -> Result<impl Iterator<Item = Result<Row, MetadataError>> + use<>, MetadataError> {
+fn table_rows(
+    path: &Path,
+    table: Table,
+) -> Result<impl Iterator<Item = Result<Row, MetadataError>> + use<>, MetadataError> {
     let path = path.to_owned();
     let rows = open(&path)?.flat_map(move |batch| {
         let batch = match batch {
@@ -53,7 +56,9 @@ fn table_rows(path: &Path, table: Table) -> Result<impl Iterator<Item = Result<R
         };
         let column = |name: &str| batch.column_by_name(name).cloned();
         (0..batch.num_rows())
-            .map(|row| row_of(table, &column, row).ok_or_else(|| damaged(&path, "a column is missing")))
+            .map(|row| {
+                row_of(table, &column, row).ok_or_else(|| damaged(&path, "a column is missing"))
+            })
             .collect()
     });
     Ok(rows)
@@ -95,20 +100,25 @@ pub fn read_delta(path: &Path) -> Result<Vec<Change>, MetadataError> {
     let mut changes: Vec<Change> = Vec::new();
     for batch in open(path)? {
         let batch = batch.map_err(|e| damaged(path, e))?;
-        let text = |name: &str| batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>().cloned());
+        let text =
+            |name: &str| batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>().cloned());
         let (Some(tables), Some(ops)) = (text("table"), text("op")) else {
             return Err(damaged(path, "column `table` or `op` is missing"));
         };
         for index in 0..batch.num_rows() {
-            let table = Table::from_name(tables.value(index)).ok_or_else(|| damaged(path, "unknown table"))?;
+            let table = Table::from_name(tables.value(index))
+                .ok_or_else(|| damaged(path, "unknown table"))?;
             let parts = batch.column_by_name(table.name()).and_then(|c| c.as_struct_opt());
             let parts = parts.ok_or_else(|| damaged(path, "a table's column is missing"))?;
             let column = |name: &str| parts.column_by_name(name).cloned();
-            let row = row_of(table, &column, index).ok_or_else(|| damaged(path, "a column is missing"))?;
+            let row = row_of(table, &column, index)
+                .ok_or_else(|| damaged(path, "a column is missing"))?;
             if table == Table::Copies {
                 let (root, copy) = copy_of(row)?;
                 match changes.last_mut() {
-                    Some(Change::Content(of, Some(record))) if *of == root => record.copies.push(copy),
+                    Some(Change::Content(of, Some(record))) if *of == root => {
+                        record.copies.push(copy)
+                    }
                     _ => return Err(damaged(path, "a copy without its content")),
                 }
                 continue;
@@ -178,8 +188,11 @@ pub fn load_checkpoint(
                 }
                 Some(Err(error)) => return Some(Err(error)),
                 None => {
-                    let mut left: Vec<Change> =
-                        newer.drain().map(|(_, change)| change).filter(|change| !is_deletion(change)).collect();
+                    let mut left: Vec<Change> = newer
+                        .drain()
+                        .map(|(_, change)| change)
+                        .filter(|change| !is_deletion(change))
+                        .collect();
                     left.sort_by_key(|change| !matches!(change, Change::Inode(..)));
                     rest = Some(left.into_iter());
                 }

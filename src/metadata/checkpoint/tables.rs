@@ -54,25 +54,69 @@ pub(super) type Row = Vec<Cell>;
 use Kind::{Bool, Bytes, I64, Text, U32, U64};
 
 const INODES: &[(&str, Kind)] = &[
-    ("ino", U64), ("kind", Text), ("mode", U32), ("uid", U32), ("gid", U32), ("rdev", U32),
-    ("nlink", U32), ("size", U64), ("atime_s", I64), ("atime_ns", U32), ("mtime_s", I64),
-    ("mtime_ns", U32), ("ctime_s", I64), ("ctime_ns", U32), ("btime_s", I64), ("btime_ns", U32),
-    ("content", Text), ("profile", Text), ("target", Bytes), ("parent", U64), ("has_xattrs", Bool),
-    ("policy", Text), ("entries", U64), ("next_cookie", U64), ("version", U64),
+    ("ino", U64),
+    ("kind", Text),
+    ("mode", U32),
+    ("uid", U32),
+    ("gid", U32),
+    ("rdev", U32),
+    ("nlink", U32),
+    ("size", U64),
+    ("atime_s", I64),
+    ("atime_ns", U32),
+    ("mtime_s", I64),
+    ("mtime_ns", U32),
+    ("ctime_s", I64),
+    ("ctime_ns", U32),
+    ("btime_s", I64),
+    ("btime_ns", U32),
+    ("content", Text),
+    ("profile", Text),
+    ("target", Bytes),
+    ("parent", U64),
+    ("has_xattrs", Bool),
+    ("policy", Text),
+    ("entries", U64),
+    ("next_cookie", U64),
+    ("version", U64),
 ];
 const DENTRIES: &[(&str, Kind)] = &[
-    ("parent", U64), ("name", Bytes), ("name_text", Text), ("ino", U64), ("kind", Text), ("cookie", U64),
+    ("parent", U64),
+    ("name", Bytes),
+    ("name_text", Text),
+    ("ino", U64),
+    ("kind", Text),
+    ("cookie", U64),
 ];
-const XATTRS: &[(&str, Kind)] = &[("ino", U64), ("name", Bytes), ("name_text", Text), ("value", Bytes)];
+const XATTRS: &[(&str, Kind)] =
+    &[("ino", U64), ("name", Bytes), ("name_text", Text), ("value", Bytes)];
 const CONTENTS: &[(&str, Kind)] = &[
-    ("cid", Text), ("size", U64), ("tsize", U64), ("blocks", U64), ("refs", U64), ("profile", Text),
-    ("min", U32), ("target", U32), ("max", U32), ("pin", Text),
+    ("cid", Text),
+    ("size", U64),
+    ("tsize", U64),
+    ("blocks", U64),
+    ("refs", U64),
+    ("profile", Text),
+    ("min", U32),
+    ("target", U32),
+    ("max", U32),
+    ("pin", Text),
 ];
 const COPIES: &[(&str, Kind)] = &[
-    ("cid", Text), ("backend", Text), ("state", Text), ("at_s", I64), ("at_ns", U32), ("method", Text),
+    ("cid", Text),
+    ("backend", Text),
+    ("state", Text),
+    ("at_s", I64),
+    ("at_ns", U32),
+    ("method", Text),
 ];
 const EVENTS: &[(&str, Kind)] = &[
-    ("number", U64), ("at_s", I64), ("at_ns", U32), ("kind", Text), ("subject", Text), ("detail", Text),
+    ("number", U64),
+    ("at_s", I64),
+    ("at_ns", U32),
+    ("kind", Text),
+    ("subject", Text),
+    ("detail", Text),
 ];
 
 impl Table {
@@ -121,7 +165,9 @@ fn text(value: impl Into<String>) -> Cell {
 }
 
 fn escaped(bytes: &[u8]) -> Cell {
-    Cell::Text(String::from_utf8(bytes.to_vec()).unwrap_or_else(|_| bytes.escape_ascii().to_string()))
+    Cell::Text(
+        String::from_utf8(bytes.to_vec()).unwrap_or_else(|_| bytes.escape_ascii().to_string()),
+    )
 }
 
 /// Serialises a word of a unit-only enum as its `snake_case` name.
@@ -141,7 +187,11 @@ pub(super) fn rows_of(change: &Change) -> (Table, bool, Row, Vec<Row>) {
             let bytes = name.as_bytes();
             let mut row = vec![Cell::U64(parent.0), Cell::Bytes(bytes.to_vec()), escaped(bytes)];
             if let Some(dentry) = dentry {
-                row.extend([Cell::U64(dentry.ino.0), text(dentry.kind.as_str()), Cell::U64(dentry.cookie)]);
+                row.extend([
+                    Cell::U64(dentry.ino.0),
+                    text(dentry.kind.as_str()),
+                    Cell::U64(dentry.cookie),
+                ]);
             }
             (Table::Dentries, dentry.is_some(), row, vec![])
         }
@@ -150,10 +200,13 @@ pub(super) fn rows_of(change: &Change) -> (Table, bool, Row, Vec<Row>) {
             row.extend(value.clone().map(Cell::Bytes));
             (Table::Xattrs, value.is_some(), row, vec![])
         }
-        Change::Content(root, None) => (Table::Contents, false, vec![text(root.to_string())], vec![]),
+        Change::Content(root, None) => {
+            (Table::Contents, false, vec![text(root.to_string())], vec![])
+        }
         Change::Content(root, Some(record)) => {
             let copies = record.copies.iter().map(|copy| {
-                let mut row = vec![text(root.to_string()), text(copy.backend.as_str()), word(&copy.state)];
+                let mut row =
+                    vec![text(root.to_string()), text(copy.backend.as_str()), word(&copy.state)];
                 time(&mut row, copy.at);
                 row.push(word(&copy.method));
                 row
@@ -177,7 +230,11 @@ fn inode_row(ino: Ino, inode: &InodeRecord) -> Row {
         time(&mut row, at);
     }
     row.push(inode.content.map_or(Cell::Null, |root| text(root.to_string())));
-    row.extend([text(&inode.profile), Cell::Bytes(inode.target.clone()), Cell::U64(inode.parent.0)]);
+    row.extend([
+        text(&inode.profile),
+        Cell::Bytes(inode.target.clone()),
+        Cell::U64(inode.parent.0),
+    ]);
     row.extend([Cell::Bool(inode.has_xattrs), text(&inode.policy)]);
     row.extend([inode.entries, inode.next_cookie, inode.version].map(Cell::U64));
     row
@@ -200,7 +257,10 @@ struct Cells {
 
 impl Cells {
     fn bad(&self) -> MetadataError {
-        MetadataError::Checkpoint(format!("table {} has a row that does not decode", self.table.name()))
+        MetadataError::Checkpoint(format!(
+            "table {} has a row that does not decode",
+            self.table.name()
+        ))
     }
     fn u64(&mut self) -> Result<u64, MetadataError> {
         match self.row.next() {
@@ -231,7 +291,9 @@ impl Cells {
     }
     fn time(&mut self) -> Result<Timestamp, MetadataError> {
         match (self.row.next(), self.row.next()) {
-            (Some(Cell::I64(seconds)), Some(Cell::U32(nanoseconds))) => Ok(Timestamp { seconds, nanoseconds }),
+            (Some(Cell::I64(seconds)), Some(Cell::U32(nanoseconds))) => {
+                Ok(Timestamp { seconds, nanoseconds })
+            }
             _ => Err(self.bad()),
         }
     }
@@ -272,7 +334,11 @@ pub(super) fn change_of(table: Table, put: bool, row: Row) -> Result<Change, Met
             let name = Name::new(cells.bytes()?).map_err(|_| cells.bad())?;
             cells.row.next();
             let dentry = if put {
-                Some(DentryRecord { ino: Ino(cells.u64()?), kind: cells.kind()?, cookie: cells.u64()? })
+                Some(DentryRecord {
+                    ino: Ino(cells.u64()?),
+                    kind: cells.kind()?,
+                    cookie: cells.u64()?,
+                })
             } else {
                 None
             };

@@ -7,7 +7,8 @@ use super::*;
 use crate::types::{BackendId, FileKind, Ino, Name, Timestamp, cid};
 
 fn time() -> impl Strategy<Value = Timestamp> {
-    (any::<i64>(), 0u32..1_000_000_000).prop_map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds })
+    (any::<i64>(), 0u32..1_000_000_000)
+        .prop_map(|(seconds, nanoseconds)| Timestamp { seconds, nanoseconds })
 }
 
 fn inode() -> impl Strategy<Value = InodeRecord> {
@@ -18,27 +19,29 @@ fn inode() -> impl Strategy<Value = InodeRecord> {
         any::<bool>(),
         any::<u64>(),
     )
-        .prop_map(|((mode, uid, rdev, size, atime, mtime), content, target, has_xattrs, n)| InodeRecord {
-            kind: if n % 2 == 0 { FileKind::File } else { FileKind::CharDevice },
-            mode,
-            uid,
-            gid: uid ^ 1,
-            rdev,
-            nlink: 3,
-            size,
-            atime,
-            mtime,
-            ctime: atime,
-            btime: mtime,
-            content: content.map(|bytes| cid::of_raw(&bytes)),
-            profile: "unixfs-v1-2025".into(),
-            target,
-            parent: Ino(n),
-            has_xattrs,
-            policy: "min=1".into(),
-            entries: n,
-            next_cookie: n / 2,
-            version: n / 3,
+        .prop_map(|((mode, uid, rdev, size, atime, mtime), content, target, has_xattrs, n)| {
+            InodeRecord {
+                kind: if n % 2 == 0 { FileKind::File } else { FileKind::CharDevice },
+                mode,
+                uid,
+                gid: uid ^ 1,
+                rdev,
+                nlink: 3,
+                size,
+                atime,
+                mtime,
+                ctime: atime,
+                btime: mtime,
+                content: content.map(|bytes| cid::of_raw(&bytes)),
+                profile: "unixfs-v1-2025".into(),
+                target,
+                parent: Ino(n),
+                has_xattrs,
+                policy: "min=1".into(),
+                entries: n,
+                next_cookie: n / 2,
+                version: n / 3,
+            }
         })
 }
 
@@ -65,16 +68,21 @@ fn content(n: u8) -> ContentRecord {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let name = || proptest::collection::vec(1u8..=255, 1..6).prop_filter_map("a name", |b| Name::new(b).ok());
+    let name = || {
+        proptest::collection::vec(1u8..=255, 1..6).prop_filter_map("a name", |b| Name::new(b).ok())
+    };
     prop_oneof![
-        (0u64..9, proptest::option::of(inode())).prop_map(|(ino, row)| Change::Inode(Ino(ino), row)),
+        (0u64..9, proptest::option::of(inode()))
+            .prop_map(|(ino, row)| Change::Inode(Ino(ino), row)),
         (0u64..4, name(), any::<bool>()).prop_map(|(parent, name, put)| {
-            let row = put.then_some(DentryRecord { ino: Ino(7), kind: FileKind::File, cookie: u64::MAX });
+            let row =
+                put.then_some(DentryRecord { ino: Ino(7), kind: FileKind::File, cookie: u64::MAX });
             Change::Dentry(Ino(parent), name, row)
         }),
         (0u64..4, proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9)))
             .prop_map(|(ino, value)| Change::Xattr(Ino(ino), b"user.\xff".to_vec(), value)),
-        (0u8..9, any::<bool>()).prop_map(|(n, put)| Change::Content(cid::of_raw(&[n]), put.then(|| content(n)))),
+        (0u8..9, any::<bool>())
+            .prop_map(|(n, put)| Change::Content(cid::of_raw(&[n]), put.then(|| content(n)))),
     ]
 }
 

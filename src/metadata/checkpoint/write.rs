@@ -3,8 +3,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    ArrayBuilder, BinaryBuilder, BooleanBuilder, Int64Builder, NullBufferBuilder, StringBuilder, UInt32Builder,
-    UInt64Builder,
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, Int64Builder, NullBufferBuilder, StringBuilder,
+    UInt32Builder, UInt64Builder,
 };
 use arrow_array::{ArrayRef, RecordBatch, StructArray};
 use arrow_schema::{DataType, Field, Fields, Schema};
@@ -105,7 +105,8 @@ impl Builder {
 }
 
 fn columns<'r>(table: Table, rows: impl Iterator<Item = Option<&'r Row>>) -> Vec<ArrayRef> {
-    let mut builders: Vec<Builder> = table.columns().iter().map(|(_, kind)| Builder::new(*kind)).collect();
+    let mut builders: Vec<Builder> =
+        table.columns().iter().map(|(_, kind)| Builder::new(*kind)).collect();
     for row in rows {
         for (index, builder) in builders.iter_mut().enumerate() {
             builder.push(row.and_then(|row| row.get(index)));
@@ -115,7 +116,8 @@ fn columns<'r>(table: Table, rows: impl Iterator<Item = Option<&'r Row>>) -> Vec
 }
 
 fn properties(table: &str, sequence: u64) -> WriterProperties {
-    let pair = |key: &str, value: String| parquet::file::metadata::KeyValue::new(key.to_owned(), value);
+    let pair =
+        |key: &str, value: String| parquet::file::metadata::KeyValue::new(key.to_owned(), value);
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
@@ -135,10 +137,17 @@ struct Target {
 }
 
 impl Target {
-    fn create(path: PathBuf, schema: Schema, table: &str, sequence: u64) -> Result<Self, MetadataError> {
+    fn create(
+        path: PathBuf,
+        schema: Schema,
+        table: &str,
+        sequence: u64,
+    ) -> Result<Self, MetadataError> {
         let temporary = path.with_extension("parquet.tmp");
         let file = File::create(&temporary)?;
-        let writer = ArrowWriter::try_new(file, Arc::new(schema), Some(properties(table, sequence))).map_err(failed)?;
+        let writer =
+            ArrowWriter::try_new(file, Arc::new(schema), Some(properties(table, sequence)))
+                .map_err(failed)?;
         Ok(Self { temporary, path, writer })
     }
 
@@ -171,7 +180,8 @@ impl TableFile {
     fn flush(&mut self) -> Result<(), MetadataError> {
         let rows = std::mem::take(&mut self.held);
         let arrays = columns(self.table, rows.iter().map(Some));
-        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields(self.table))), arrays).map_err(failed)?;
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields(self.table))), arrays)
+            .map_err(failed)?;
         self.target.writer.write(&batch).map_err(failed)
     }
 }
@@ -220,7 +230,12 @@ impl BaseWriter {
         for mut file in self.files {
             file.flush()?;
             let (path, bytes) = file.target.finish()?;
-            written.push(WrittenFile { path, table: file.table.name().to_owned(), rows: file.rows, bytes });
+            written.push(WrittenFile {
+                path,
+                table: file.table.name().to_owned(),
+                rows: file.rows,
+                bytes,
+            });
         }
         Ok(written)
     }
@@ -235,8 +250,11 @@ pub struct DeltaWriter {
 }
 
 fn delta_schema() -> Schema {
-    let mut all = vec![Field::new("table", DataType::Utf8, false), Field::new("op", DataType::Utf8, false)];
-    all.extend(Table::ALL.map(|table| Field::new(table.name(), DataType::Struct(fields(table)), true)));
+    let mut all =
+        vec![Field::new("table", DataType::Utf8, false), Field::new("op", DataType::Utf8, false)];
+    all.extend(
+        Table::ALL.map(|table| Field::new(table.name(), DataType::Struct(fields(table)), true)),
+    );
     Schema::new(all)
 }
 
@@ -277,7 +295,8 @@ impl DeltaWriter {
                 nulls.append(*of == table);
             }
             let rows = held.iter().map(|(of, _, row)| (*of == table).then_some(row));
-            let array = StructArray::try_new(fields(table), columns(table, rows), nulls.finish()).map_err(failed)?;
+            let array = StructArray::try_new(fields(table), columns(table, rows), nulls.finish())
+                .map_err(failed)?;
             arrays.push(Arc::new(array));
         }
         let batch = RecordBatch::try_new(Arc::new(delta_schema()), arrays).map_err(failed)?;

@@ -81,7 +81,11 @@ impl Namespace {
     ///
     /// # Errors
     /// `Storage`.
-    pub fn check(&self, repair: bool, report: &mut dyn FnMut(Problem)) -> Result<u64, MetadataError> {
+    pub fn check(
+        &self,
+        repair: bool,
+        report: &mut dyn FnMut(Problem),
+    ) -> Result<u64, MetadataError> {
         let snapshot = self.engine.snapshot()?;
         let mut found = Found::default();
         let mut dangling = Vec::new();
@@ -120,7 +124,9 @@ impl Namespace {
         }
         let mut wrong: Vec<(Ino, InodeRecord)> = Vec::new();
         snapshot.scan(&[keys::INODE], &[keys::INODE + 1], &mut |key, value| {
-            let (Some(ino), Ok(mut inode)) = (keys::number_in(key).map(Ino), decode::<InodeRecord>(key, value)) else {
+            let (Some(ino), Ok(mut inode)) =
+                (keys::number_in(key).map(Ino), decode::<InodeRecord>(key, value))
+            else {
                 tell(Problem::Damaged(key.escape_ascii().to_string()));
                 return ControlFlow::Continue(());
             };
@@ -153,7 +159,9 @@ impl Namespace {
         })?;
         let mut wrong_refs = Vec::new();
         snapshot.scan(&[keys::CONTENT], &[keys::CONTENT + 1], &mut |key, value| {
-            let (Ok(root), Ok(record)) = (Cid::try_from(&key[1..]), decode::<ContentRecord>(key, value)) else {
+            let (Ok(root), Ok(record)) =
+                (Cid::try_from(&key[1..]), decode::<ContentRecord>(key, value))
+            else {
                 tell(Problem::Damaged(key.escape_ascii().to_string()));
                 return ControlFlow::Continue(());
             };
@@ -196,7 +204,11 @@ impl Namespace {
             for (key, dentry) in dangling {
                 tx.remove(key.clone());
                 if let Some(parent) = keys::number_in(key) {
-                    tx.inner.delete(&keys::under(keys::ORDER, Ino(parent), &dentry.cookie.to_be_bytes()));
+                    tx.inner.delete(&keys::under(
+                        keys::ORDER,
+                        Ino(parent),
+                        &dentry.cookie.to_be_bytes(),
+                    ));
                 }
             }
             for (ino, inode) in wrong {

@@ -69,7 +69,8 @@ impl Tx<'_> {
 
     fn take_content(&mut self, root: &Cid, commit: &ContentCommit) -> Result<(), MetadataError> {
         let before: Option<ContentRecord> = self.get(&keys::of_cid(keys::CONTENT, root))?;
-        let mut after = before.clone().unwrap_or_else(|| ContentRecord { refs: 0, ..commit.record.clone() });
+        let mut after =
+            before.clone().unwrap_or_else(|| ContentRecord { refs: 0, ..commit.record.clone() });
         after.refs += 1;
         for copy in &commit.record.copies {
             if !after.copies.iter().any(|held| held.backend == copy.backend) {
@@ -156,7 +157,11 @@ impl Namespace {
     ///
     /// # Errors
     /// `Damaged`, `Storage`.
-    pub fn contents_page(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, ContentRecord)>, MetadataError> {
+    pub fn contents_page(
+        &self,
+        after: Option<&Cid>,
+        limit: usize,
+    ) -> Result<Vec<(Cid, ContentRecord)>, MetadataError> {
         self.cid_page(keys::CONTENT, after, limit)
     }
 
@@ -164,7 +169,11 @@ impl Namespace {
     ///
     /// # Errors
     /// `Damaged`, `Storage`.
-    pub fn queue_page(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, QueueRecord)>, MetadataError> {
+    pub fn queue_page(
+        &self,
+        after: Option<&Cid>,
+        limit: usize,
+    ) -> Result<Vec<(Cid, QueueRecord)>, MetadataError> {
         self.cid_page(keys::QUEUE, after, limit)
     }
 
@@ -206,11 +215,17 @@ impl Namespace {
     ///
     /// # Errors
     /// `Storage`, `Contended`.
-    pub fn update_contents(&self, roots: &[Cid], change: &mut ContentChange<'_>) -> Result<(), MetadataError> {
+    pub fn update_contents(
+        &self,
+        roots: &[Cid],
+        change: &mut ContentChange<'_>,
+    ) -> Result<(), MetadataError> {
         for page in roots.chunks(PAGE) {
             self.run(|tx| {
                 for root in page {
-                    let Some(before) = tx.get::<ContentRecord>(&keys::of_cid(keys::CONTENT, root))? else {
+                    let Some(before) =
+                        tx.get::<ContentRecord>(&keys::of_cid(keys::CONTENT, root))?
+                    else {
                         continue;
                     };
                     let row: Option<QueueRecord> = tx.get(&keys::of_cid(keys::QUEUE, root))?;
@@ -234,7 +249,10 @@ impl Namespace {
     ///
     /// # Errors
     /// `Storage`, `Contended`.
-    pub fn update_all_contents(&self, change: &mut ContentChange<'_>) -> Result<u64, MetadataError> {
+    pub fn update_all_contents(
+        &self,
+        change: &mut ContentChange<'_>,
+    ) -> Result<u64, MetadataError> {
         let (mut after, mut count) = (None, 0);
         loop {
             let page = self.contents_page(after.as_ref(), PAGE)?;

@@ -39,7 +39,11 @@ impl Namespace {
     ///
     /// # Errors
     /// `NotFound`.
-    pub fn set_attributes(&self, ino: Ino, set: &SetAttributes) -> Result<InodeRecord, MetadataError> {
+    pub fn set_attributes(
+        &self,
+        ino: Ino,
+        set: &SetAttributes,
+    ) -> Result<InodeRecord, MetadataError> {
         self.update_inode(ino, &mut |inode| {
             inode.mode = set.mode.map_or(inode.mode, |mode| mode & 0o7777);
             inode.uid = set.uid.unwrap_or(inode.uid);

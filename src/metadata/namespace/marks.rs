@@ -61,7 +61,10 @@ fn damaged(key: &[u8], reason: &str) -> MetadataError {
 
 fn change_of(key: &[u8], value: Option<&[u8]>) -> Result<Option<Change>, MetadataError> {
     let ino = |key: &[u8]| keys::number_in(key).map(Ino).ok_or_else(|| damaged(key, "short key"));
-    fn row<T: serde::de::DeserializeOwned>(key: &[u8], value: Option<&[u8]>) -> Result<Option<T>, MetadataError> {
+    fn row<T: serde::de::DeserializeOwned>(
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<Option<T>, MetadataError> {
         value.map(|value| decode(key, value)).transpose()
     }
     Ok(Some(match key.first() {
@@ -70,7 +73,9 @@ fn change_of(key: &[u8], value: Option<&[u8]>) -> Result<Option<Change>, Metadat
             let name = Name::new(&key[9..]).map_err(|e| damaged(key, &e.to_string()))?;
             Change::Dentry(ino(key)?, name, row(key, value)?)
         }
-        Some(&keys::XATTR) => Change::Xattr(ino(key)?, key[9..].to_vec(), value.map(<[u8]>::to_vec)),
+        Some(&keys::XATTR) => {
+            Change::Xattr(ino(key)?, key[9..].to_vec(), value.map(<[u8]>::to_vec))
+        }
         Some(&keys::CONTENT) => {
             let cid = Cid::try_from(&key[1..]).map_err(|e| damaged(key, &e.to_string()))?;
             Change::Content(cid, row(key, value)?)
@@ -122,7 +127,11 @@ impl Namespace {
                 let mut page: Vec<Vec<u8>> = Vec::new();
                 snapshot.scan(&start, &[keys::MARK + 1], &mut |key, _| {
                     page.push(key[1..].to_vec());
-                    if page.len() == PAGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                    if page.len() == PAGE {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
                 })?;
                 let Some(last) = page.last() else { break };
                 start.truncate(1);
@@ -146,10 +155,14 @@ impl Namespace {
             return Err(error);
         }
         let mut events = Vec::new();
-        snapshot.scan(&[keys::EVENT], &keys::number(keys::EVENT, token.events), &mut |key, value| {
-            events.push((keys::number_in(key).unwrap_or(0), decode::<EventRecord>(key, value)));
-            ControlFlow::Continue(())
-        })?;
+        snapshot.scan(
+            &[keys::EVENT],
+            &keys::number(keys::EVENT, token.events),
+            &mut |key, value| {
+                events.push((keys::number_in(key).unwrap_or(0), decode::<EventRecord>(key, value)));
+                ControlFlow::Continue(())
+            },
+        )?;
         for (number, event) in events {
             visit(Change::Event(number, event?))?;
             token.rows += 1;
@@ -194,10 +207,14 @@ impl Namespace {
         }
         self.run(|tx| {
             let mut taken = Vec::new();
-            tx.inner.scan(&[keys::EVENT], &keys::number(keys::EVENT, token.events), &mut |key, _| {
-                taken.push(key.to_vec());
-                ControlFlow::Continue(())
-            })?;
+            tx.inner.scan(
+                &[keys::EVENT],
+                &keys::number(keys::EVENT, token.events),
+                &mut |key, _| {
+                    taken.push(key.to_vec());
+                    ControlFlow::Continue(())
+                },
+            )?;
             for key in &taken {
                 tx.inner.delete(key);
             }

@@ -148,7 +148,12 @@ fn count_link(tx: &mut Tx<'_>, ino: Ino, parent: Ino, by: i32) -> Result<u32, Me
 }
 
 /// Moves or ends the bookkeeping of one name of a non-directory.
-fn drop_link(tx: &mut Tx<'_>, ino: Ino, inode: &mut InodeRecord, parent: Ino) -> Result<(), MetadataError> {
+fn drop_link(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    inode: &mut InodeRecord,
+    parent: Ino,
+) -> Result<(), MetadataError> {
     let prefix = keys::number(keys::PARENT, ino.0);
     let several = !tx.below(&prefix)?.is_empty();
     if several && count_link(tx, ino, parent, -1)? == 0 && inode.parent == parent {
@@ -161,7 +166,12 @@ fn drop_link(tx: &mut Tx<'_>, ino: Ino, inode: &mut InodeRecord, parent: Ino) ->
 }
 
 /// One name of `ino` goes; the inode becomes an orphan with its last one.
-fn unlink_inode(tx: &mut Tx<'_>, ino: Ino, parent: Ino, now: Timestamp) -> Result<Removed, MetadataError> {
+fn unlink_inode(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    parent: Ino,
+    now: Timestamp,
+) -> Result<Removed, MetadataError> {
     let mut inode = tx.inode(ino)?;
     inode.ctime = now;
     if inode.kind == FileKind::Directory {
@@ -192,7 +202,12 @@ impl Namespace {
     ///
     /// # Errors
     /// `Exists`, `NotFound` (the parent is gone), `NotADirectory`.
-    pub fn create(&self, parent: Ino, name: &Name, node: &NewNode) -> Result<Created, MetadataError> {
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &Name,
+        node: &NewNode,
+    ) -> Result<Created, MetadataError> {
         let ino = self.next_ino()?;
         self.run(|tx| {
             let mut directory = tx.directory(parent)?;
@@ -240,7 +255,13 @@ impl Namespace {
     ///
     /// # Errors
     /// `NotPermitted` for directories, `Exists`, `TooManyLinks`, `NotFound`.
-    pub fn link(&self, ino: Ino, parent: Ino, name: &Name, now: Timestamp) -> Result<InodeRecord, MetadataError> {
+    pub fn link(
+        &self,
+        ino: Ino,
+        parent: Ino,
+        name: &Name,
+        now: Timestamp,
+    ) -> Result<InodeRecord, MetadataError> {
         self.run(|tx| {
             let mut inode = tx.inode(ino)?;
             if inode.kind == FileKind::Directory {
@@ -278,7 +299,12 @@ impl Namespace {
     ///
     /// # Errors
     /// `NotFound`, `IsADirectory`.
-    pub fn unlink(&self, parent: Ino, name: &Name, now: Timestamp) -> Result<Removed, MetadataError> {
+    pub fn unlink(
+        &self,
+        parent: Ino,
+        name: &Name,
+        now: Timestamp,
+    ) -> Result<Removed, MetadataError> {
         self.run(|tx| {
             let mut directory = tx.directory(parent)?;
             let dentry: DentryRecord =
@@ -296,7 +322,12 @@ impl Namespace {
     ///
     /// # Errors
     /// `NotFound`, `NotADirectory`, `NotEmpty`.
-    pub fn rmdir(&self, parent: Ino, name: &Name, now: Timestamp) -> Result<Removed, MetadataError> {
+    pub fn rmdir(
+        &self,
+        parent: Ino,
+        name: &Name,
+        now: Timestamp,
+    ) -> Result<Removed, MetadataError> {
         self.run(|tx| {
             let mut directory = tx.directory(parent)?;
             let dentry: DentryRecord =
@@ -409,7 +440,12 @@ impl Namespace {
     ///
     /// # Errors
     /// `NotADirectory`, `NotFound`.
-    pub fn read_directory(&self, ino: Ino, after: u64, limit: usize) -> Result<DirectoryPage, MetadataError> {
+    pub fn read_directory(
+        &self,
+        ino: Ino,
+        after: u64,
+        limit: usize,
+    ) -> Result<DirectoryPage, MetadataError> {
         let snapshot = self.engine.snapshot()?;
         let start = order_key(ino, after.saturating_add(1));
         let end = keys::end_of(&keys::number(keys::ORDER, ino.0));
@@ -421,13 +457,12 @@ impl Namespace {
         let last = names.len() <= limit;
         let mut entries = Vec::with_capacity(names.len().min(limit));
         for bytes in names.into_iter().take(limit) {
-            let damaged = |reason: String| MetadataError::Damaged {
-                key: format!("directory {ino}"),
-                reason,
-            };
+            let damaged =
+                |reason: String| MetadataError::Damaged { key: format!("directory {ino}"), reason };
             let name = Name::new(bytes).map_err(|e| damaged(e.to_string()))?;
             let key = dentry_key(ino, &name);
-            let value = snapshot.get(&key)?.ok_or_else(|| damaged(format!("{name:?} has no row")))?;
+            let value =
+                snapshot.get(&key)?.ok_or_else(|| damaged(format!("{name:?} has no row")))?;
             entries.push((name, decode(&key, &value)?));
         }
         Ok(DirectoryPage { entries, last })
@@ -466,14 +501,16 @@ impl Namespace {
             }
             let prefix = keys::number(keys::DENTRY, inode.parent.0);
             let mut found = None;
-            snapshot.scan(&prefix, &keys::end_of(&prefix), &mut |key, value| {
-                match decode::<DentryRecord>(key, value) {
-                    Ok(dentry) if dentry.ino == at => {
-                        found = Some(key[9..].to_vec());
-                        ControlFlow::Break(())
-                    }
-                    _ => ControlFlow::Continue(()),
+            snapshot.scan(&prefix, &keys::end_of(&prefix), &mut |key, value| match decode::<
+                DentryRecord,
+            >(
+                key, value
+            ) {
+                Ok(dentry) if dentry.ino == at => {
+                    found = Some(key[9..].to_vec());
+                    ControlFlow::Break(())
                 }
+                _ => ControlFlow::Continue(()),
             })?;
             let Some(name) = found else { return Ok(None) };
             parts.push(name);
@@ -489,7 +526,13 @@ impl Namespace {
 }
 
 /// An inode's name moves between directories.
-fn move_inode(tx: &mut Tx<'_>, ino: Ino, from: Ino, to: Ino, now: Timestamp) -> Result<(), MetadataError> {
+fn move_inode(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    from: Ino,
+    to: Ino,
+    now: Timestamp,
+) -> Result<(), MetadataError> {
     let mut inode = tx.inode(ino)?;
     inode.ctime = now;
     if from != to {
