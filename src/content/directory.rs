@@ -42,9 +42,9 @@ pub fn build_directory(
 }
 
 fn estimate(profile: &Profile, entries: &[DirectoryEntry]) -> u64 {
-    let lens = entries.iter().map(|e| {
-        (e.link.cid.encoded_len() as u64, e.name.len() as u64, e.link.tsize)
-    });
+    let lens = entries
+        .iter()
+        .map(|e| (e.link.cid.encoded_len() as u64, e.name.len() as u64, e.link.tsize));
     match profile.estimate {
         // 4 bytes: the data field of a directory without metadata.
         DirectoryEstimate::Block => 4 + lens.map(|(c, n, t)| link_field_len(c, n, t)).sum::<u64>(),
