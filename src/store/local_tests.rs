@@ -79,7 +79,11 @@ fn a_staging_file_becomes_a_segment_without_a_copy() {
     let leaves: Vec<SealedLeaf> = bytes
         .chunks(8192)
         .enumerate()
-        .map(|(i, part)| SealedLeaf { cid: cid::of_raw(part), offset: i as u64 * 8192, len: part.len() as u32 })
+        .map(|(i, part)| SealedLeaf {
+            cid: cid::of_raw(part),
+            offset: i as u64 * 8192,
+            len: part.len() as u32,
+        })
         .collect();
     store.seal(&mut [(&mut staging, leaves.clone())]).unwrap();
     assert_eq!(std::fs::read_dir(store.staging_dir()).unwrap().count(), 0);
