@@ -235,6 +235,9 @@ fn not_balanced(id: &Cid, reason: &str) -> ContentError {
 /// The shape of a balanced tree: all that follows from the number of leaves.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
+    size: u64,
+    chunk: u64,
+    raw_leaves: bool,
     leaves: u64,
     width: u64,
     /// Levels above the leaves; 0 when one leaf is the root.
@@ -243,13 +246,19 @@ struct Shape {
 
 impl Shape {
     fn of(profile: &Profile, size: u64) -> Self {
-        let leaves = size.div_ceil(u64::from(profile.chunk_size)).max(1);
+        let chunk = u64::from(profile.chunk_size);
+        let leaves = size.div_ceil(chunk).max(1);
         let width = profile.max_links as u64;
         let mut depth = 0;
         while width.saturating_pow(depth) < leaves {
             depth += 1;
         }
-        Self { leaves, width, depth }
+        Self { size, chunk, raw_leaves: profile.raw_leaves, leaves, width, depth }
+    }
+
+    /// Where leaf `index` begins, or the end of the file.
+    fn offset(&self, index: u64) -> u64 {
+        index.saturating_mul(self.chunk).min(self.size)
     }
 
     /// Leaves below node `index` of `level`, as a half-open range.
@@ -325,8 +334,17 @@ fn old_link(
             return Err(not_balanced(&link.cid, "an inner node is not a file node"));
         };
         let (start, end) = old.shape.covered(level + 1, parent);
-        let expected = (end - start).div_ceil(old.shape.width.saturating_pow(level));
-        if !data.is_empty() || links.len() as u64 != expected {
+        let span = old.shape.width.saturating_pow(level);
+        let expected = (end - start).div_ceil(span);
+        // Leaves of other lengths can add up to the same size; only a tree whose
+        // every part has the length that its place asks for may be continued.
+        let fits = |(at, link): (u64, &Link)| {
+            let first = start + at * span;
+            let bytes = old.shape.offset(first + span) - old.shape.offset(first);
+            let right_leaf = level > 0 || (link.cid.codec() == cid::RAW) == old.shape.raw_leaves;
+            link.size == bytes && right_leaf
+        };
+        if !data.is_empty() || links.len() as u64 != expected || !(0..).zip(&links).all(fits) {
             return Err(not_balanced(&link.cid, "not a balanced tree of this profile"));
         }
         old.loaded += 1;

@@ -155,6 +155,9 @@ impl Fields {
             }
             value |= u64::from(byte & 0x7f) << (7 * index);
             if byte & 0x80 == 0 {
+                if *byte == 0 && index > 0 {
+                    return Err("an over-long varint".into());
+                }
                 drop(self.rest.split_to(index + 1));
                 return Ok(value);
             }
@@ -189,14 +192,20 @@ impl Fields {
     }
 }
 
-/// Decodes a dag-pb node.
+/// Decodes a dag-pb node. Strict as the spec asks: no unknown field, no field
+/// twice, links next to each other (before or after the data).
 pub(super) fn decode(bytes: &Bytes) -> Result<PbNode, String> {
     let mut fields = Fields { rest: bytes.clone() };
     let mut node = PbNode::default();
+    let mut links_ended = false;
     while let Some((field, value)) = fields.next()? {
         match (field, value) {
-            (1, Value::Bytes(data)) if node.data.is_none() => node.data = Some(data),
+            (1, Value::Bytes(data)) if node.data.is_none() => {
+                node.data = Some(data);
+                links_ended = !node.links.is_empty();
+            }
             (1, Value::Bytes(_)) => return Err("two data fields".into()),
+            (2, Value::Bytes(_)) if links_ended => return Err("links around the data".into()),
             (2, Value::Bytes(link)) => node.links.push(decode_link(link)?),
             (field, _) => return Err(format!("unknown field {field} in PBNode")),
         }
@@ -204,13 +213,24 @@ pub(super) fn decode(bytes: &Bytes) -> Result<PbNode, String> {
     Ok(node)
 }
 
+/// The fields of a link come in the order hash, name, size, each at most once.
 fn decode_link(bytes: Bytes) -> Result<PbLink, String> {
     let mut fields = Fields { rest: bytes };
     let (mut cid, mut name, mut tsize) = (None, Vec::new(), 0);
+    let mut last = 0;
     while let Some((field, value)) = fields.next()? {
+        if field <= last {
+            return Err(format!("field {field} after field {last} in PBLink"));
+        }
+        last = field;
         match (field, value) {
             (1, Value::Bytes(bytes)) => {
-                cid = Some(Cid::try_from(&bytes[..]).map_err(|e| format!("link CID: {e}"))?);
+                let id = Cid::try_from(&bytes[..]).map_err(|e| format!("link CID: {e}"))?;
+                // The parser stops at the CID's end; the field must too.
+                if id.encoded_len() != bytes.len() {
+                    return Err("a link CID with bytes after it".into());
+                }
+                cid = Some(id);
             }
             (2, Value::Bytes(bytes)) => name = bytes.to_vec(),
             (3, Value::Varint(value)) => tsize = value,
@@ -220,6 +240,13 @@ fn decode_link(bytes: Bytes) -> Result<PbLink, String> {
     Ok(PbLink { cid: cid.ok_or("a link without a CID")?, name, tsize })
 }
 
+fn once<T>(slot: &mut Option<T>, value: T, what: &str) -> Result<(), String> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(format!("{what} occurs twice in UnixFS data")),
+    }
+}
+
 /// Decodes the UnixFS message of a node.
 pub(super) fn decode_unixfs(bytes: &Bytes) -> Result<UnixFs, String> {
     let mut fields = Fields { rest: bytes.clone() };
@@ -227,9 +254,9 @@ pub(super) fn decode_unixfs(bytes: &Bytes) -> Result<UnixFs, String> {
     let mut kind = None;
     while let Some((field, value)) = fields.next()? {
         match (field, value) {
-            (1, Value::Varint(value)) => kind = Some(value),
-            (2, Value::Bytes(data)) => message.data = Some(data),
-            (3, Value::Varint(size)) => message.file_size = Some(size),
+            (1, Value::Varint(value)) => once(&mut kind, value, "the type")?,
+            (2, Value::Bytes(data)) => once(&mut message.data, data, "the data")?,
+            (3, Value::Varint(size)) => once(&mut message.file_size, size, "the file size")?,
             (4, Value::Varint(size)) => message.block_sizes.push(size),
             // Packed form: readers of proto2 repeated fields accept both.
             (4, Value::Bytes(packed)) => {
@@ -238,10 +265,13 @@ pub(super) fn decode_unixfs(bytes: &Bytes) -> Result<UnixFs, String> {
                     message.block_sizes.push(sizes.varint()?);
                 }
             }
-            (5, Value::Varint(hash)) => message.hash_type = Some(hash),
-            (6, Value::Varint(fanout)) => message.fanout = Some(fanout),
-            (7, Value::Varint(mode)) => message.mode = Some(mode as u32),
-            (8, Value::Bytes(time)) => message.mtime = Some(decode_time(time)?),
+            (5, Value::Varint(hash)) => once(&mut message.hash_type, hash, "the hash type")?,
+            (6, Value::Varint(fanout)) => once(&mut message.fanout, fanout, "the fanout")?,
+            (7, Value::Varint(mode)) => {
+                let mode = u32::try_from(mode).map_err(|_| "a mode over 32 bits")?;
+                once(&mut message.mode, mode, "the mode")?;
+            }
+            (8, Value::Bytes(time)) => once(&mut message.mtime, decode_time(time)?, "the mtime")?,
             (field, _) => return Err(format!("unknown field {field} in UnixFS data")),
         }
     }

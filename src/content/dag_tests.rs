@@ -63,6 +63,8 @@ fn edit(profile: &Profile, old: &[u8], new: &[u8], blocks: &Blocks) -> Rebuilt {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
     #[test]
     fn a_rebuilt_tree_is_the_imported_tree(
         raw: bool,

@@ -53,17 +53,16 @@ fn shard(
         // A big-endian integer: bit 0 is the last byte's lowest.
         let place = bitmap.len() - 1 - usize::from(bucket) / 8;
         bitmap[place] |= 1 << (bucket % 8);
-        links.push(match group {
-            [(_, only)] => PbLink {
+        links.push(if let [(_, only)] = group {
+            PbLink {
                 cid: only.link.cid,
                 name: format!("{bucket:02X}{}", only.name).into_bytes(),
                 tsize: only.link.tsize,
-            },
-            _ => {
-                let below = shard(profile, group, level + 1, sink)?;
-                let name = format!("{bucket:02X}").into_bytes();
-                PbLink { cid: below.cid, name, tsize: below.tsize }
             }
+        } else {
+            let below = shard(profile, group, level + 1, sink)?;
+            let name = format!("{bucket:02X}").into_bytes();
+            PbLink { cid: below.cid, name, tsize: below.tsize }
         });
     }
     let zeros = bitmap.iter().take_while(|b| **b == 0).count();

@@ -10,6 +10,7 @@ mod dag_pb;
 mod directory;
 mod error;
 mod hamt;
+mod measure;
 mod names;
 mod node;
 mod profile;
@@ -18,6 +19,7 @@ mod walk;
 pub use self::dag::{FileBuilder, Rebuilt, import_file, leaf, rebuild};
 pub use self::directory::{DirectoryEntry, build_directory, read_directory, symlink};
 pub use self::error::ContentError;
+pub use self::measure::{Measured, measure_file};
 pub use self::names::{escape_name, unescape_name};
 pub use self::node::{Node, UnixFsMetadata, inline_block, parse_node};
 pub use self::profile::{DirectoryEstimate, Profile, UnknownProfile};
@@ -47,5 +49,7 @@ pub type Load<'a> = dyn FnMut(&Cid) -> Result<Bytes, ContentError> + 'a;
 
 #[cfg(test)]
 mod dag_tests;
+#[cfg(test)]
+mod node_tests;
 #[cfg(test)]
 mod vectors_tests;

@@ -32,27 +32,29 @@ pub fn escape_name(name: &[u8]) -> String {
     out
 }
 
-/// The reverse of [`escape_name`]. A mark that no digits follow (a foreign
-/// archive may have one) stands for itself.
+/// The reverse of [`escape_name`]. A name that `escape_name` never makes (a
+/// foreign archive may have a bare mark, or an escaped letter) stands for itself.
 #[must_use]
 pub fn unescape_name(name: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(name.len());
+    if !name.contains(MARK) {
+        return name.as_bytes().to_vec();
+    }
+    match decode(name) {
+        Some(bytes) if escape_name(&bytes) == name => bytes,
+        _ => name.as_bytes().to_vec(),
+    }
+}
+
+/// Turns each mark with two digits into its byte; `None` when one has none.
+fn decode(name: &str) -> Option<Vec<u8>> {
     let mut parts = name.split(MARK);
-    if let Some(first) = parts.next() {
-        out.extend_from_slice(first.as_bytes());
-    }
+    let mut out = parts.next()?.as_bytes().to_vec();
     for part in parts {
-        let code =
-            part.get(..2).filter(|c| c.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')));
-        if let Some(byte) = code.and_then(|c| u8::from_str_radix(c, 16).ok()) {
-            out.push(byte);
-            out.extend_from_slice(&part.as_bytes()[2..]);
-        } else {
-            out.extend_from_slice(MARK.to_string().as_bytes());
-            out.extend_from_slice(part.as_bytes());
-        }
+        let code = part.get(..2).filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        out.push(u8::from_str_radix(code, 16).ok()?);
+        out.extend_from_slice(&part.as_bytes()[2..]);
     }
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -71,6 +73,14 @@ mod tests {
     #[test]
     fn bad_bytes_are_escaped() {
         assert_eq!(escape_name(b"a\xffb"), "a\u{FFFD}FFb");
+    }
+
+    #[test]
+    fn names_that_are_no_escapes_stand_for_themselves() {
+        // A bare mark, a letter, a slash, lower-case digits: never made here.
+        for name in ["\u{FFFD}", "a\u{FFFD}41", "\u{FFFD}2F", "\u{FFFD}ff", "\u{FFFD}F"] {
+            assert_eq!(unescape_name(name), name.as_bytes());
+        }
     }
 
     proptest! {

@@ -4,7 +4,8 @@ use super::dag_pb::{self, PbNode, UnixFs};
 use super::{ContentError, DirectoryEntry, Link};
 use crate::types::{Cid, Timestamp, cid};
 
-/// Longest digest of an identity CID that is read (ipfs/specs, CVE-2023-25568).
+/// Longest digest of an identity CID that readers accept (ipfs/specs,
+/// CVE-2023-25568). `Cid` holds 64 bytes, so longer ones fail to decode before.
 const MAX_IDENTITY: usize = 128;
 /// Largest HAMT fanout that is read (CVE-2023-23625).
 const MAX_FANOUT: u64 = 1024;
@@ -47,6 +48,8 @@ pub enum Node {
         entries: Vec<DirectoryEntry>,
         /// Deeper shards.
         shards: Vec<Link>,
+        /// The CIDs of both, in stored order.
+        order: Vec<Cid>,
         /// UnixFS 1.5 metadata (root shard only).
         metadata: UnixFsMetadata,
     },
@@ -60,16 +63,14 @@ pub enum Node {
 }
 
 impl Node {
-    /// The CIDs of all children; a shard's deeper shards come last.
+    /// The CIDs of all children, in stored order.
     #[must_use]
     pub fn children(&self) -> Vec<Cid> {
         match self {
             Self::Raw(_) | Self::Symlink { .. } => Vec::new(),
             Self::File { links, .. } => links.iter().map(|link| link.cid).collect(),
             Self::Directory { entries, .. } => entries.iter().map(|e| e.link.cid).collect(),
-            Self::Shard { entries, shards, .. } => {
-                entries.iter().map(|e| e.link.cid).chain(shards.iter().map(|s| s.cid)).collect()
-            }
+            Self::Shard { order, .. } => order.clone(),
         }
     }
 
@@ -169,17 +170,42 @@ fn shard(node: PbNode, unixfs: &UnixFs, metadata: UnixFsMetadata) -> Result<Node
         return Err("a shard hashed with something other than murmur3-x64-64".into());
     }
     let prefix = format!("{:X}", fanout - 1).len();
-    let bits: u32 = unixfs.data.iter().flat_map(|d| d.iter()).map(|b| b.count_ones()).sum();
+    let bitmap = unixfs.data.as_deref().unwrap_or_default();
+    if bitmap.len() as u64 > fanout / 8 {
+        return Err(format!("a bitmap of {} bytes", bitmap.len()));
+    }
+    let bits: u32 = bitmap.iter().map(|byte| byte.count_ones()).sum();
     if bits as usize != node.links.len() {
         return Err(format!("{} links, {bits} bits", node.links.len()));
     }
     let (mut entries, mut shards) = (Vec::new(), Vec::new());
+    let order = node.links.iter().map(|link| link.cid).collect();
+    let mut last = None;
     for link in node.links {
-        match link.name.len() {
-            len if len < prefix => return Err("a shard link with a short name".into()),
-            len if len == prefix => shards.push(Link { cid: link.cid, size: 0, tsize: link.tsize }),
-            _ => entries.push(entry(link, prefix)?),
+        let slot = bucket(&link.name, prefix).ok_or("a shard link without a bucket")?;
+        if last.is_some_and(|last| slot <= last) {
+            return Err(format!("bucket {slot:X} out of order"));
+        }
+        last = Some(slot);
+        // A big-endian integer whose leading zero bytes may be absent.
+        let byte = bitmap.len().checked_sub(slot / 8 + 1).and_then(|at| bitmap.get(at));
+        if byte.is_none_or(|byte| byte >> (slot % 8) & 1 == 0) {
+            return Err(format!("bucket {slot:X} is not in the bitmap"));
+        }
+        if link.name.len() == prefix {
+            shards.push(Link { cid: link.cid, size: 0, tsize: link.tsize });
+        } else {
+            entries.push(entry(link, prefix)?);
         }
     }
-    Ok(Node::Shard { entries, shards, metadata })
+    Ok(Node::Shard { entries, shards, order, metadata })
+}
+
+/// The bucket that a shard link's name begins with: upper-case hexadecimal.
+fn bucket(name: &[u8], digits: usize) -> Option<usize> {
+    let digits = std::str::from_utf8(name.get(..digits)?).ok()?;
+    if !digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F')) {
+        return None;
+    }
+    usize::from_str_radix(digits, 16).ok()
 }

@@ -23,7 +23,8 @@ pub struct LeafSpan {
 
 /// Visits, in order, the leaves of a file that overlap `range`; loads inner
 /// nodes only (a leaf that is the root is not loaded when it is raw; a dag-pb
-/// leaf must be loaded to be known as one).
+/// leaf must be loaded to be known as one). The length of a raw leaf is what its
+/// parent says: compare it with the block's when that is read.
 ///
 /// # Errors
 /// Of `load` and `visit`; `Malformed` when `root` is not a file.
@@ -36,7 +37,10 @@ pub fn leaves(
     let mut stack = vec![(*root, 0u64, 0usize)];
     while let Some((link, offset, depth)) = stack.pop() {
         let end = offset.saturating_add(link.size);
-        if end <= range.start || offset >= range.end {
+        // Nothing is in an empty child: visiting it would let a small DAG with
+        // shared children ask for endless work.
+        let empty = link.size == 0 && depth > 0;
+        if empty || end <= range.start || offset >= range.end {
             continue;
         }
         if depth > MAX_FILE_DEPTH {
@@ -74,7 +78,8 @@ pub fn leaves(
 /// Memory: the nodes on the path, and a set of the CIDs that were seen.
 ///
 /// # Errors
-/// Of the callbacks; `Malformed`; `TooDeep` past 4096 levels.
+/// Of the callbacks; `Malformed`; `TooDeep` past 4096 levels, or when the nodes
+/// on one path have more than 256 MiB.
 pub fn walk_post_order(
     root: &Cid,
     enter: &mut dyn FnMut(&Cid) -> Result<bool, ContentError>,
@@ -83,6 +88,7 @@ pub fn walk_post_order(
 ) -> Result<(), ContentError> {
     // Directories nest as deep as paths allow (4095 bytes, 2 a level).
     const MAX_DEPTH: usize = 4096;
+    const MAX_PATH_BYTES: usize = 256 << 20;
     struct Frame {
         cid: Cid,
         block: Bytes,
@@ -90,6 +96,7 @@ pub fn walk_post_order(
     }
     let mut seen = HashSet::new();
     let mut stack: Vec<Frame> = Vec::new();
+    let mut held = 0;
     let mut next = Some(*root);
     loop {
         if let Some(id) = next.take()
@@ -97,10 +104,11 @@ pub fn walk_post_order(
         {
             let inline = inline_block(&id);
             if inline.is_some() || enter(&id)? {
-                if stack.len() >= MAX_DEPTH {
+                let block = inline.map_or_else(|| load(&id), Ok)?;
+                held += block.len();
+                if stack.len() >= MAX_DEPTH || held > MAX_PATH_BYTES {
                     return Err(ContentError::TooDeep(*root));
                 }
-                let block = inline.map_or_else(|| load(&id), Ok)?;
                 let children = parse_node(&id, &block)?.children().into_iter();
                 stack.push(Frame { cid: id, block, children });
             }
@@ -109,9 +117,11 @@ pub fn walk_post_order(
         next = frame.children.next();
         if next.is_none()
             && let Some(done) = stack.pop()
-            && done.cid.hash().code() != cid::IDENTITY
         {
-            visit(&done.cid, &done.block)?;
+            held -= done.block.len();
+            if done.cid.hash().code() != cid::IDENTITY {
+                visit(&done.cid, &done.block)?;
+            }
         }
     }
 }

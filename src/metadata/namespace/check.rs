@@ -86,7 +86,11 @@ impl Namespace {
         repair: bool,
         report: &mut dyn FnMut(Problem),
     ) -> Result<u64, MetadataError> {
-        let snapshot = self.engine.snapshot()?;
+        // Rows and counters of one moment: commits go on beside a check.
+        let (snapshot, said) = {
+            let sequenced = self.sequenced.lock();
+            (self.engine.snapshot()?, sequenced.stats.clone())
+        };
         let mut found = Found::default();
         let mut dangling = Vec::new();
         let mut problems = 0;
@@ -184,7 +188,7 @@ impl Namespace {
             ControlFlow::Continue(())
         })?;
         let recount = Stats::default().plus(&found.delta);
-        if recount != self.stats() {
+        if recount != said {
             tell(Problem::Counters);
         }
         drop(snapshot);
