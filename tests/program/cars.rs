@@ -110,3 +110,20 @@ fn damaged_and_cut_archives_are_told_by_cid_or_offset_and_leave_nothing() {
     assert!(said.contains("offset") && said.contains("bafk"), "{said}");
     world.cairn(&["import", "nowhere.car", &mount.text("dest")]).fails(3, &["nowhere.car"]);
 }
+
+#[test]
+fn standard_output_and_input_keep_their_place_in_a_file() {
+    let Some(world) = World::mountable("cars::keep_their_place") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    fs::write(mount.path("file"), b"content of a file").unwrap();
+    let script = r#"
+set -eu
+{ echo head; "$1" export "$2/file" -o -; } > both
+{ read -r line; [ "$line" = head ]; "$1" import - "$2/copy"; } < both
+"#;
+    let mut bash = world.command("bash");
+    bash.args(["-c", script, "bash", env!("CARGO_BIN_EXE_cairn")]).arg(&mount.at);
+    crate::support::run(bash, std::time::Duration::from_mins(1)).ok();
+    assert_eq!(fs::read(mount.path("copy")).unwrap(), b"content of a file");
+}

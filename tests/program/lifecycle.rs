@@ -224,3 +224,61 @@ fn a_backend_that_is_away_at_mount_does_not_stop_it() {
     fs::rename(world.path("unplugged"), world.path("b")).unwrap();
     wait_until("the backend is back and caught up", || volume.status()["state"] == "ok");
 }
+
+fn copies(world: &World, path: &str) -> usize {
+    world.cairn(&["--json", "info", path]).ok().json()["copies"].as_array().unwrap().len()
+}
+
+#[test]
+fn a_change_of_policy_reaches_what_is_stored_already_and_keeps_overrides() {
+    let Some(world) = World::mountable("lifecycle::change_of_policy") else { return };
+    let volume = world.volume(&["b", "c"], "min=1,target=1,max=3");
+    let mount = volume.mount();
+    fs::create_dir(mount.path("precious")).unwrap();
+    fs::write(mount.path("precious/thesis"), b"thesis").unwrap();
+    fs::write(mount.path("other"), b"other").unwrap();
+    assert_eq!(
+        (copies(&world, &mount.text("other")), copies(&world, &mount.text("precious/thesis"))),
+        (1, 1)
+    );
+    world.cairn(&["policy", "set", "target=3", &mount.text("precious")]).ok();
+    wait_until("the directory has its copies", || {
+        copies(&world, &mount.text("precious/thesis")) == 3
+    });
+    assert_eq!(copies(&world, &mount.text("other")), 1);
+    volume.cairn(&["policy", "set", "target=2"]).ok();
+    volume.cairn(&["policy", "set", "level=ALL"]).ok();
+    wait_until("the rest has its copies", || copies(&world, &mount.text("other")) == 2);
+    assert_eq!(
+        volume.status()["policy"],
+        "min=1,target=2,max=3,level=ALL,wait_on=close,on_degraded=queue"
+    );
+    assert!(
+        world
+            .cairn(&["policy", "show", &mount.text("precious/thesis")])
+            .ok()
+            .stdout
+            .contains("target=3")
+    );
+    mount.umount().ok();
+}
+
+#[test]
+fn the_cid_of_a_mounted_file_can_be_had_under_another_profile() {
+    let Some(world) = World::mountable("lifecycle::another_profile") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    fs::write(mount.path("hello"), b"hello world\n").unwrap();
+    std::os::unix::fs::symlink("hello", mount.path("link")).unwrap();
+    let cid = |words: &[&str]| world.cairn(words).ok().stdout.split(' ').next().unwrap().to_owned();
+    let (hello, link) = (mount.text("hello"), mount.text("link"));
+    assert_eq!(
+        cid(&["cid", &hello]),
+        "bafkreifjjcie6lypi6ny7amxnfftagclbuxndqonfipmb64f2km2devei4"
+    );
+    assert_eq!(
+        cid(&["cid", "--profile", "unixfs-v0-2015", &hello]),
+        "QmT78zSuBmuS4z925WZfrqQ1qHaJ56DQaTfyMUF7F8ff5o"
+    );
+    assert_eq!(cid(&["cid", &link]), cid(&["cid", "--profile", "unixfs-v1-2025", &link]));
+}

@@ -251,3 +251,19 @@ fn the_default_volume_is_in_the_data_folder_or_where_the_variable_says() {
     crate::support::run(command, std::time::Duration::from_secs(20)).ok();
     assert!(world.path("elsewhere/volume.json").exists());
 }
+
+#[test]
+fn a_volumes_folder_is_for_its_owner_only() {
+    let world = World::new();
+    let volume = world.volume(&[], "");
+    assert_eq!(fs::metadata(&volume.dir).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn a_backend_on_the_same_device_is_told_to_count_no_further() {
+    let world = World::new();
+    let volume = world.volume(&[], "");
+    let added = volume.cairn(&["backend", "add", world.path("b").to_str().unwrap()]).ok();
+    assert!(added.stderr.contains("same device as `local`"), "{added:?}");
+    assert!(volume.cairn(&["status"]).ok().stdout.contains("add a backend on another disk"));
+}
