@@ -25,14 +25,13 @@ impl World {
 
     /// For tests with a mount; `None` where there is no FUSE (an error in CI).
     pub fn mountable(test: &str) -> Option<Self> {
-        let reason = if rustix::process::geteuid().is_root() {
-            let fuse = fs::File::options().read(true).write(true).open("/dev/fuse");
-            fuse.err().map(|error| format!("/dev/fuse cannot be opened: {error}"))
-        } else {
-            // The helper opens the device, with rights that we have not.
+        let fuse = fs::File::options().read(true).write(true).open("/dev/fuse");
+        let mut reason = fuse.err().map(|error| format!("/dev/fuse cannot be opened: {error}"));
+        if !rustix::process::geteuid().is_root() {
             let helper = Command::new("fusermount3").arg("--version").output();
-            helper.err().map(|error| format!("fusermount3 cannot be run: {error}"))
-        };
+            reason =
+                reason.or(helper.err().map(|error| format!("fusermount3 cannot be run: {error}")));
+        }
         let Some(reason) = reason else { return Some(Self::new()) };
         skip(test, &reason);
         None
