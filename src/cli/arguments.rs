@@ -158,10 +158,10 @@ pub(super) enum Verb {
         /// Paths.
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        /// Profile for paths outside a mount.
-        #[arg(long, default_value = "unixfs-v1-2025")]
-        profile: String,
-        /// Leave hidden files out of directories (outside a mount).
+        /// How CIDs are made; in a mount too, by reading what is there [default: the volume's, else unixfs-v1-2025].
+        #[arg(long)]
+        profile: Option<String>,
+        /// Leave hidden files out of directories, by reading them.
         #[arg(long)]
         no_hidden: bool,
     },

@@ -1,7 +1,7 @@
 //! `cairn export`, `import` and `car`.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, IsTerminal, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -34,10 +34,12 @@ pub(super) fn export(
 ) -> Result<(), Failure> {
     let (target, inner) = Target::of_path(path)?;
     if file == Path::new("-") {
-        let fd = std::io::stdout().as_raw_fd();
         // The archive itself is the output.
-        target.send(&Command::Export { path: inner, fd, version, metadata }, output)?;
-        return Ok(());
+        return to_stdout(
+            &target,
+            |fd| Command::Export { path: inner, fd, version, metadata },
+            output,
+        );
     }
     let mut temporary = file.as_os_str().to_owned();
     temporary.push(".partial");
@@ -57,11 +59,37 @@ pub(super) fn export(
     }
 }
 
+/// Through a pipe of our own: the daemon opens descriptors anew, which would
+/// lose the place in a file that standard output or input is (`>> all.car`).
+fn to_stdout(
+    target: &Target,
+    command: impl FnOnce(i32) -> Command,
+    output: &Output,
+) -> Result<(), Failure> {
+    if std::io::stdout().is_terminal() {
+        let text = "an archive is not for a terminal: name a file with -o, or pipe it";
+        return Err(Failure::new(ErrorCode::Usage, text));
+    }
+    let (mut from, to) = std::io::pipe().map_err(super::failed)?;
+    let copy = std::thread::spawn(move || {
+        let mut out = std::io::stdout().lock();
+        std::io::copy(&mut from, &mut out).and_then(|_| out.flush())
+    });
+    let sent = target.send(&command(to.as_raw_fd()), output);
+    drop(to);
+    let copied =
+        copy.join().map_err(|_| super::failed("the thread that writes standard output ended"))?;
+    sent?;
+    copied.map_err(|e| super::failed(format!("standard output: {e}")))
+}
+
 pub(super) fn import(file: &Path, dest: &Path, output: &Output) -> Result<(), Failure> {
     let (target, inner) = Target::of_path(dest)?;
     let value = if file == Path::new("-") {
-        let fd = std::io::stdin().as_raw_fd();
-        target.send(&Command::Import { path: inner, fd }, output)?
+        let (from, mut to) = std::io::pipe().map_err(super::failed)?;
+        // Not joined: it ends with its input, or with this process.
+        std::thread::spawn(move || std::io::copy(&mut std::io::stdin().lock(), &mut to));
+        target.send(&Command::Import { path: inner, fd: from.as_raw_fd() }, output)?
     } else {
         let input = File::open(file).map_err(|e| failure(file, e))?;
         target.send(&Command::Import { path: inner, fd: input.as_raw_fd() }, output)?

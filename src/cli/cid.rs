@@ -4,32 +4,34 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use serde_json::json;
 
 use super::client::Target;
 use super::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
 use crate::content::{
-    DirectoryEntry, Link, Profile, build_directory, escape_name, import_file, symlink,
+    DirectoryEntry, Link, Profile, UnknownProfile, build_directory, escape_name, import_file,
+    symlink,
 };
 
 pub(super) fn cid(
     paths: &[PathBuf],
-    profile: &str,
+    profile: Option<&str>,
     no_hidden: bool,
     output: &Output,
 ) -> Result<(), Failure> {
-    let profile: Profile = profile.parse().map_err(|e: crate::content::UnknownProfile| {
-        Failure::new(ErrorCode::Usage, e.to_string())
-    })?;
+    let asked: Option<Profile> = profile
+        .map(str::parse)
+        .transpose()
+        .map_err(|e: UnknownProfile| Failure::new(ErrorCode::Usage, e.to_string()))?;
     let (mut rows, mut lines) = (Vec::new(), Vec::new());
     for path in paths {
-        let cid = match Target::try_of_path(path)? {
-            Some((target, inner)) => {
-                let value = target.send(&Command::Cid { path: inner }, output)?;
-                value["cid"].as_str().unwrap_or_default().to_owned()
-            }
-            None => of_disk(path, &profile, no_hidden)?
+        // What the mount says is under the volume's profile and has every name.
+        let known = if asked.is_none() && !no_hidden { of_mount(path)? } else { None };
+        let cid = match known {
+            Some(cid) => cid,
+            None => of_disk(path, &asked.unwrap_or(Profile::UNIXFS_V1_2025), no_hidden)?
                 .ok_or_else(|| {
                     let text = format!(
                         "{} is a device, pipe or socket: UnixFS has no form for it",
@@ -45,6 +47,26 @@ pub(super) fn cid(
     }
     output.lines(&json!(rows), &lines);
     Ok(())
+}
+
+/// What a mount says of a path in it; `None` outside of every mount. By the
+/// attribute, which anybody may ask who may read the file; of links, of which
+/// the kernel asks no `user.` attribute, by the daemon.
+fn of_mount(path: &Path) -> Result<Option<String>, Failure> {
+    let Some((target, inner)) = Target::try_of_path(path)? else { return Ok(None) };
+    let mut value = [0; 256];
+    match rustix::fs::lgetxattr(path, "user.cairn.cid", &mut value[..]) {
+        Ok(len) => Ok(Some(String::from_utf8_lossy(&value[..len]).into_owned())),
+        Err(Errno::NODATA | Errno::PERM | Errno::OPNOTSUPP) => {
+            let answer = target.send(&Command::Cid { path: inner }, &Output::new(true))?;
+            Ok(Some(answer["cid"].as_str().unwrap_or_default().to_owned()))
+        }
+        Err(Errno::NOENT) => Err(Failure::new(
+            ErrorCode::NotFound,
+            format!("{}: there is no such file", path.display()),
+        )),
+        Err(error) => Err(failure(path, error)),
+    }
 }
 
 struct Frame {

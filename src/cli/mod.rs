@@ -99,7 +99,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             output.info(&value);
             Ok(())
         }
-        Verb::Cid { paths, profile, no_hidden } => cid::cid(&paths, &profile, no_hidden, &output),
+        Verb::Cid { paths, profile, no_hidden } => {
+            cid::cid(&paths, profile.as_deref(), no_hidden, &output)
+        }
         Verb::Sync { path, volume } => {
             let (target, path) = match (path, volume) {
                 (Some(path), _) => Target::of_path(&path)?,
@@ -162,6 +164,11 @@ fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure> {
             let url = if url.contains("id=") || url.contains(':') { url } else { spec.url };
             let value = Target::of_volume(volume)?.send(&Command::BackendAdd { url }, output)?;
             output.fields(&value, &["id", "url", "contents_considered"]);
+            if let Some(twin) = value["same_place_as"].as_str() {
+                output.note(&format!(
+                    "it is on the same device as `{twin}`: copies on both count as one. Use another disk, or say with ?domain=NAME that they fail apart"
+                ));
+            }
         }
         BackendVerb::List { volume } => {
             let value = Target::of_volume(volume)?.send(&Command::BackendList, output)?;

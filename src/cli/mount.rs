@@ -20,6 +20,8 @@ use crate::fuse::MountOptions;
 use crate::runtime::Shutdown;
 use crate::telemetry::{LogFormat, init_logging};
 
+/// A daemon's log is set aside at a mount when it is longer.
+const LOG_BYTES: u64 = 16 << 20;
 /// How long an unmount waits for the daemon to end.
 const UMOUNT_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -197,6 +199,9 @@ fn spawn(
     format: Option<LogFormat>,
 ) -> Result<(), Failure> {
     let log_path = dir.join("daemon.log");
+    if std::fs::metadata(&log_path).is_ok_and(|meta| meta.len() > LOG_BYTES) {
+        std::fs::rename(&log_path, dir.join("daemon.log.1")).map_err(super::failed)?;
+    }
     let log = std::fs::File::options()
         .create(true)
         .append(true)

@@ -94,6 +94,13 @@ impl Output {
         }
     }
 
+    /// Advice for people, on standard error.
+    pub fn note(&self, text: &str) {
+        if !self.json {
+            eprintln!("cairn: {text}");
+        }
+    }
+
     /// One field, as it is.
     pub fn text(&self, value: &Value, name: &str) {
         if !self.printed_json(value) {
@@ -138,6 +145,12 @@ impl Output {
             plain(&checkpoint["cid"])
         ));
         self.backends(&value["backends"]);
+        if value["places"].as_u64() < value["wanted_places"].as_u64() {
+            line(&format!(
+                "There are {} places that fail apart, the policy wants {}: add a backend on another disk (`cairn backend add`), or set the policy.",
+                value["places"], value["wanted_places"]
+            ));
+        }
     }
 
     /// A table of backends.

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::check::fsck;
 use super::volume::{Volume, failed, parse_backends};
-use super::{transfer, volume};
+use super::{policy, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::backends::{open, wrap};
 use crate::config::Config;
 use crate::fuse;
 use crate::metadata::{CopyState, EventRecord, MetadataError};
-use crate::replication::{BackendState, Policy, WriteResult};
+use crate::replication::{BackendState, WriteResult};
 use crate::telemetry;
 use crate::types::{BackendId, FileKind, Ino, Name};
 use crate::vfs::VfsError;
@@ -86,10 +86,15 @@ pub fn status_json(volume: &Volume) -> Value {
         () => "ok",
     };
     let checkpoint = volume.checkpointer.status();
+    let mut domains: Vec<_> = statuses.iter().map(|status| Some(status.domain.clone())).collect();
+    domains.push(volume.registry.domain_of(&BackendId::local()));
+    domains.sort();
+    domains.dedup();
     json!({
         "volume": volume.identity.id, "state": state, "files": stats.files,
         "directories": stats.directories, "bytes": stats.bytes,
-        "policy": volume.config.policy().to_string(),
+        "policy": volume.policy.read().to_string(),
+        "places": domains.len(), "wanted_places": volume.policy.read().target,
         "pins": {
             "total": stats.pins, "at_target": at_target, "below_target": below_target,
             "below_min": below_min, "over_max": over_max, "unverified": stats.unverified,
@@ -133,23 +138,9 @@ impl Handler for Commands {
                 Ok(json!({ "policy": policy.to_string(), "values": policy }))
             }
             Command::PolicySet { path: Some(path), text } => {
-                let (ino, what) = resolve(&volume, &path)?;
-                volume
-                    .vfs
-                    .policy_of(ino)
-                    .map_err(|e| of_vfs(e, &what))?
-                    .overridden_by(&text)
-                    .map_err(|e| Failure::new(ErrorCode::Usage, e.to_string()))?;
-                let set = volume.vfs.set_xattr(
-                    ino,
-                    b"user.cairn.policy",
-                    text.as_bytes(),
-                    (false, false),
-                );
-                set.map_err(|e| of_vfs(e, &what))?;
-                Ok(json!({ "path": what, "policy": text }))
+                policy::set_path(&volume, &path, &text, progress)
             }
-            Command::PolicySet { path: None, text } => policy_set(&volume, &text),
+            Command::PolicySet { path: None, text } => policy::set_volume(&volume, &text, progress),
             Command::Export { path, fd, version, metadata } => {
                 let out = transfer::client_file(client, fd, true)?;
                 transfer::export(&volume, &path, out, version, metadata, progress)
@@ -220,7 +211,12 @@ fn sync(volume: &Volume, path: &[u8], progress: Progress<'_>) -> Result<Value, F
     Ok(json!({ "path": what, "result": reached }))
 }
 
-fn event(volume: &Volume, kind: &str, subject: &str, detail: &str) -> Result<(), Failure> {
+pub(super) fn event(
+    volume: &Volume,
+    kind: &str,
+    subject: &str,
+    detail: &str,
+) -> Result<(), Failure> {
     let event = EventRecord {
         at: volume.clock.now(),
         kind: kind.into(),
@@ -251,7 +247,21 @@ fn backend_add(
     volume.checkpointer.serve_backends();
     event(volume, "backend_added", spec.id.as_str(), &spec.url)?;
     let contents = volume.replicator.replan().map_err(failed)?;
-    Ok(json!({ "id": spec.id, "url": spec.url, "contents_considered": contents }))
+    let twin = shares_domain(volume, &spec.id);
+    Ok(
+        json!({ "id": spec.id, "url": spec.url, "contents_considered": contents, "same_place_as": twin }),
+    )
+}
+
+/// Another place in the same failure domain: copies on both count as one.
+fn shares_domain(volume: &Volume, id: &BackendId) -> Option<BackendId> {
+    let domain = volume.registry.domain_of(id)?;
+    let mut others: Vec<BackendId> =
+        volume.registry.specs().into_iter().map(|spec| spec.id).collect();
+    others.push(BackendId::local());
+    others
+        .into_iter()
+        .find(|other| other != id && volume.registry.domain_of(other).as_ref() == Some(&domain))
 }
 
 fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failure> {
@@ -292,27 +302,6 @@ fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failu
     event(volume, "backend_removed", id.as_str(), "")?;
     volume.replicator.replan().map_err(failed)?;
     Ok(json!({ "id": id, "last_copies_given_up": last_copies }))
-}
-
-fn policy_set(volume: &Volume, text: &str) -> Result<Value, Failure> {
-    let policy: Policy = volume
-        .config
-        .policy()
-        .overridden_by(text)
-        .map_err(|e| Failure::new(ErrorCode::Usage, e.to_string()))?;
-    Config::set_policy(&volume.dir, &policy).map_err(failed)?;
-    volume.vfs.set_policy(policy.clone());
-    volume.checkpointer.set_policy(policy.clone());
-    let (min, target, max) = (policy.min, policy.target, policy.max);
-    volume
-        .namespace
-        .update_all_contents(&mut |_, record, _| {
-            (record.min, record.target, record.max) = (min, target, max);
-        })
-        .map_err(failed)?;
-    volume.replicator.replan().map_err(failed)?;
-    event(volume, "policy_set", "volume", &policy.to_string())?;
-    Ok(json!({ "policy": policy.to_string() }))
 }
 
 fn fetch_all(volume: &Volume, progress: Progress<'_>) -> Result<Value, Failure> {

@@ -1,13 +1,18 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ErrorCode, Failure};
+use crate::runtime::Shutdown;
 use crate::types::{Timestamp, VolumeId, WriterId};
 
+/// Tries of a lock that is held, and the pause between them.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The newest format of a volume's folder.
 const FORMAT: u32 = 1;
 
@@ -137,7 +142,13 @@ impl Lock {
             .truncate(false)
             .open(&path)
             .map_err(failed)?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        // Somebody who only looks holds it for an instant (see `is_held`).
+        let pause = Shutdown::default();
+        let taken = (0..LOCK_TRIES).any(|number| {
+            let waited = number > 0 && pause.wait(LOCK_PAUSE);
+            !waited && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        });
+        if !taken {
             let mut pid = String::new();
             file.read_to_string(&mut pid).map_err(failed)?;
             let text = format!(
@@ -157,7 +168,7 @@ impl Lock {
     #[must_use]
     pub fn is_held(volume: &Path) -> bool {
         File::open(volume.join("lock")).is_ok_and(|file| {
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()
         })
     }
 }

@@ -9,6 +9,7 @@ mod block_index;
 mod check;
 mod handler;
 mod identity;
+mod policy;
 mod run;
 mod transfer;
 mod volume;

@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
+
 use super::block_index::EngineIndex;
 use super::identity::{Identity, Lock};
 use crate::api::{ErrorCode, Failure};
@@ -62,6 +64,10 @@ pub struct Volume {
     pub(super) replicator: Arc<Replicator>,
     pub(super) checkpointer: Arc<Checkpointer>,
     pub(super) vfs: Arc<Vfs>,
+    /// As `cairn.toml` has it now.
+    pub(super) policy: RwLock<Policy>,
+    /// What this opening puts over it.
+    pub(super) policy_override: String,
     /// Ends the background work once everything is written.
     shutdown: Shutdown,
     _lock: Lock,
@@ -117,7 +123,8 @@ impl Volume {
             let text = format!("{} is a cairn volume already", dir.display());
             return Err(Failure::new(ErrorCode::Usage, text));
         }
-        std::fs::create_dir_all(dir).map_err(|e| failed(format!("{}: {e}", dir.display())))?;
+        let io = |e| failed(format!("{}: {e}", dir.display()));
+        std::fs::create_dir_all(dir).map_err(io)?;
         let occupied =
             std::fs::read_dir(dir).map_err(failed)?.filter_map(Result::ok).any(|entry| {
                 // What an earlier try that failed may have left.
@@ -131,6 +138,9 @@ impl Volume {
                 format!("{} has other files in it: name an empty or new folder", dir.display());
             return Err(Failure::new(ErrorCode::Usage, text));
         }
+        // It holds every file's bytes, whatever the modes inside of the mount say.
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(io)?;
         Ok(())
     }
 
@@ -208,7 +218,7 @@ impl Volume {
         let checkpointer = Checkpointer::start(
             Arc::clone(&namespace),
             Arc::clone(&registry),
-            policy,
+            policy.clone(),
             bridge.clone(),
             Arc::clone(&clock),
             shutdown.clone(),
@@ -254,6 +264,8 @@ impl Volume {
             replicator,
             checkpointer,
             vfs,
+            policy: RwLock::new(policy),
+            policy_override: mode.policy_override.clone(),
             shutdown,
             _lock: lock,
         })

@@ -104,6 +104,15 @@ fn check(mountpoint: &Path) -> Result<(), MountError> {
             "there is no /dev/fuse; load the fuse module (modprobe fuse) or pass the device to the container",
         ));
     }
+    let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
+    if let Err(error) = device {
+        return Err(failed(
+            mountpoint,
+            format!(
+                "/dev/fuse cannot be opened ({error}); as root: chmod 666 /dev/fuse, as distributions have it"
+            ),
+        ));
+    }
     let user = !rustix::process::geteuid().is_root();
     let helper = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|dir| dir.join("fusermount3").exists())

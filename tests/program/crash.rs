@@ -1,0 +1,96 @@
+//! `kill -9` of the daemon in the middle of a copy.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use crate::support::World;
+
+/// Rounds; `CAIRN_TEST_KILLS=50` for the long run.
+fn rounds() -> u64 {
+    std::env::var("CAIRN_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
+}
+
+fn bytes_of(round: u64, number: u64) -> Vec<u8> {
+    let len = (number * 37_813 % 2_500_000) as usize + 1;
+    let seed = round * 1_000_003 + number;
+    (0..len as u64).map(|i| ((i.wrapping_mul(seed | 1)) >> 7) as u8).collect()
+}
+
+#[test]
+fn after_each_kill_the_mount_works_what_was_synced_is_there_and_fsck_is_clean() {
+    let Some(world) = World::mountable("crash::after_each_kill") else { return };
+    let volume = world.volume(&["b"], "min=1,target=2,max=2,level=LOCAL_DURABILITY,wait_on=fsync");
+    let mut acknowledged: Vec<(u64, u64)> = Vec::new();
+    for round in 0..rounds() {
+        let mount = volume.mount();
+        let stop = AtomicBool::new(false);
+        let (synced, done) = channel();
+        std::thread::scope(|scope| {
+            let (mount, stop) = (&mount, &stop);
+            scope.spawn(move || {
+                for number in 0.. {
+                    if stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    // Errors after the kill are what a dead mount answers.
+                    let Ok(mut file) = File::create(mount.path(&format!("{round}-{number}")))
+                    else {
+                        return;
+                    };
+                    if file.write_all(&bytes_of(round, number)).is_err() {
+                        return;
+                    }
+                    if number % 3 == 0 && file.sync_all().is_ok() {
+                        synced.send(number).unwrap_or(());
+                    }
+                }
+            });
+            // Some files are acknowledged before the blow, however slow the disk.
+            for _ in 0..=(round % 5) {
+                acknowledged.push((round, done.recv_timeout(Duration::from_mins(1)).unwrap()));
+            }
+            rustix::process::kill_process(mount.pid(), rustix::process::Signal::KILL).unwrap();
+            stop.store(true, Ordering::Release);
+            acknowledged.extend(done.iter().map(|number| (round, number)));
+        });
+        mount.kill_leftovers();
+        let mount = volume.mount();
+        for (round, number) in &acknowledged {
+            let path = mount.path(&format!("{round}-{number}"));
+            let back = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert!(back == bytes_of(*round, *number), "{} is not what was synced", path.display());
+        }
+        // Files that were not synced are whole or older, never torn: they can be read.
+        for entry in fs::read_dir(&mount.at).unwrap() {
+            fs::read(entry.unwrap().path()).unwrap();
+        }
+        fs::write(mount.path(&format!("works-{round}")), b"x").unwrap();
+        mount.umount();
+        volume.cairn(&["fsck", "--deep"]).ok();
+    }
+}
+
+#[test]
+fn a_dead_mount_is_cleared_by_umount_and_by_the_next_mount() {
+    let Some(world) = World::mountable("crash::a_dead_mount") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    fs::write(mount.path("file"), b"x").unwrap();
+    kill_only(&mount);
+    world.cairn(&["umount", mount.at.to_str().unwrap()]).ok();
+    mount.forget();
+    let mount = volume.mount();
+    kill_only(&mount);
+    mount.forget();
+    let mount = volume.mount();
+    assert_eq!(fs::read(mount.path("file")).unwrap(), b"x");
+}
+
+fn kill_only(mount: &crate::support::Mount<'_>) {
+    let pid = mount.pid();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    crate::support::wait_until("the mount is dead", || fs::read_dir(&mount.at).is_err());
+}

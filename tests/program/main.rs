@@ -1,0 +1,17 @@
+//! The `cairn` program as a user meets it: verbs, real mounts, crashes, recovery.
+//!
+//! Tests that need FUSE are passed over, loudly, where there is none, and fail
+//! instead when `CI=true`. Every mount is taken away when its test ends.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends at its first surprise")]
+
+mod support;
+
+mod attributes;
+mod cars;
+mod crash;
+mod files;
+mod lifecycle;
+mod names;
+mod recovery;
+mod verbs;

@@ -1,0 +1,234 @@
+//! A home of its own for each test, the program in it, volumes and mounts.
+
+mod run;
+mod tree;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+pub use self::run::{Run, run};
+pub use self::tree::{difference, make_tree, snapshot};
+
+/// A temporary home with everything that a test makes in it.
+pub struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// For tests without a mount.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("cairn-test-").tempdir().unwrap();
+        Self { dir }
+    }
+
+    /// For tests with a mount; `None` where there is no FUSE (an error in CI).
+    pub fn mountable(test: &str) -> Option<Self> {
+        let fuse = fs::File::options().read(true).write(true).open("/dev/fuse");
+        let mut reason = fuse.err().map(|error| format!("/dev/fuse cannot be opened: {error}"));
+        if !rustix::process::geteuid().is_root() {
+            let helper = Command::new("fusermount3").arg("--version").output();
+            reason =
+                reason.or(helper.err().map(|error| format!("fusermount3 cannot be run: {error}")));
+        }
+        let Some(reason) = reason else { return Some(Self::new()) };
+        skip(test, &reason);
+        None
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A new directory.
+    pub fn make_dir(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Any program, in this home.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CAIRN_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("HOME", self.dir.path())
+            .env_remove("XDG_DATA_HOME")
+            .current_dir(self.dir.path());
+        command
+    }
+
+    /// `cairn` with these words.
+    pub fn cairn<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Run {
+        let mut command = self.command(env!("CARGO_BIN_EXE_cairn"));
+        command.args(words);
+        run(command, Duration::from_mins(2))
+    }
+
+    /// A volume with directory backends that count as distinct places.
+    pub fn volume(&self, backends: &[&str], policy: &str) -> Volume<'_> {
+        let volume = Volume { world: self, dir: self.path("volume") };
+        let mut words = vec![
+            "init".to_owned(),
+            "--volume".into(),
+            volume.text(),
+            "--policy".into(),
+            policy.into(),
+        ];
+        for name in backends {
+            words.extend(["--backend".to_owned(), self.backend_url(name)]);
+        }
+        self.cairn(&words).ok();
+        volume
+    }
+
+    /// The URL of a directory backend whose failure domain is its own name.
+    pub fn backend_url(&self, name: &str) -> String {
+        format!("file://{}?domain={name}", self.path(name).display())
+    }
+}
+
+/// Says, where `scripts/test` counts it, that a test was not run.
+pub fn skip(test: &str, reason: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test}: {reason}, and CI skips nothing");
+    let list = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
+    let line = format!("{test}: {reason}\n");
+    let mut file = fs::File::options().append(true).create(true).open(list).unwrap();
+    std::io::Write::write_all(&mut file, line.as_bytes()).unwrap();
+    eprint!("SKIPPED {line}");
+}
+
+/// A volume's folder.
+pub struct Volume<'w> {
+    pub world: &'w World,
+    pub dir: PathBuf,
+}
+
+impl<'w> Volume<'w> {
+    pub fn text(&self) -> String {
+        self.dir.to_str().unwrap().to_owned()
+    }
+
+    /// `cairn VERB.. --volume DIR`.
+    pub fn cairn(&self, words: &[&str]) -> Run {
+        let mut all: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        all.extend(["--volume".to_owned(), self.text()]);
+        self.world.cairn(&all)
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        self.cairn(&["--json", "status"]).ok().json()
+    }
+
+    pub fn mount(&self) -> Mount<'w> {
+        self.mount_with(&[])
+    }
+
+    pub fn mount_with(&self, words: &[&str]) -> Mount<'w> {
+        let at = self.world.make_dir("mnt");
+        let mut all = vec!["mount", at.to_str().unwrap()];
+        all.extend_from_slice(words);
+        self.cairn(&all).ok();
+        Mount { world: self.world, volume: self.dir.clone(), at, mounted: true }
+    }
+}
+
+/// A mount that is gone when its test ends, however it ends.
+pub struct Mount<'w> {
+    pub world: &'w World,
+    pub volume: PathBuf,
+    pub at: PathBuf,
+    mounted: bool,
+}
+
+impl Mount<'_> {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.at.join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// The daemon's process, as the volume's lock names it.
+    pub fn pid(&self) -> rustix::process::Pid {
+        let text = fs::read_to_string(self.volume.join("lock")).unwrap();
+        rustix::process::Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+    }
+
+    /// Unmounts as users do.
+    pub fn umount(mut self) -> Run {
+        self.mounted = false;
+        self.world.cairn(&[Path::new("umount"), &self.at])
+    }
+
+    /// Kills the daemon and clears the dead mount away.
+    pub fn kill(self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::KILL).unwrap();
+        self.kill_leftovers();
+    }
+
+    /// After the daemon was killed: waits for its end and clears the dead mount away.
+    pub fn kill_leftovers(mut self) {
+        self.mounted = false;
+        let pid = self.pid();
+        wait_until("the daemon is gone", || {
+            rustix::process::test_kill_process(pid).is_err() || is_zombie(pid)
+        });
+        detach(&self.at);
+    }
+
+    /// The mount is gone already, by other means.
+    pub fn forget(mut self) {
+        self.mounted = false;
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        if !self.mounted {
+            return;
+        }
+        let ended = self.world.cairn(&[Path::new("umount"), Path::new("--force"), &self.at]);
+        if ended.code != 0 {
+            eprintln!("umount of a test: {ended:?}");
+            detach(&self.at);
+        }
+        if std::thread::panicking() {
+            eprintln!(
+                "daemon.log:\n{}",
+                fs::read_to_string(self.volume.join("daemon.log")).unwrap_or_default()
+            );
+        }
+    }
+}
+
+fn is_zombie(pid: rustix::process::Pid) -> bool {
+    fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
+        .is_ok_and(|stat| stat.contains(") Z "))
+}
+
+/// Takes a mount away, dead or alive.
+pub fn detach(at: &Path) {
+    let program = if rustix::process::geteuid().is_root() { "umount" } else { "fusermount3" };
+    let flags: &[&str] = if program == "umount" { &["-l"] } else { &["-u", "-z"] };
+    // Not mounted is as good.
+    drop(Command::new(program).args(flags).arg(at).output());
+}
+
+/// Looks again until it is so, for at most 30 s.
+pub fn wait_until(what: &str, so: impl Fn() -> bool) {
+    let (_keep, never) = std::sync::mpsc::channel::<()>();
+    for _ in 0..1500 {
+        if so() {
+            return;
+        }
+        never.recv_timeout(Duration::from_millis(20)).unwrap_or(());
+    }
+    panic!("30 s have passed and not: {what}");
+}
