@@ -1,3 +1,4 @@
+use super::Report;
 use crate::content::ContentError;
 use crate::metadata::MetadataError;
 use crate::types::Cid;
@@ -32,19 +33,14 @@ pub enum ArchiveError {
         /// Of its section.
         offset: u64,
     },
-    /// Blocks that the roots need are not in the archive.
-    #[error("{count} blocks are missing, the first is {first}")]
-    Incomplete {
-        /// How many were found missing.
-        count: u64,
-        /// One of them.
-        first: Cid,
-    },
-    /// The index of a CARv2 does not fit its blocks.
-    #[error("the index is wrong: {0}")]
-    BadIndex(String),
-    /// The tree cannot be taken in.
-    #[error("the archive cannot be imported: {0}")]
+    /// Read to its end and not whole: damaged or missing blocks, a wrong index.
+    #[error("{0}")]
+    Faulty(Box<Report>),
+    /// A block is asked for that the archive does not have.
+    #[error("block {0} is not in the archive")]
+    Missing(Cid),
+    /// The tree cannot be taken in or written out.
+    #[error("the archive is not usable: {0}")]
     Unusable(String),
     /// A block does not decode.
     #[error(transparent)]
@@ -66,10 +62,10 @@ impl ArchiveError {
             | Self::Truncated { .. }
             | Self::Malformed { .. }
             | Self::Mismatch { .. }
-            | Self::Incomplete { .. }
-            | Self::BadIndex(_)
-            | Self::Content(_)
+            | Self::Faulty(_)
+            | Self::Missing(_)
             | Self::Metadata(_) => true,
+            Self::Content(error) => !matches!(error, ContentError::Io(_)),
             Self::Unusable(_) | Self::Io(_) => false,
         }
     }

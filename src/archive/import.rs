@@ -1,123 +1,103 @@
 //! Reading whole archives: everything is checked before anything is used.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use super::car::{CarHeader, CarReader};
-use super::export::encode_index;
-use super::{ArchiveError, metadata};
-use crate::content::{
-    Link, Node, Profile, inline_block, parse_node, read_directory, unescape_name, walk_post_order,
-};
-use crate::types::{Cid, FileKind, Name, Timestamp, cid};
-
-/// Directories nest at most this deep (4095 bytes of path, 2 a level).
-const MAX_DEPTH: usize = 2048;
-
-/// A content of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImportContent {
-    /// Its root.
-    pub link: Link,
-    /// Blocks of its DAG, duplicates counted.
-    pub blocks: u64,
-    /// `foreign` when the volume's profile would not have made it; else empty.
-    pub profile: String,
-}
-
-/// A file, directory or other node to make.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImportNode {
-    /// Its kind.
-    pub kind: FileKind,
-    /// Permission bits, where the archive has them.
-    pub mode: Option<u32>,
-    /// Owner, where the archive has it.
-    pub uid: Option<u32>,
-    /// Group, where the archive has it.
-    pub gid: Option<u32>,
-    /// Device number.
-    pub rdev: u32,
-    /// Access time.
-    pub atime: Option<Timestamp>,
-    /// Modification time.
-    pub mtime: Option<Timestamp>,
-    /// Creation time.
-    pub btime: Option<Timestamp>,
-    /// Target of a symlink.
-    pub target: Vec<u8>,
-    /// Extended attributes.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Content of a file; `None` is empty.
-    pub content: Option<ImportContent>,
-}
-
-impl ImportNode {
-    pub(super) fn of(kind: FileKind) -> Self {
-        Self {
-            kind,
-            mode: None,
-            uid: None,
-            gid: None,
-            rdev: 0,
-            atime: None,
-            mtime: None,
-            btime: None,
-            target: Vec::new(),
-            xattrs: Vec::new(),
-            content: None,
-        }
-    }
-}
-
-/// A name of a plan; a node with several is hard-linked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImportEntry {
-    /// Index of the directory.
-    pub parent: usize,
-    /// The name.
-    pub name: Name,
-    /// Index of the node.
-    pub node: usize,
-}
-
-/// What an import makes, parents before their entries.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ImportPlan {
-    /// All nodes.
-    pub nodes: Vec<ImportNode>,
-    /// All names.
-    pub entries: Vec<ImportEntry>,
-    /// Index of the top.
-    pub root: usize,
-}
+use super::car::{CarHeader, CarReader, IndexRow, ReadSection, varint_len};
+use super::places::{Key, Place, Places};
+use super::{ArchiveError, IndexState, Report, io_error};
+use crate::content::{ContentError, inline_block, parse_node};
+use crate::types::{Cid, cid};
 
 /// An archive that was read whole: blocks hashed, DAG complete.
 pub struct Archive {
     header: CarHeader,
-    spool: File,
-    _path: PathBuf,
-    places: HashMap<Cid, (u64, u32)>,
-    order: Vec<Cid>,
-    /// Blocks that occur again.
+    spool: Spool,
+    spool_dir: PathBuf,
+    places: Places,
+    report: Report,
+    /// Sections with a block that came before.
     pub duplicates: u64,
-    /// Blocks that no root leads to.
+    /// Blocks that no root leads to (the first 1,000).
     pub extra: Vec<Cid>,
-    /// Whether an index was there and fits.
+    /// Whether an index was there; it fits then.
     pub indexed: bool,
 }
 
+/// The sections as they came, in a file without a name: a crash leaves nothing.
+struct Spool {
+    file: File,
+    /// Offset in the archive of the file's first byte.
+    first: u64,
+}
+
+impl Spool {
+    fn create(dir: &Path) -> std::io::Result<File> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!("sections-{}-{number}", std::process::id()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        std::fs::remove_file(&path)?;
+        Ok(file)
+    }
+
+    fn block(&self, id: &Cid, place: &Place) -> std::io::Result<Bytes> {
+        let head = id.encoded_len() as u64;
+        let data = place.offset + varint_len(head + u64::from(place.len)) + head;
+        let mut bytes = vec![0; place.len as usize];
+        self.file.read_exact_at(&mut bytes, data - self.first)?;
+        Ok(Bytes::from(bytes))
+    }
+
+    /// The CID of the section that begins at `offset`, if one does.
+    fn cid_at(&self, offset: u64) -> Option<Cid> {
+        let mut head = [0; 192];
+        let at = offset.checked_sub(self.first)?;
+        let got = self.file.read_at(&mut head, at).ok()?;
+        let (_, rest) = unsigned_varint::decode::u64(&head[..got]).ok()?;
+        Cid::read_bytes(rest).ok()
+    }
+}
+
+/// Reads an archive to its end and reports all that is wrong with it; damaged
+/// and missing blocks do not stop it. `progress` gets sections so far.
+///
+/// # Errors
+/// `NotACar`, `Truncated`, `Malformed` of the header; `Unusable` without a root;
+/// `Io`. All later damage is in the report.
+pub fn verify(
+    input: &mut dyn Read,
+    spool_dir: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report, ArchiveError> {
+    Ok(Archive::scan(input, spool_dir, progress)?.report)
+}
+
 impl Archive {
-    /// Reads, checks and spools an archive. `progress` gets blocks so far.
+    /// Reads, checks and spools an archive. `progress` gets sections so far.
     ///
     /// # Errors
-    /// Everything that [`ArchiveError`] names.
+    /// `Faulty` when anything is damaged or missing; those of [`verify`].
     pub fn read(
+        input: &mut dyn Read,
+        spool_dir: &Path,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, ArchiveError> {
+        let archive = Self::scan(input, spool_dir, progress)?;
+        if archive.report.is_whole() {
+            Ok(archive)
+        } else {
+            Err(ArchiveError::Faulty(Box::new(archive.report)))
+        }
+    }
+
+    fn scan(
         input: &mut dyn Read,
         spool_dir: &Path,
         progress: &mut dyn FnMut(u64),
@@ -127,59 +107,124 @@ impl Archive {
         if header.roots.is_empty() {
             return Err(ArchiveError::Unusable("it has no root".into()));
         }
-        let path = spool_dir.join("blocks");
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let file = Spool::create(spool_dir)?;
         let mut spool = BufWriter::with_capacity(1 << 20, file);
-        let (mut places, mut order, mut rows) = (HashMap::new(), Vec::new(), Vec::new());
-        let (mut at, mut duplicates) = (0u64, 0);
-        while let Some(section) = reader.next_section()? {
-            rows.push((section.cid, section.offset - header.data_offset));
-            if places.contains_key(&section.cid) {
-                duplicates += 1;
-                continue;
+        let mut places = Places::default();
+        let mut report = Report::default();
+        // Offsets of sections whose blocks came before: an index may have them.
+        let mut repeated = HashSet::new();
+        loop {
+            let ReadSection { section, verdict, body } = match reader.next_unchecked() {
+                Ok(Some(read)) => read,
+                Ok(None) => break,
+                Err(error @ ArchiveError::Io(_)) => return Err(error),
+                Err(error) => {
+                    report.fault = Some(Box::new(error));
+                    break;
+                }
+            };
+            report.sections += 1;
+            progress(report.sections);
+            let mut buffer = unsigned_varint::encode::u64_buffer();
+            spool.write_all(unsigned_varint::encode::u64(body.len() as u64, &mut buffer))?;
+            spool.write_all(&body)?;
+            let (id, at) = (section.cid, Some(section.offset));
+            match (verdict, Key::of(&id)) {
+                (cid::Verdict::Match, Some(key)) => {
+                    let len = section.data.len() as u32;
+                    if places.insert(key, section.offset, len) {
+                        report.bytes += u64::from(len);
+                    } else {
+                        report.duplicates.push(id, at, "");
+                        repeated.insert(section.offset);
+                    }
+                }
+                // An identity CID is its own block.
+                (cid::Verdict::Match, None) => {}
+                (cid::Verdict::Mismatch, _) => {
+                    report.damaged.push(id, at, "does not match its hash");
+                }
+                (cid::Verdict::UnknownHash, _) => {
+                    let note = format!("has a hash of an unknown kind (0x{:x})", id.hash().code());
+                    report.damaged.push(id, at, note);
+                }
             }
-            spool.write_all(&section.data)?;
-            places.insert(section.cid, (at, section.data.len() as u32));
-            order.push(section.cid);
-            at += section.data.len() as u64;
-            progress(order.len() as u64);
         }
-        let indexed = check_index(&header, reader, &rows)?;
-        let spool = spool.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        report.blocks = places.len();
+        let file = spool.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        let spool = Spool { file, first: reader.first_section() };
+        if header.version == 2 && report.fault.is_none() {
+            if header.index_offset == 0 {
+                report.trailing_bytes = reader.drain()?;
+            } else if report.damaged.is_empty() {
+                report.index = check_index(&header, &mut reader, &spool, &mut places, &repeated);
+            }
+        }
+        let indexed = report.index == IndexState::Good;
+        let duplicates = report.duplicates.count;
+        let spool_dir = spool_dir.to_owned();
         let mut archive = Self {
             header,
             spool,
-            _path: path,
+            spool_dir,
             places,
-            order,
+            report,
             duplicates,
             extra: Vec::new(),
             indexed,
         };
         archive.walk()?;
+        archive.extra = archive.report.extra.listed.iter().map(|found| found.cid).collect();
         Ok(archive)
     }
 
     /// Follows every link from the roots.
     fn walk(&mut self) -> Result<(), ArchiveError> {
-        let mut reached = HashSet::new();
-        let mut missing = Vec::new();
-        let mut stack: Vec<Cid> = self.header.roots.clone();
-        while let Some(id) = stack.pop() {
-            if !reached.insert(id) {
+        let damaged: HashSet<Cid> =
+            self.report.damaged.listed.iter().map(|found| found.cid).collect();
+        let mut others = HashSet::new();
+        let mut stack: Vec<(Cid, Option<(Cid, u64)>)> =
+            self.header.roots.iter().rev().map(|root| (*root, None)).collect();
+        while let Some((id, from)) = stack.pop() {
+            let (block, offset) = if let Some(inline) = inline_block(&id) {
+                if !others.insert(id) {
+                    continue;
+                }
+                (inline, from.map_or(0, |(_, offset)| offset))
+            } else if let Some(place) = self.places.get_mut(&id) {
+                if std::mem::replace(&mut place.reached, true) || id.codec() == cid::RAW {
+                    continue;
+                }
+                let place = *place;
+                (self.spool.block(&id, &place)?, place.offset)
+            } else {
+                // What is damaged is not missing as well.
+                if others.insert(id) && !damaged.contains(&id) {
+                    let note = from.map_or_else(
+                        || "is a root".to_owned(),
+                        |(parent, _)| format!("is linked from {parent}"),
+                    );
+                    self.report.missing.push(id, from.map(|(_, offset)| offset), note);
+                }
                 continue;
-            }
-            match inline_block(&id).map_or_else(|| self.load(&id), Ok) {
-                Ok(block) if id.codec() == cid::RAW => drop(block),
-                Ok(block) => stack.extend(parse_node(&id, &block)?.children()),
-                Err(ArchiveError::Incomplete { .. }) => missing.push(id),
-                Err(error) => return Err(error),
+            };
+            match parse_node(&id, &block) {
+                Ok(node) => {
+                    let children = node.children().into_iter().rev();
+                    stack.extend(children.map(|child| (child, Some((id, offset)))));
+                }
+                Err(error) => {
+                    self.report.damaged.push(id, Some(offset), format!("is no UnixFS: {error}"));
+                }
             }
         }
-        if let Some(first) = missing.first() {
-            return Err(ArchiveError::Incomplete { count: missing.len() as u64, first: *first });
+        // Where a section is damaged or the end is missing, nobody can say what
+        // its links would have led to.
+        if self.report.is_whole() {
+            for (key, place) in self.places.sorted(|place| !place.reached) {
+                self.report.extra.push(key.cid(), Some(place.offset), "");
+            }
         }
-        self.extra = self.order.iter().filter(|id| !reached.contains(*id)).copied().collect();
         Ok(())
     }
 
@@ -187,6 +232,12 @@ impl Archive {
     #[must_use]
     pub fn header(&self) -> &CarHeader {
         &self.header
+    }
+
+    /// What reading it has found.
+    #[must_use]
+    pub fn report(&self) -> &Report {
+        &self.report
     }
 
     /// Its roots.
@@ -198,238 +249,86 @@ impl Archive {
     /// Number of different blocks.
     #[must_use]
     pub fn blocks(&self) -> u64 {
-        self.order.len() as u64
+        self.places.len()
     }
 
-    /// The blocks that the roots lead to, in the archive's order; identity
-    /// blocks, which need no storing, left out.
+    /// The blocks that the roots lead to, in the archive's order. Identity
+    /// blocks, which need no storing, are left out.
     #[must_use]
     pub fn cids(&self) -> Vec<Cid> {
-        let extra: HashSet<&Cid> = self.extra.iter().collect();
-        let stored = |id: &&Cid| id.hash().code() != cid::IDENTITY && !extra.contains(*id);
-        self.order.iter().filter(stored).copied().collect()
+        self.places.sorted(|place| place.reached).into_iter().map(|(key, _)| key.cid()).collect()
     }
 
     /// A block, from the spool.
     ///
     /// # Errors
-    /// `Incomplete` when the archive lacks it.
+    /// `Missing` when the archive lacks it; `Io`.
     pub fn load(&self, id: &Cid) -> Result<Bytes, ArchiveError> {
         if let Some(inline) = inline_block(id) {
             return Ok(inline);
         }
-        let (offset, len) =
-            *self.places.get(id).ok_or(ArchiveError::Incomplete { count: 1, first: *id })?;
-        let mut data = vec![0; len as usize];
-        self.spool.read_exact_at(&mut data, offset)?;
-        Ok(Bytes::from(data))
+        let place = self.places.get(id).ok_or(ArchiveError::Missing(*id))?;
+        Ok(self.spool.block(id, place)?)
     }
 
-    pub(super) fn load_for_walk(&self, id: &Cid) -> Result<Bytes, crate::content::ContentError> {
-        self.load(id).map_err(|e| super::io_error(&e))
+    /// [`Archive::load`] for the callbacks of `content`.
+    pub(super) fn load_node(&self, id: &Cid) -> Result<Bytes, ContentError> {
+        self.load(id).map_err(|error| match error {
+            ArchiveError::Missing(id) => ContentError::Missing(id),
+            ArchiveError::Io(error) => ContentError::Io(error),
+            other => io_error(&other),
+        })
     }
 
-    /// What to make of it: the first root's tree, with the metadata of a second
-    /// root where there is one.
-    ///
-    /// # Errors
-    /// `Unusable` for names that cannot be, or a root that is no UnixFS;
-    /// `Metadata` when the second root's tables do not decode.
-    pub fn plan(&self) -> Result<ImportPlan, ArchiveError> {
-        let roots = self.roots();
-        if let [_, second, ..] = roots
-            && let Some(tables) = metadata::find(self, second)?
-        {
-            return metadata::plan(self, &roots[0], &tables);
-        }
-        let mut plan = ImportPlan::default();
-        let (node, _) = self.node(&roots[0])?;
-        plan.nodes.push(node);
-        let mut stack = vec![(0usize, roots[0], 0usize)];
-        while let Some((index, id, depth)) = stack.pop() {
-            if plan.nodes[index].kind != FileKind::Directory {
-                continue;
-            }
-            if depth > MAX_DEPTH {
-                return Err(ArchiveError::Unusable("directories nest too deep".into()));
-            }
-            let mut found = Vec::new();
-            read_directory(&id, &mut |id| self.load_for_walk(id), &mut |entry| {
-                found.push(entry);
-                Ok(())
-            })?;
-            let mut names = HashSet::new();
-            for entry in found {
-                let name = Name::new(unescape_name(&entry.name)).map_err(|e| {
-                    ArchiveError::Unusable(format!("the name `{}`: {e}", entry.name.escape_debug()))
-                })?;
-                if !names.insert(name.clone()) {
-                    return Err(ArchiveError::Unusable(format!(
-                        "{name:?} occurs twice in a directory"
-                    )));
-                }
-                let (node, _) = self.node(&entry.link.cid)?;
-                plan.nodes.push(node);
-                let child = plan.nodes.len() - 1;
-                plan.entries.push(ImportEntry { parent: index, name, node: child });
-                stack.push((child, entry.link.cid, depth + 1));
-            }
-        }
-        Ok(plan)
+    /// Length of a block that is not loaded.
+    pub(super) fn block_len(&self, id: &Cid) -> Result<u64, ContentError> {
+        let place = self.places.get(id).ok_or(ContentError::Missing(*id))?;
+        Ok(u64::from(place.len))
     }
 
-    /// The node that a CID stands for.
-    pub(super) fn node(&self, id: &Cid) -> Result<(ImportNode, Node), ArchiveError> {
-        let parsed = parse_node(id, &self.load(id)?)?;
-        let extra = parsed.metadata();
-        let mut node = match &parsed {
-            Node::Raw(_) | Node::File { .. } => {
-                let content = self.content(id, &parsed)?;
-                ImportNode {
-                    content: (content.link.size > 0).then_some(content),
-                    ..ImportNode::of(FileKind::File)
-                }
-            }
-            Node::Directory { .. } | Node::Shard { .. } => ImportNode::of(FileKind::Directory),
-            Node::Symlink { target, .. } => {
-                ImportNode { target: target.to_vec(), ..ImportNode::of(FileKind::Symlink) }
-            }
-        };
-        node.mode = extra.mode.map(|mode| mode & 0o7777);
-        node.mtime = extra.mtime;
-        Ok((node, parsed))
-    }
-
-    /// Size, block count and profile of a file's DAG.
-    fn content(&self, id: &Cid, root: &Node) -> Result<ImportContent, ArchiveError> {
-        let size = match root {
-            Node::Raw(data) => data.len() as u64,
-            Node::File { size, .. } => *size,
-            _ => 0,
-        };
-        let (mut blocks, mut tsize) = (0, 0);
-        walk_post_order(
-            id,
-            &mut |_| Ok(true),
-            &mut |id| self.load_for_walk(id),
-            &mut |_, data| {
-                blocks += 1;
-                tsize += data.len() as u64;
-                Ok(())
-            },
-        )?;
-        let profile =
-            if self.is_ours(id, root, size)? { String::new() } else { "foreign".to_owned() };
-        Ok(ImportContent { link: Link { cid: *id, size, tsize }, blocks, profile })
-    }
-
-    /// Whether the default profile makes the same tree: the first leaves tell
-    /// (an editor that goes on with the tree checks its shape again).
-    fn is_ours(&self, id: &Cid, root: &Node, size: u64) -> Result<bool, ArchiveError> {
-        let ours = Profile::UNIXFS_V1_2025;
-        let chunk = u64::from(ours.chunk_size);
-        if id.codec() == cid::RAW {
-            return Ok(size <= chunk);
-        }
-        let mut at = root.clone();
-        let mut depth = 0u32;
-        loop {
-            let Node::File { data, links, metadata, .. } = &at else { return Ok(false) };
-            let Some(first) = links.first() else { return Ok(false) };
-            if !data.is_empty() || metadata.mode.is_some() || metadata.mtime.is_some() {
-                return Ok(false);
-            }
-            depth += 1;
-            if first.cid.codec() == cid::RAW {
-                let full = links.iter().rev().skip(1).all(|link| link.size == chunk);
-                let mut wanted = 1;
-                while (ours.max_links as u64).saturating_pow(wanted) < size.div_ceil(chunk) {
-                    wanted += 1;
-                }
-                return Ok(full && first.size <= chunk && depth == wanted);
-            }
-            at = parse_node(&first.cid, &self.load(&first.cid)?)?;
-        }
+    /// A directory for temporary files, the one given to [`Archive::read`].
+    pub(super) fn spool_dir(&self) -> &Path {
+        &self.spool_dir
     }
 }
 
-/// Reads what follows a CARv2's payload and compares its index with the blocks.
-fn check_index<R: Read>(
+/// Compares the index with the sections: every row leads to a block of its
+/// hash, and every block has a row.
+fn check_index(
     header: &CarHeader,
-    reader: CarReader<R>,
-    rows: &[(Cid, u64)],
-) -> Result<bool, ArchiveError> {
-    let (mut rest, offset) = reader.into_rest();
-    if header.version == 1 {
-        return Ok(false);
-    }
-    if header.index_offset == 0 {
-        return Ok(false);
-    }
-    let truncated = |inside| ArchiveError::Truncated { offset, inside };
-    let padding = header.index_offset - offset;
-    let skipped = std::io::copy(&mut (&mut rest).take(padding), &mut std::io::sink())?;
-    if skipped != padding {
-        return Err(truncated("the padding before the index"));
-    }
-    let indexable: Vec<(Cid, u64)> =
-        rows.iter().filter(|(id, _)| id.hash().code() != cid::IDENTITY).copied().collect();
-    let expected = encode_index(&indexable);
-    let mut found = Vec::new();
-    (&mut rest).take(expected.len() as u64 * 2 + 4096).read_to_end(&mut found)?;
-    if found == expected {
-        return Ok(true);
-    }
-    // Another codec, or duplicates and identities that another writer keeps:
-    // every block must still be found in it.
-    match parse_index(&found) {
-        Some(index) => {
-            let known: BTreeMap<(Vec<u8>, u64), ()> =
-                index.into_iter().map(|row| (row, ())).collect();
-            let absent = indexable
-                .iter()
-                .find(|(id, offset)| !known.contains_key(&(id.hash().digest().to_vec(), *offset)));
-            match absent {
-                None => Ok(true),
-                Some((id, _)) => {
-                    Err(ArchiveError::BadIndex(format!("block {id} is not where it says")))
-                }
-            }
+    reader: &mut CarReader<&mut dyn Read>,
+    spool: &Spool,
+    places: &mut Places,
+    repeated: &HashSet<u64>,
+) -> IndexState {
+    let mut visit = |row: &IndexRow<'_>| {
+        let offset = header.data_offset.saturating_add(row.offset);
+        let nothing =
+            || format!("a row leads to offset {offset}, where no block of its hash begins");
+        let id = spool.cid_at(offset).ok_or_else(nothing)?;
+        if id.hash().digest() != row.digest || row.code.is_some_and(|code| code != id.hash().code())
+        {
+            return Err(nothing());
         }
-        None => Err(ArchiveError::BadIndex("it does not decode".into())),
-    }
-}
-
-/// Rows of an `IndexSorted` (0x0400) or `MultihashIndexSorted` (0x0401).
-fn parse_index(bytes: &[u8]) -> Option<Vec<(Vec<u8>, u64)>> {
-    let (codec, mut rest) = unsigned_varint::decode::u64(bytes).ok()?;
-    let mut take = |n: usize| {
-        let (head, tail) = rest.split_at_checked(n)?;
-        rest = tail;
-        Some(head)
+        // The bytes at an offset inside a block could look like a section.
+        match places.get_mut(&id) {
+            Some(place) if place.offset == offset || repeated.contains(&offset) => {
+                place.indexed = true;
+                Ok(())
+            }
+            None if id.hash().code() == cid::IDENTITY => Ok(()),
+            _ => Err(nothing()),
+        }
     };
-    let codes = match codec {
-        0x0400 => 1,
-        0x0401 => u32::from_le_bytes(take(4)?.try_into().ok()?),
-        _ => return None,
+    let read = match reader.index() {
+        Ok(input) => super::car::read_index(input, &mut visit),
+        Err(error) => Err(error.to_string()),
     };
-    let mut rows = Vec::new();
-    for _ in 0..codes {
-        if codec == 0x0401 {
-            take(8)?;
-        }
-        let buckets = u32::from_le_bytes(take(4)?.try_into().ok()?);
-        for _ in 0..buckets {
-            let width = u32::from_le_bytes(take(4)?.try_into().ok()?) as usize;
-            let len = u64::from_le_bytes(take(8)?.try_into().ok()?);
-            if width < 8 || !usize::try_from(len).ok()?.is_multiple_of(width) {
-                return None;
-            }
-            for row in take(usize::try_from(len).ok()?)?.chunks_exact(width) {
-                let (digest, offset) = row.split_at(width - 8);
-                rows.push((digest.to_vec(), u64::from_le_bytes(offset.try_into().ok()?)));
-            }
-        }
+    match read {
+        Err(reason) => IndexState::Bad(reason),
+        Ok(()) => match places.not_indexed() {
+            Some(id) => IndexState::Bad(format!("block {id} is not in it")),
+            None => IndexState::Good,
+        },
     }
-    Some(rows)
 }

@@ -5,13 +5,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{Archive, ArchiveError, ImportEntry, ImportNode, ImportPlan, io_error};
+use super::{Archive, ArchiveError, ImportNode};
 use crate::content::{
-    DirectoryEntry, Profile, build_directory, import_file, leaves, read_directory,
+    ContentError, DirectoryEntry, Node, Profile, build_directory, import_file, leaves,
+    measure_file, parse_node, read_directory,
 };
 use crate::metadata::checkpoint::{BaseWriter, Table, read_table};
 use crate::metadata::{Change, InodeRecord};
@@ -19,17 +20,21 @@ use crate::types::{Block, Cid, FileKind, Ino, Name};
 
 /// The tables that an archive carries.
 const TABLES: [Table; 3] = [Table::Inodes, Table::Dentries, Table::Xattrs];
+/// Virtual attributes: computed, never stored.
+const VIRTUAL: &[u8] = b"user.cairn.";
+
+fn file_name(table: Table) -> String {
+    format!("{}.parquet", table.name())
+}
 
 /// Writes rows into Parquet files and these into UnixFS; gives the directory's
-/// CID and all blocks.
+/// CID and all blocks. The row of the exported inode has itself as its parent.
 ///
 /// # Errors
 /// `Io`, `Metadata`.
 pub fn encode_metadata(rows: &[Change], spool: &Path) -> Result<(Cid, Vec<Block>), ArchiveError> {
-    let dir = spool.join("tables");
-    std::fs::create_dir_all(&dir)?;
-    let mut writer = BaseWriter::create(&dir, 0)?;
-    // Parents before children is the reader's business; tables keep this order.
+    let dir = TableFiles::create(spool, "tables-out")?;
+    let mut writer = BaseWriter::create(&dir.0, 0)?;
     for row in rows {
         writer.push(row)?;
     }
@@ -38,8 +43,8 @@ pub fn encode_metadata(rows: &[Change], spool: &Path) -> Result<(Cid, Vec<Block>
     let mut entries = Vec::new();
     let profile = Profile::UNIXFS_V1_2025;
     for table in TABLES {
-        let name = format!("{}.parquet", table.name());
-        let mut file = File::open(dir.join(&name))?;
+        let name = file_name(table);
+        let mut file = File::open(dir.0.join(&name))?;
         let link = import_file(&profile, &mut file, &mut |cid, data| {
             blocks.push(Block { cid, data });
             Ok(())
@@ -53,135 +58,146 @@ pub fn encode_metadata(rows: &[Change], spool: &Path) -> Result<(Cid, Vec<Block>
     Ok((root.cid, blocks))
 }
 
+/// A directory of table files, removed in the end.
+struct TableFiles(PathBuf);
+
+impl TableFiles {
+    fn create(parent: &Path, name: &str) -> std::io::Result<Self> {
+        let dir = parent.join(name);
+        std::fs::create_dir(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for TableFiles {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, "temporary tables stay behind");
+        }
+    }
+}
+
+type Names = HashMap<Ino, Vec<(Name, Ino)>>;
+type Attributes = HashMap<Ino, Vec<(Vec<u8>, Vec<u8>)>>;
+
 /// The metadata rows of an archive.
 pub(super) struct Tables {
-    inodes: Vec<(Ino, InodeRecord)>,
-    entries: HashMap<Ino, Vec<(Name, Ino)>>,
-    xattrs: HashMap<Ino, Vec<(Vec<u8>, Vec<u8>)>>,
+    top: Ino,
+    inodes: HashMap<Ino, InodeRecord>,
+    entries: Names,
+    xattrs: Attributes,
 }
 
 /// Reads the tables below a root; `None` when it is no such directory.
 pub(super) fn find(archive: &Archive, root: &Cid) -> Result<Option<Tables>, ArchiveError> {
-    let mut files = Vec::new();
-    let listed = read_directory(root, &mut |id| archive.load_for_walk(id), &mut |entry| {
-        files.push(entry);
-        Ok(())
-    });
-    let wanted = |file: &&DirectoryEntry| {
-        TABLES.iter().any(|t| file.name == format!("{}.parquet", t.name()))
-    };
-    if listed.is_err() || files.iter().filter(wanted).count() != TABLES.len() {
+    if !matches!(parse_node(root, &archive.load(root)?)?, Node::Directory { .. }) {
         return Ok(None);
     }
-    let dir = tempfile::tempdir()?;
-    for file in &files {
-        let (node, _) = archive.node(&file.link.cid)?;
-        let Some(content) = node.content else { continue };
-        let mut out = File::create(dir.path().join(&file.name))?;
-        leaves(
-            &content.link,
-            0..content.link.size,
-            &mut |id| archive.load_for_walk(id),
-            &mut |leaf| {
-                let data = archive.load(&leaf.cid).map_err(|e| io_error(&e))?;
-                out.write_all(&data).map_err(crate::content::ContentError::Io)
-            },
-        )?;
+    let mut files = Vec::new();
+    read_directory(root, &mut |id| archive.load_node(id), &mut |entry| {
+        files.push(entry);
+        Ok(())
+    })?;
+    let mut names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    names.sort_unstable();
+    let mut wanted = TABLES.map(file_name);
+    wanted.sort_unstable();
+    if names != wanted {
+        return Ok(None);
     }
-    let mut tables = Tables { inodes: Vec::new(), entries: HashMap::new(), xattrs: HashMap::new() };
+    let dir = TableFiles::create(archive.spool_dir(), "tables-in")?;
+    for file in &files {
+        copy_out(archive, &file.link.cid, &dir.0.join(&file.name))?;
+    }
+    read_tables(&dir.0).map(Some)
+}
+
+fn copy_out(archive: &Archive, root: &Cid, path: &Path) -> Result<(), ArchiveError> {
+    let load = &mut |id: &Cid| archive.load_node(id);
+    let link = measure_file(root, load, &mut |id| archive.block_len(id))?.link;
+    let mut out = File::create_new(path)?;
+    leaves(&link, 0..link.size, load, &mut |leaf| match parse_node(
+        &leaf.cid,
+        &archive.load_node(&leaf.cid)?,
+    )? {
+        Node::Raw(data) | Node::File { data, .. } => out.write_all(&data).map_err(ContentError::Io),
+        _ => Err(ContentError::Missing(leaf.cid)),
+    })?;
+    Ok(())
+}
+
+fn unusable(text: &str) -> ArchiveError {
+    ArchiveError::Unusable(format!("its metadata: {text}"))
+}
+
+fn read_tables(dir: &Path) -> Result<Tables, ArchiveError> {
+    let (mut top, mut inodes) = (None, HashMap::new());
+    let (mut entries, mut xattrs) = (Names::new(), Attributes::new());
     for table in TABLES {
-        for change in read_table(dir.path(), table)? {
+        for change in read_table(dir, table)? {
             match change? {
-                Change::Inode(ino, Some(row)) => tables.inodes.push((ino, row)),
-                Change::Dentry(parent, name, Some(dentry)) => {
-                    tables.entries.entry(parent).or_default().push((name, dentry.ino));
+                Change::Inode(ino, Some(row)) => {
+                    let times = [row.atime, row.mtime, row.ctime, row.btime];
+                    if times.iter().any(|time| time.nanoseconds >= 1_000_000_000) {
+                        return Err(unusable("a time has more nanoseconds than a second"));
+                    }
+                    if row.parent == ino && top.replace(ino).is_some() {
+                        return Err(unusable("two inodes are the top"));
+                    }
+                    if inodes.insert(ino, row).is_some() {
+                        return Err(unusable("an inode occurs twice"));
+                    }
                 }
-                Change::Xattr(ino, name, Some(value)) => {
-                    tables.xattrs.entry(ino).or_default().push((name, value))
+                Change::Dentry(parent, name, Some(dentry)) => {
+                    entries.entry(parent).or_default().push((name, dentry.ino));
+                }
+                Change::Xattr(ino, name, Some(value)) if !name.starts_with(VIRTUAL) => {
+                    xattrs.entry(ino).or_default().push((name, value));
                 }
                 _ => {}
             }
         }
     }
-    Ok(Some(tables))
+    let top = top.ok_or_else(|| unusable("no inode is the top"))?;
+    Ok(Tables { top, inodes, entries, xattrs })
 }
 
-/// A plan from the tables; contents are checked against the archive's blocks.
-pub(super) fn plan(
-    archive: &Archive,
-    root: &Cid,
-    tables: &Tables,
-) -> Result<ImportPlan, ArchiveError> {
-    let unusable = |text: &str| ArchiveError::Unusable(format!("its metadata: {text}"));
-    let rows: HashMap<Ino, &InodeRecord> =
-        tables.inodes.iter().map(|(ino, row)| (*ino, row)).collect();
-    let top = tables
-        .inodes
-        .iter()
-        .find(|(ino, row)| row.parent == *ino)
-        .ok_or_else(|| unusable("no inode is the top"))?;
-    if top.1.kind == FileKind::File && top.1.content.is_some_and(|content| content != *root) {
-        return Err(unusable("it describes another root"));
+impl Tables {
+    /// The exported inode.
+    pub fn top(&self) -> Ino {
+        self.top
     }
-    let mut plan = ImportPlan::default();
-    let mut made: HashMap<Ino, usize> = HashMap::new();
-    plan.nodes.push(node(archive, top.0, &top.1, tables)?);
-    made.insert(top.0, 0);
-    let mut stack = vec![top.0];
-    while let Some(ino) = stack.pop() {
-        let Some(entries) = tables.entries.get(&ino) else { continue };
-        let parent = made[&ino];
-        for (name, child) in entries {
-            let index = match made.get(child) {
-                Some(index) => *index,
-                None => {
-                    let row =
-                        rows.get(child).ok_or_else(|| unusable("a name leads to no inode"))?;
-                    plan.nodes.push(node(archive, *child, row, tables)?);
-                    let index = plan.nodes.len() - 1;
-                    made.insert(*child, index);
-                    if row.kind == FileKind::Directory {
-                        stack.push(*child);
-                    }
-                    index
-                }
-            };
-            plan.entries.push(ImportEntry { parent, name: name.clone(), node: index });
-        }
-    }
-    Ok(plan)
-}
 
-fn node(
-    archive: &Archive,
-    ino: Ino,
-    row: &InodeRecord,
-    tables: &Tables,
-) -> Result<ImportNode, ArchiveError> {
-    let content = match &row.content {
-        Some(root) => {
-            let (node, _) = archive.node(root)?;
-            let content =
-                node.content.filter(|content: &super::ImportContent| content.link.size == row.size);
-            Some(content.ok_or_else(|| {
-                ArchiveError::Unusable(format!(
-                    "its metadata and content {root} disagree about a size"
-                ))
-            })?)
-        }
-        None => None,
-    };
-    Ok(ImportNode {
-        kind: row.kind,
-        mode: Some(row.mode),
-        uid: Some(row.uid),
-        gid: Some(row.gid),
-        rdev: row.rdev,
-        atime: Some(row.atime),
-        mtime: Some(row.mtime),
-        btime: Some(row.btime),
-        target: row.target.clone(),
-        xattrs: tables.xattrs.get(&ino).cloned().unwrap_or_default(),
-        content,
-    })
+    /// The names in a directory.
+    pub fn entries(&self, directory: Ino) -> HashMap<Name, Ino> {
+        self.entries.get(&directory).into_iter().flatten().cloned().collect()
+    }
+
+    /// Gives a node the attributes of a row; false when the row is about a node
+    /// of another kind.
+    pub fn describe(&self, ino: Ino, node: &mut ImportNode) -> bool {
+        let Some(row) = self.inodes.get(&ino).filter(|row| row.kind == node.kind) else {
+            return false;
+        };
+        node.mode = Some(row.mode & 0o7777);
+        node.uid = Some(row.uid);
+        node.gid = Some(row.gid);
+        node.atime = Some(row.atime);
+        node.mtime = Some(row.mtime);
+        node.ctime = Some(row.ctime);
+        node.btime = Some(row.btime);
+        node.xattrs = self.xattrs.get(&ino).cloned().unwrap_or_default();
+        true
+    }
+
+    /// A node that UnixFS cannot express: a FIFO, socket or device.
+    pub fn special(&self, ino: Ino) -> Option<ImportNode> {
+        let row = self.inodes.get(&ino)?;
+        let known = matches!(
+            row.kind,
+            FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice
+        );
+        let mut node = ImportNode { rdev: row.rdev, ..ImportNode::of(row.kind) };
+        (known && self.describe(ino, &mut node)).then_some(node)
+    }
 }

@@ -31,7 +31,7 @@ pub fn leaf(profile: &Profile, data: &[u8]) -> (Link, Option<Bytes>) {
 fn inner(profile: &Profile, children: &[Link], sink: &mut Sink<'_>) -> Result<Link, ContentError> {
     let links: Vec<PbLink> =
         children.iter().map(|c| PbLink { cid: c.cid, name: Vec::new(), tsize: c.tsize }).collect();
-    let size = children.iter().map(|c| c.size).sum();
+    let size = children.iter().fold(0u64, |sum, c| sum.saturating_add(c.size));
     let unixfs = UnixFs {
         kind: TYPE_FILE,
         file_size: Some(size),
@@ -39,8 +39,8 @@ fn inner(profile: &Profile, children: &[Link], sink: &mut Sink<'_>) -> Result<Li
         ..UnixFs::default()
     };
     let block = encode(&links, &unixfs);
-    let below: u64 = children.iter().map(|c| c.tsize).sum();
-    let link = Link { cid: node_cid(profile, &block), size, tsize: block.len() as u64 + below };
+    let tsize = children.iter().fold(block.len() as u64, |sum, c| sum.saturating_add(c.tsize));
+    let link = Link { cid: node_cid(profile, &block), size, tsize };
     sink(link.cid, Bytes::from(block))?;
     Ok(link)
 }

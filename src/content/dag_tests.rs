@@ -121,7 +121,7 @@ fn appending_to_a_gibibyte_hashes_only_the_nodes_above_the_new_leaf() {
         rebuild(&profile, Some(&root), size, &changed, &mut loader(&blocks), sink).unwrap();
     // The new third node of level 1 and the root; the two full nodes are kept.
     assert_eq!((rebuilt.nodes_hashed, rebuilt.nodes_loaded), (2, 1));
-    let changed = BTreeMap::from([(5, leaf(&profile, &[7u8; 1 << 20]).0)]);
+    let changed = BTreeMap::from([(5, leaf(&profile, &vec![7u8; 1 << 20]).0)]);
     let again = rebuild(&profile, Some(&rebuilt.root), size, &changed, &mut loader(&blocks), sink);
     let again = again.unwrap();
     assert_eq!((again.nodes_hashed, again.nodes_loaded), (2, 2));

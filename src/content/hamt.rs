@@ -85,8 +85,10 @@ pub(super) fn emit(
 ) -> Result<Link, ContentError> {
     let block = encode(links, unixfs);
     let id = node_cid(profile, &block);
-    let below: u64 = links.iter().map(|link| link.tsize).sum();
-    let link = Link { cid: id, size: 0, tsize: block.len() as u64 + below };
+    let own = block.len() as u64;
+    // Sizes of foreign parts are only claims; what is too much stays too much.
+    let tsize = links.iter().fold(own, |sum, link| sum.saturating_add(link.tsize));
+    let link = Link { cid: id, size: 0, tsize };
     sink(id, Bytes::from(block))?;
     Ok(link)
 }
