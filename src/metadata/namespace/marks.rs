@@ -9,8 +9,6 @@ use crate::types::{Cid, Ino, Name};
 
 /// Marks that are held, or removed in one transaction, at most.
 const PAGE: usize = 1024;
-/// Marks cleared under one hold of the commit lock.
-const CLEARED: usize = 256;
 
 /// One row of a checkpoint; `None` means that it is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
