@@ -175,3 +175,33 @@ fn a_tree_whose_journal_was_cut_anywhere_is_sound_with_exact_counters() {
         assert!(found.mark_count().unwrap() > 0, "what changed is marked");
     }
 }
+
+#[test]
+fn a_torn_last_commit_is_dropped_and_all_before_it_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let engine = EmbeddedEngine::open(&live, 1 << 20).unwrap();
+    for number in 0..10 {
+        write(&engine, number);
+    }
+    engine.persist().unwrap();
+    let first = written(&journal(&live));
+    // One large commit over many pages, of which some never reached the disk.
+    let mut tx = engine.begin().unwrap();
+    for number in 0..200u32 {
+        tx.put(&[b"z".as_slice(), &number.to_be_bytes()].concat(), &[7; 300]);
+    }
+    tx.commit().unwrap();
+    let length = written(&journal(&live));
+    for (round, hole) in (first..length - 4096).step_by(4096).enumerate() {
+        let torn = dir.path().join(format!("torn{round}"));
+        copy_folder(&live, &torn);
+        let path = journal(&torn);
+        let mut bytes = fs::read(&path).unwrap();
+        let page = hole.next_multiple_of(4096) as usize;
+        bytes[page..page + 4096].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(prefix(&torn), 10, "a hole at {page}");
+        fs::remove_dir_all(&torn).unwrap();
+    }
+}
