@@ -1,5 +1,6 @@
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fjall::{
     KeyspaceCreateOptions, OptimisticTxDatabase, OptimisticTxKeyspace, OptimisticWriteTx,
@@ -14,6 +15,14 @@ use super::{Commit, Engine, MetadataError, Reader, Transaction, keys};
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Journals beyond this are folded into tables, so that opening replays little.
 const JOURNAL_BYTES: u64 = 128 << 20;
+/// Below this much free space nothing is added. A journal that a full disk cut
+/// takes no more commits until the volume is opened again (what was committed
+/// is safe): better to refuse while there is room.
+const RESERVE_BYTES: u64 = 64 << 20;
+/// Below this nothing is removed either: removing writes, too.
+const LAST_BYTES: u64 = 16 << 20;
+/// Commits between two looks at the free space.
+const SPACE_EVERY: u64 = 32;
 
 /// The default engine: an LSM tree (fjall) in the volume's `meta` folder.
 ///
@@ -27,6 +36,36 @@ pub struct EmbeddedEngine {
     blocks: OptimisticTxKeyspace,
     flush: Mutex<Flush>,
     flushed: Condvar,
+    space: Space,
+}
+
+/// Free bytes of the disk, looked at now and then.
+struct Space {
+    probe: Box<dyn Fn() -> std::io::Result<u64> + Send + Sync>,
+    commits: AtomicU64,
+    free: AtomicU64,
+}
+
+impl Space {
+    fn new(probe: impl Fn() -> std::io::Result<u64> + Send + Sync + 'static) -> Self {
+        Self { probe: Box::new(probe), commits: AtomicU64::new(0), free: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Whether a commit has room: one that removes something may go further.
+    fn admit(&self, removes: bool) -> Result<(), MetadataError> {
+        let known = self.free.load(Ordering::Relaxed);
+        let due = self.commits.fetch_add(1, Ordering::Relaxed).is_multiple_of(SPACE_EVERY);
+        let free = if due || known < RESERVE_BYTES {
+            // A disk that does not tell is not full: the journal will say.
+            let free = (self.probe)().unwrap_or(u64::MAX);
+            self.free.store(free, Ordering::Relaxed);
+            free
+        } else {
+            known
+        };
+        let wanted = if removes { LAST_BYTES } else { RESERVE_BYTES };
+        if free < wanted { Err(MetadataError::NoSpace) } else { Ok(()) }
+    }
 }
 
 /// Group commit of [`Engine::persist`]: one caller flushes for all who came
@@ -46,20 +85,39 @@ fn storage(error: &fjall::Error) -> MetadataError {
     {
         return MetadataError::NoSpace;
     }
-    match error {
-        fjall::Error::Locked => {
-            MetadataError::Storage("the metadata is in use by another process".into())
+    let text = match error {
+        fjall::Error::Locked => "the metadata is in use by another process".into(),
+        fjall::Error::Poisoned => {
+            "a write or sync failed earlier, nothing more is accepted: see the log, free the disk or \
+             mend it, then unmount and mount again"
+                .into()
         }
-        other => MetadataError::Storage(other.to_string()),
-    }
+        fjall::Error::InvalidVersion(found) => {
+            format!("its files have another format ({found:?}) than this cairn's: use a newer cairn")
+        }
+        fjall::Error::JournalRecovery(reason) => format!(
+            "its journal is damaged ({reason}): `cairn recover` brings the volume back from a backend"
+        ),
+        other => other.to_string(),
+    };
+    MetadataError::Storage(text)
 }
 
 impl EmbeddedEngine {
     /// Opens or makes the engine in `dir`; `cache_bytes` bounds its block cache.
     ///
     /// # Errors
-    /// `Storage` when the files are damaged or in use.
+    /// `Storage` when the files are damaged, in use or of a newer format.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, MetadataError> {
+        let place = dir.to_path_buf();
+        let space = Space::new(move || {
+            let disk = rustix::fs::statvfs(&place)?;
+            Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        });
+        Self::open_with(dir, cache_bytes, space)
+    }
+
+    fn open_with(dir: &Path, cache_bytes: u64, space: Space) -> Result<Self, MetadataError> {
         let database = OptimisticTxDatabase::builder(dir)
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNAL_BYTES)
@@ -70,7 +128,8 @@ impl EmbeddedEngine {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let rows = database.keyspace("rows", options).map_err(|e| storage(&e))?;
         let blocks = database.keyspace("blocks", options).map_err(|e| storage(&e))?;
-        Ok(Self { database, rows, blocks, flush: Mutex::default(), flushed: Condvar::new() })
+        let (flush, flushed) = (Mutex::default(), Condvar::new());
+        Ok(Self { database, rows, blocks, flush, flushed, space })
     }
 
     fn keyspace(&self, key: &[u8]) -> &OptimisticTxKeyspace {
@@ -112,7 +171,7 @@ impl Engine for EmbeddedEngine {
 
     fn begin(&self) -> Result<Box<dyn Transaction + '_>, MetadataError> {
         let inner = self.database.write_tx().map_err(|e| storage(&e))?;
-        Ok(Box::new(EmbeddedTransaction { engine: self, inner }))
+        Ok(Box::new(EmbeddedTransaction { engine: self, inner, puts: false, removes: false }))
     }
 
     fn persist(&self) -> Result<(), MetadataError> {
@@ -171,6 +230,8 @@ impl Reader for View<'_> {
 struct EmbeddedTransaction<'e> {
     engine: &'e EmbeddedEngine,
     inner: OptimisticWriteTx,
+    puts: bool,
+    removes: bool,
 }
 
 impl Reader for EmbeddedTransaction<'_> {
@@ -191,17 +252,69 @@ impl Reader for EmbeddedTransaction<'_> {
 
 impl Transaction for EmbeddedTransaction<'_> {
     fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.puts = true;
         self.inner.insert(self.engine.keyspace(key), key, value);
     }
 
     fn delete(&mut self, key: &[u8]) {
+        self.removes = true;
         self.inner.remove(self.engine.keyspace(key), key);
     }
 
     fn commit(self: Box<Self>) -> Result<Commit, MetadataError> {
+        if self.puts || self.removes {
+            self.engine.space.admit(self.removes)?;
+        }
         match self.inner.commit().map_err(|e| storage(&e))? {
             Ok(()) => Ok(Commit::Done),
             Err(fjall::Conflict) => Ok(Commit::Conflict),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    fn put(engine: &EmbeddedEngine, key: &[u8]) -> Result<Commit, MetadataError> {
+        let mut tx = engine.begin()?;
+        tx.put(key, b"value");
+        tx.commit()
+    }
+
+    #[test]
+    fn a_full_disk_refuses_what_adds_lets_remove_and_recovers_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = Arc::new(AtomicU64::new(u64::MAX));
+        let probe = Arc::clone(&free);
+        let space = Space::new(move || Ok(probe.load(Ordering::Relaxed)));
+        let engine = EmbeddedEngine::open_with(dir.path(), 1 << 20, space).unwrap();
+        assert_eq!(put(&engine, b"a").unwrap(), Commit::Done);
+        free.store(RESERVE_BYTES - 1, Ordering::Relaxed);
+        let full = (0..=SPACE_EVERY).find_map(|_| put(&engine, b"b").err());
+        assert!(matches!(full, Some(MetadataError::NoSpace)), "{full:?}");
+        assert!(matches!(put(&engine, b"c"), Err(MetadataError::NoSpace)));
+        let mut tx = engine.begin().unwrap();
+        tx.delete(b"a");
+        assert_eq!(tx.commit().unwrap(), Commit::Done);
+        free.store(LAST_BYTES - 1, Ordering::Relaxed);
+        let mut tx = engine.begin().unwrap();
+        tx.delete(b"b");
+        assert!(matches!(tx.commit(), Err(MetadataError::NoSpace)));
+        assert_eq!(engine.get(b"c").unwrap(), None, "a refused commit is not visible");
+        free.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(put(&engine, b"c").unwrap(), Commit::Done);
+        engine.persist().unwrap();
+    }
+
+    #[test]
+    fn a_second_opening_says_that_the_metadata_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = EmbeddedEngine::open(dir.path(), 1 << 20).unwrap();
+        let second = EmbeddedEngine::open(dir.path(), 1 << 20).err().unwrap();
+        assert!(second.to_string().contains("in use"), "{second}");
     }
 }

@@ -1,21 +1,30 @@
 //! Keys, in bytes. The first byte is the table; numbers are big-endian, so that
-//! ranges stay together.
+//! ranges stay together. `src/docs/format.md` has the same table for readers.
 //!
 //! | key | row |
 //! |---|---|
 //! | `I` ino:8 | inode |
 //! | `D` parent:8 name | dentry |
-//! | `E` parent:8 cookie:8 | name, in the directory's order |
+//! | `E` parent:8 cookie:8 | name, inode and kind, in the directory's order |
 //! | `R` ino:8 parent:8 | names in that parent, of an inode with several links |
-//! | `X` ino:8 name | extended attribute |
+//! | `X` ino:8 name | extended attribute (the bytes themselves) |
 //! | `O` ino:8 | orphan: no name is left, or none yet |
 //! | `T` ino:8 | staged bytes that are durable and not sealed |
+//! | `T` ino:8 leaf:8 | their valid 4 KiB pages in one leaf (32 bytes, a bitmap) |
 //! | `C` cid | content |
 //! | `Q` cid | queue |
-//! | `V` sequence:8 | event, until the next checkpoint takes it |
-//! | `M` key | mark: the row of `key` changed since the last checkpoint |
+//! | `V` sequence:8 | event, until a checkpoint takes it |
+//! | `M` epoch:8 key | mark: the row of `key` changed in that epoch |
 //! | `B` cid, `P` segment:8 | the store's block index (a keyspace of its own) |
-//! | `Fformat`, `Fnext`, `Fstats` | format, next inode number, counters |
+//! | `Fformat` | format of keys and records |
+//! | `Fnext` | first inode number that was never reserved |
+//! | `Fstats` | counters |
+//! | `Fmarks` | first epoch whose marks are not all taken |
+//! | `Fevents` | first event that is not taken |
+//!
+//! Marks and events have numbers that only rise, and their tables are read from
+//! the first number that is not taken: a scan never walks over what was removed
+//! (an LSM tree keeps tombstones until it compacts).
 
 use crate::types::{Cid, Ino};
 
@@ -38,6 +47,8 @@ pub(crate) const PACK: u8 = b'P';
 pub(crate) const FORMAT: &[u8] = b"Fformat";
 pub(crate) const NEXT_INO: &[u8] = b"Fnext";
 pub(crate) const STATS: &[u8] = b"Fstats";
+pub(crate) const MARKS_TAKEN: &[u8] = b"Fmarks";
+pub(crate) const EVENTS_TAKEN: &[u8] = b"Fevents";
 
 /// A table byte and a number.
 pub(crate) fn number(table: u8, value: u64) -> Vec<u8> {
@@ -80,4 +91,19 @@ pub(crate) fn end_of(prefix: &[u8]) -> Vec<u8> {
 /// The number behind the table byte.
 pub(crate) fn number_in(key: &[u8]) -> Option<u64> {
     key.get(1..9)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// The number behind the table byte and a first number.
+pub(crate) fn second_number_in(key: &[u8]) -> Option<u64> {
+    key.get(9..17)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// What stands behind the table byte and the number.
+pub(crate) fn rest_of(key: &[u8]) -> Option<&[u8]> {
+    key.get(9..).filter(|rest| !rest.is_empty())
+}
+
+/// Whether checkpoints record the row of `key`.
+pub(crate) fn is_recorded(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(INODE | DENTRY | XATTR | CONTENT)))
 }

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::MetadataError;
-use crate::types::{BackendId, Cid, FileKind, Ino, Timestamp};
+use crate::types::{BackendId, Cid, FileKind, Ino, Name, Timestamp};
 
 /// An inode.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,14 @@ pub struct DentryRecord {
     pub kind: FileKind,
     /// Position in the directory's order; stable while the entry lives.
     pub cookie: u64,
+}
+
+/// An entry in its directory's order; what readdir needs, in one row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OrderRecord {
+    pub name: Name,
+    pub ino: Ino,
+    pub kind: FileKind,
 }
 
 /// How sure we are of one copy.
@@ -159,7 +167,8 @@ pub struct QueueRecord {
     pub last_error: String,
 }
 
-/// A file whose staged bytes are durable but not sealed (LOCAL_DURABILITY).
+/// A file whose staged bytes are durable but not sealed (LOCAL_DURABILITY). Its
+/// bitmaps are rows of their own, so that an fsync writes those that changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagedRecord {
     /// Size of the file with the staged bytes.
@@ -171,6 +180,7 @@ pub struct StagedRecord {
     /// Modification time to restore.
     pub mtime: Timestamp,
     /// Per leaf index: bitmap of valid 4 KiB pages, 32 bytes for a 1 MiB leaf.
+    #[serde(skip)]
     pub pages: Vec<(u64, Vec<u8>)>,
 }
 
@@ -195,19 +205,28 @@ const VERSION: u8 = 1;
 
 /// The stored form: a version byte, then postcard.
 pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    // Serialising into a Vec fails for no record here (no maps of unknown size).
+    // Postcard refuses only sequences of unknown length and formatted text, of
+    // which no record has any. Should one come: no value decodes from no bytes.
     postcard::to_extend(record, vec![VERSION]).unwrap_or_default()
 }
 
-/// Reads what [`encode`] wrote.
+/// Reads what [`encode`] wrote; bytes that are left over are damage, too.
 pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, MetadataError> {
-    let damaged =
-        |reason: String| MetadataError::Damaged { key: key.escape_ascii().to_string(), reason };
     match value.split_first() {
-        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|e| damaged(e.to_string())),
+        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((record, [])) => Ok(record),
+            Ok((_, left)) => Err(damaged(key, format!("{} bytes too many", left.len()))),
+            Err(error) => Err(damaged(key, error.to_string())),
+        },
         Some((&version, _)) if version > VERSION => {
             Err(MetadataError::TooNew { found: version.into(), supported: VERSION.into() })
         }
-        _ => Err(damaged("no version byte".into())),
+        Some((version, _)) => Err(damaged(key, format!("version {version} was never written"))),
+        None => Err(damaged(key, "it is empty")),
     }
+}
+
+/// The row of `key` is not what was written there.
+pub(crate) fn damaged(key: &[u8], reason: impl Into<String>) -> MetadataError {
+    MetadataError::Damaged { key: key.escape_ascii().to_string(), reason: reason.into() }
 }

@@ -1,83 +1,53 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use super::stats::{Delta, Stats};
-use super::{Commit, Namespace};
-use crate::metadata::records::{decode, encode};
-use crate::metadata::{ContentRecord, DentryRecord, InodeRecord, MetadataError, QueueRecord, keys};
-use crate::types::{Cid, FileKind, Ino};
+use serde::de::DeserializeOwned;
 
-/// Something that does not add up in the metadata.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// A name leads to no inode.
-    #[error("name {name} in directory {parent} leads to inode {ino}, which does not exist")]
-    DanglingName {
-        /// The directory.
-        parent: Ino,
-        /// The name, escaped.
-        name: String,
-        /// The inode.
-        ino: Ino,
-    },
-    /// An inode has another number of names than its row says.
-    #[error("inode {ino} has {found} links, its row says {said}")]
-    LinkCount {
-        /// The inode.
-        ino: Ino,
-        /// Names found (directories: 2 + subdirectories).
-        found: u32,
-        /// The row's.
-        said: u32,
-    },
-    /// A directory has another number of entries than its row says.
-    #[error("directory {ino} has {found} entries, its row says {said}")]
-    EntryCount {
-        /// The directory.
-        ino: Ino,
-        /// Entries found.
-        found: u64,
-        /// The row's.
-        said: u64,
-    },
-    /// A content has another number of files than its row says.
-    #[error("content {root} is used by {found} files, its row says {said}")]
-    ReferenceCount {
-        /// The content.
-        root: Cid,
-        /// Files found.
-        found: u64,
-        /// The row's.
-        said: u64,
-    },
-    /// A file refers to a content without a row.
-    #[error("inode {ino} refers to content {root}, which has no row")]
-    UnknownContent {
-        /// The file.
-        ino: Ino,
-        /// The content.
-        root: Cid,
-    },
-    /// The counters are wrong.
-    #[error("the volume's counters differ from its rows")]
-    Counters,
-    /// A row does not decode.
-    #[error("a row is damaged: {0}")]
-    Damaged(String),
+use super::repair::Fixes;
+use super::stats::{Delta, Stats};
+use super::tree::order_key;
+use super::{FIRST_COOKIE, MAX_DEPTH, Namespace, Problem};
+use crate::metadata::records::{OrderRecord, decode, encode};
+use crate::metadata::{
+    ContentRecord, DentryRecord, InodeRecord, MetadataError, QueueRecord, Reader, keys,
+};
+use crate::types::{Cid, FileKind, Ino, Name};
+
+/// Inodes and contents that one pass keeps in memory, some 100 bytes each. A
+/// larger volume is read in several passes, each with its share of the numbers.
+const PER_PASS: u64 = 1 << 20;
+
+/// What names say about an inode.
+#[derive(Default)]
+struct Named {
+    names: u32,
+    /// Where one of its names is.
+    parent: u64,
+    /// As a directory: entries, their bytes, those that are directories, and the
+    /// first cookie that is free.
+    entries: u64,
+    bytes: u64,
+    subdirectories: u32,
+    next_cookie: u64,
 }
 
-#[derive(Default)]
-struct Found {
-    links: HashMap<Ino, u32>,
-    entries: HashMap<Ino, u64>,
-    refs: HashMap<Cid, u64>,
+struct Check<'c> {
+    reader: &'c dyn Reader,
+    report: &'c mut dyn FnMut(Problem),
+    fixes: Fixes,
+    found: u64,
+    repairable: u64,
     delta: Delta,
+    passes: u64,
+    pass: u64,
 }
 
 impl Namespace {
-    /// Checks that names, links, entries, references and counters agree.
-    /// Memory grows with the number of inodes (some 60 bytes each). `repair`
-    /// sets counts and counters right and removes dangling names.
+    /// Checks that names, links, entries, references, indexes and counters
+    /// agree, in one snapshot. `repair` sets right what follows from other rows;
+    /// what has lost its name comes to `/lost+found`, nothing is thrown away.
+    /// Not for a tree that others change: repair only what is not mounted.
+    /// Returns the problems found or, with `repair`, repaired.
     ///
     /// # Errors
     /// `Storage`.
@@ -86,191 +56,401 @@ impl Namespace {
         repair: bool,
         report: &mut dyn FnMut(Problem),
     ) -> Result<u64, MetadataError> {
-        // Rows and counters of one moment: commits go on beside a check.
-        let (snapshot, said) = {
+        let (snapshot, stats) = {
             let sequenced = self.sequenced.lock();
             (self.engine.snapshot()?, sequenced.stats.clone())
         };
-        let mut found = Found::default();
-        let mut dangling = Vec::new();
-        let mut problems = 0;
-        let mut tell = |problem| {
-            problems += 1;
-            report(problem);
+        let most = stats.pins.max(stats.files.saturating_add(stats.directories));
+        let mut check = Check {
+            reader: snapshot.as_ref(),
+            report,
+            fixes: Fixes::default(),
+            found: 0,
+            repairable: 0,
+            delta: Delta::default(),
+            passes: 1 + most / PER_PASS,
+            pass: 0,
         };
-        let mut names = Vec::new();
-        snapshot.scan(&[keys::DENTRY], &[keys::DENTRY + 1], &mut |key, value| {
-            match (keys::number_in(key), decode::<DentryRecord>(key, value)) {
-                (Some(parent), Ok(dentry)) => {
-                    *found.entries.entry(Ino(parent)).or_default() += 1;
-                    *found.links.entry(dentry.ino).or_default() += 1;
-                    if dentry.kind == FileKind::Directory {
-                        *found.links.entry(Ino(parent)).or_default() += 1;
-                        *found.links.entry(dentry.ino).or_default() += 1;
-                    }
-                    names.push((key.to_vec(), dentry));
-                }
-                (_, Err(error)) => tell(Problem::Damaged(error.to_string())),
-                (None, _) => tell(Problem::Damaged("a short key".into())),
-            }
-            ControlFlow::Continue(())
-        })?;
-        *found.links.entry(Ino::ROOT).or_default() += 2;
-        for (key, dentry) in names {
-            if snapshot.get(&keys::inode(dentry.ino))?.is_none() {
-                tell(Problem::DanglingName {
-                    parent: Ino(keys::number_in(&key).unwrap_or(0)),
-                    name: key[9..].escape_ascii().to_string(),
-                    ino: dentry.ino,
-                });
-                dangling.push((key, dentry));
-            }
+        for pass in 0..check.passes {
+            check.pass = pass;
+            check.tree()?;
         }
-        let mut wrong: Vec<(Ino, InodeRecord)> = Vec::new();
-        snapshot.scan(&[keys::INODE], &[keys::INODE + 1], &mut |key, value| {
-            let (Some(ino), Ok(mut inode)) =
-                (keys::number_in(key).map(Ino), decode::<InodeRecord>(key, value))
-            else {
-                tell(Problem::Damaged(key.escape_ascii().to_string()));
-                return ControlFlow::Continue(());
-            };
-            let directory = inode.kind == FileKind::Directory;
-            found.delta.files += i64::from(inode.kind == FileKind::File);
-            found.delta.directories += i64::from(directory);
-            if inode.kind == FileKind::File {
-                found.delta.bytes += inode.size.cast_signed();
-            }
-            if let Some(root) = inode.content {
-                *found.refs.entry(root).or_default() += 1;
-            }
-            let links = found.links.get(&ino).copied().unwrap_or(0);
-            let entries = found.entries.get(&ino).copied().unwrap_or(0);
-            let mut bad = false;
-            if links != inode.nlink && !(directory && inode.nlink == 0) {
-                tell(Problem::LinkCount { ino, found: links, said: inode.nlink });
-                inode.nlink = links;
-                bad = true;
-            }
-            if directory && entries != inode.entries {
-                tell(Problem::EntryCount { ino, found: entries, said: inode.entries });
-                inode.entries = entries;
-                bad = true;
-            }
-            if bad {
-                wrong.push((ino, inode));
-            }
-            ControlFlow::Continue(())
-        })?;
-        let mut wrong_refs = Vec::new();
-        snapshot.scan(&[keys::CONTENT], &[keys::CONTENT + 1], &mut |key, value| {
-            let (Ok(root), Ok(record)) =
-                (Cid::try_from(&key[1..]), decode::<ContentRecord>(key, value))
-            else {
-                tell(Problem::Damaged(key.escape_ascii().to_string()));
-                return ControlFlow::Continue(());
-            };
-            found.delta.content(None, Some(&record));
-            let refs = found.refs.remove(&root).unwrap_or(0);
-            if refs != record.refs {
-                tell(Problem::ReferenceCount { root, found: refs, said: record.refs });
-                wrong_refs.push((root, refs));
-            }
-            ControlFlow::Continue(())
-        })?;
-        for root in found.refs.keys() {
-            tell(Problem::UnknownContent { ino: Ino(0), root: *root });
+        check.indexes()?;
+        check.numbers()?;
+        check.circles()?;
+        if Stats::default().plus(&check.delta) != stats {
+            check.tell(Problem::Counters);
         }
-        snapshot.scan(&[keys::QUEUE], &[keys::QUEUE + 1], &mut |key, value| {
-            match decode::<QueueRecord>(key, value) {
-                Ok(row) => found.delta.queue(None, Some(&row)),
-                Err(error) => tell(Problem::Damaged(error.to_string())),
-            }
-            ControlFlow::Continue(())
-        })?;
-        let recount = Stats::default().plus(&found.delta);
-        if recount != said {
-            tell(Problem::Counters);
-        }
+        let Check { fixes, found, repairable, .. } = check;
         drop(snapshot);
-        if repair && problems > 0 {
-            self.repair(&dangling, &wrong, &wrong_refs)?;
+        if repair && repairable > 0 {
+            self.repair(fixes)?;
+            return Ok(repairable);
         }
-        Ok(problems)
+        Ok(if repair { 0 } else { found })
+    }
+}
+
+impl Check<'_> {
+    fn tell(&mut self, problem: Problem) {
+        self.found += 1;
+        self.repairable += u64::from(problem.is_repairable());
+        (self.report)(problem);
     }
 
-    fn repair(
-        &self,
-        dangling: &[(Vec<u8>, DentryRecord)],
-        wrong: &[(Ino, InodeRecord)],
-        refs: &[(Cid, u64)],
+    fn index(&mut self, key: &[u8], what: &'static str) {
+        self.tell(Problem::Index { key: key.escape_ascii().to_string(), what });
+    }
+
+    /// A row, or a report and nothing when it does not decode.
+    fn row<T: DeserializeOwned>(&mut self, key: &[u8], value: &[u8]) -> Option<T> {
+        match decode(key, value) {
+            Ok(row) => Some(row),
+            Err(error) => {
+                self.tell(Problem::Damaged(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn inode(&self, ino: Ino) -> Result<Option<InodeRecord>, MetadataError> {
+        let key = keys::inode(ino);
+        // A row that does not decode is told where inodes are read in order.
+        Ok(self.reader.get(&key)?.and_then(|value| decode(&key, &value).ok()))
+    }
+
+    /// Whether a number belongs to this pass.
+    fn mine(&self, number: u64) -> bool {
+        number % self.passes == self.pass
+    }
+
+    fn my_content(&self, root: &Cid) -> bool {
+        let digest = root.hash().digest();
+        let number = digest.get(..8).and_then(|bytes| bytes.try_into().ok());
+        self.mine(number.map_or(0, u64::from_be_bytes))
+    }
+
+    /// Calls `each` for every row of a table; it may stop with an error.
+    fn each(
+        &mut self,
+        table: u8,
+        each: &mut dyn FnMut(&mut Self, &[u8], &[u8]) -> Result<(), MetadataError>,
     ) -> Result<(), MetadataError> {
-        self.run(|tx| {
-            for (key, dentry) in dangling {
-                tx.remove(key.clone());
-                if let Some(parent) = keys::number_in(key) {
-                    tx.inner.delete(&keys::under(
-                        keys::ORDER,
-                        Ino(parent),
-                        &dentry.cookie.to_be_bytes(),
-                    ));
-                }
+        let mut outcome = Ok(());
+        self.reader.scan(&[table], &[table + 1], &mut |key, value| {
+            outcome = each(self, key, value);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome
+    }
+
+    /// Names against inodes against contents, for the numbers of this pass.
+    fn tree(&mut self) -> Result<(), MetadataError> {
+        self.each(keys::ORDER, &mut Self::order)?;
+        let mut named: HashMap<u64, Named> = HashMap::new();
+        self.each(keys::DENTRY, &mut |check, key, value| check.name(key, value, &mut named))?;
+        let mut refs: HashMap<Cid, (u64, Ino)> = HashMap::new();
+        self.each(keys::INODE, &mut |check, key, value| {
+            let Some(inode) = check.row::<InodeRecord>(key, value) else { return Ok(()) };
+            let ino = Ino(keys::number_in(key).unwrap_or(0));
+            if check.pass == 0 {
+                check.delta.inode(None, Some(&inode));
             }
-            for (ino, inode) in wrong {
-                if inode.nlink == 0 {
-                    tx.inner.put(&keys::number(keys::ORPHAN, ino.0), &[1]);
-                }
-                tx.put_inode(*ino, inode);
+            if let Some(root) = inode.content.filter(|root| check.my_content(root)) {
+                refs.entry(root).or_insert((0, ino)).0 += 1;
             }
-            for (root, refs) in refs {
-                let key = keys::of_cid(keys::CONTENT, root);
-                if let Some(record) = tx.get::<ContentRecord>(&key)? {
-                    tx.put(key, &ContentRecord { refs: *refs, ..record });
-                }
+            if check.mine(ino.0) {
+                check.links(ino, &inode, &named.remove(&ino.0).unwrap_or_default())?;
             }
             Ok(())
         })?;
-        self.recount()
-    }
-
-    /// Counts everything again and stores the counters.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn recount(&self) -> Result<(), MetadataError> {
-        let mut sequenced = self.sequenced.lock();
-        let mut inner = self.engine.begin()?;
-        let mut delta = Delta::default();
-        let count = |table: u8, add: &mut dyn FnMut(&[u8], &[u8])| {
-            inner.scan(&[table], &[table + 1], &mut |key, value| {
-                add(key, value);
-                ControlFlow::Continue(())
-            })
-        };
-        count(keys::INODE, &mut |key, value| {
-            if let Ok(inode) = decode::<InodeRecord>(key, value) {
-                delta.files += i64::from(inode.kind == FileKind::File);
-                delta.directories += i64::from(inode.kind == FileKind::Directory);
-                if inode.kind == FileKind::File {
-                    delta.bytes += inode.size.cast_signed();
-                }
+        self.each(keys::CONTENT, &mut |check, key, value| {
+            let Ok(root) = Cid::try_from(&key[1..]) else {
+                check.tell(Problem::Damaged(key.escape_ascii().to_string()));
+                return Ok(());
+            };
+            if !check.my_content(&root) {
+                return Ok(());
             }
-        })?;
-        count(keys::CONTENT, &mut |key, value| {
-            if let Ok(record) = decode::<ContentRecord>(key, value) {
-                delta.content(None, Some(&record));
+            let found = refs.remove(&root).map_or(0, |(count, _)| count);
+            let Some(record) = check.row::<ContentRecord>(key, value) else { return Ok(()) };
+            check.delta.content(None, Some(&record));
+            if found != record.refs {
+                check.tell(Problem::ReferenceCount { root, found, said: record.refs });
+                check.fixes.put(key, encode(&ContentRecord { refs: found, ..record }));
             }
+            Ok(())
         })?;
-        count(keys::QUEUE, &mut |key, value| {
-            if let Ok(row) = decode::<QueueRecord>(key, value) {
-                delta.queue(None, Some(&row));
-            }
-        })?;
-        let stats = Stats::default().plus(&delta);
-        inner.put(keys::STATS, &encode(&stats));
-        match inner.commit()? {
-            Commit::Done => sequenced.stats = stats,
-            Commit::Conflict => return Err(MetadataError::Contended),
+        for (root, (_, ino)) in refs {
+            self.tell(Problem::UnknownContent { ino, root });
         }
         Ok(())
     }
+
+    /// A row of a directory's order without its name.
+    fn order(&mut self, key: &[u8], value: &[u8]) -> Result<(), MetadataError> {
+        let (Some(parent), Some(cookie)) = (keys::number_in(key), keys::second_number_in(key))
+        else {
+            self.index(key, "left over");
+            self.fixes.remove(key);
+            return Ok(());
+        };
+        if !self.mine(parent) {
+            return Ok(());
+        }
+        let name = decode::<OrderRecord>(key, value).ok().map(|row| row.name);
+        let dentry = match &name {
+            Some(name) => {
+                let key = keys::under(keys::DENTRY, Ino(parent), name.as_bytes());
+                self.reader.get(&key)?.and_then(|value| decode::<DentryRecord>(&key, &value).ok())
+            }
+            None => None,
+        };
+        if dentry.is_none_or(|dentry| dentry.cookie != cookie) {
+            self.index(key, "left over");
+            // The name's own row, where there is one, makes it again.
+            self.fixes.remove(key);
+        }
+        Ok(())
+    }
+
+    /// A name, counted for its directory and for its inode.
+    fn name(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        named: &mut HashMap<u64, Named>,
+    ) -> Result<(), MetadataError> {
+        let name = keys::rest_of(key).and_then(|name| Name::new(name).ok());
+        let (Some(parent), Some(name)) = (keys::number_in(key), name) else {
+            if self.pass == 0 {
+                self.tell(Problem::Damaged(key.escape_ascii().to_string()));
+            }
+            return Ok(());
+        };
+        let dentry: DentryRecord = match decode(key, value) {
+            Ok(dentry) => dentry,
+            Err(error) => {
+                if self.mine(parent) {
+                    self.tell(Problem::Damaged(error.to_string()));
+                }
+                return Ok(());
+            }
+        };
+        let (mine, child_mine) = (self.mine(parent), self.mine(dentry.ino.0));
+        if !mine && !child_mine {
+            return Ok(());
+        }
+        let parent = Ino(parent);
+        let Some(inode) = self.inode(dentry.ino)? else {
+            // An inode that is damaged is still there: its names stay.
+            let exists = self.reader.get(&keys::inode(dentry.ino))?.is_some();
+            if mine && !exists {
+                let text = name.as_bytes().escape_ascii().to_string();
+                self.tell(Problem::DanglingName { parent, name: text, ino: dentry.ino });
+                self.fixes.remove(key);
+                self.fixes.remove(&order_key(parent, dentry.cookie));
+                return Ok(());
+            }
+            if mine {
+                count_entry(named.entry(parent.0).or_default(), &name, &dentry);
+            }
+            return Ok(());
+        };
+        if child_mine {
+            let child = named.entry(dentry.ino.0).or_default();
+            child.names += 1;
+            child.parent = parent.0;
+        }
+        if !mine {
+            return Ok(());
+        }
+        let right = DentryRecord { kind: inode.kind, ..dentry };
+        if right.kind != dentry.kind {
+            let text = name.as_bytes().escape_ascii().to_string();
+            self.tell(Problem::Kind { parent, name: text, ino: dentry.ino });
+            self.fixes.put(key, encode(&right));
+        }
+        let order = order_key(parent, dentry.cookie);
+        let wanted = encode(&OrderRecord { name: name.clone(), ino: dentry.ino, kind: right.kind });
+        let held = self.reader.get(&order)?;
+        if held.as_ref() != Some(&wanted) {
+            self.index(&order, if held.is_some() { "wrong" } else { "missing" });
+            self.fixes.put(&order, wanted);
+        }
+        count_entry(named.entry(parent.0).or_default(), &name, &right);
+        Ok(())
+    }
+
+    /// An inode's row against its names.
+    fn links(&mut self, ino: Ino, inode: &InodeRecord, named: &Named) -> Result<(), MetadataError> {
+        let directory = inode.kind == FileKind::Directory;
+        let names = named.names + u32::from(ino == Ino::ROOT);
+        let orphan_key = keys::number(keys::ORPHAN, ino.0);
+        let orphan = self.reader.get(&orphan_key)?.is_some();
+        let mut right = inode.clone();
+        if names == 0 && inode.nlink > 0 {
+            self.tell(Problem::Nameless { ino, said: inode.nlink });
+            self.fixes.rescue(ino);
+        }
+        let links = match (names, directory) {
+            (0, _) => inode.nlink,
+            (_, true) => 2 + named.subdirectories,
+            (names, false) => names,
+        };
+        if links != inode.nlink {
+            self.tell(Problem::LinkCount { ino, found: links, said: inode.nlink });
+            right.nlink = links;
+        }
+        if orphan != (right.nlink == 0) {
+            self.index(&orphan_key, if orphan { "left over" } else { "missing" });
+            if orphan {
+                self.fixes.remove(&orphan_key)
+            } else {
+                self.fixes.put(&orphan_key, vec![1])
+            }
+        }
+        if directory {
+            if names > 1 {
+                self.tell(Problem::Directory { ino, reason: "it has several names" });
+            }
+            if (named.entries, named.bytes) != (inode.entries, inode.size) {
+                let (found, said) = (named.entries, inode.entries);
+                self.tell(Problem::EntryCount { ino, found, said });
+                (right.entries, right.size) = (named.entries, named.bytes);
+            }
+            if inode.next_cookie < named.next_cookie.max(FIRST_COOKIE) {
+                self.index(&keys::inode(ino), "too low in its next cookie");
+                right.next_cookie = named.next_cookie.max(FIRST_COOKIE);
+            }
+        }
+        let parents = self.parents_of(ino)?;
+        let several = !directory && links > 1;
+        let listed = parents.contains_key(&named.parent) && parents.contains_key(&inode.parent.0);
+        if several && (parents.values().sum::<u64>() != u64::from(links) || !listed) {
+            self.index(&keys::number(keys::PARENT, ino.0), "wrong");
+            self.fixes.relink(ino, &parents);
+        } else if !several && !parents.is_empty() {
+            self.index(&keys::number(keys::PARENT, ino.0), "left over");
+            self.fixes.relink(ino, &parents);
+        }
+        if (names == 1 || several && !listed) && ino != Ino::ROOT && inode.parent.0 != named.parent
+        {
+            let found = Ino(named.parent);
+            self.tell(Problem::Parent { ino, found, said: inode.parent });
+            right.parent = found;
+        }
+        let mut xattrs = false;
+        let prefix = keys::number(keys::XATTR, ino.0);
+        self.reader.scan(&prefix, &keys::end_of(&prefix), &mut |_, _| {
+            xattrs = true;
+            ControlFlow::Break(())
+        })?;
+        if xattrs != inode.has_xattrs {
+            self.index(&keys::inode(ino), "wrong about extended attributes");
+            right.has_xattrs = xattrs;
+        }
+        if right != *inode {
+            self.fixes.put(&keys::inode(ino), encode(&right));
+        }
+        Ok(())
+    }
+
+    fn parents_of(&self, ino: Ino) -> Result<HashMap<u64, u64>, MetadataError> {
+        let prefix = keys::number(keys::PARENT, ino.0);
+        let mut parents = HashMap::new();
+        self.reader.scan(&prefix, &keys::end_of(&prefix), &mut |key, value| {
+            let count = decode::<u32>(key, value).unwrap_or(0);
+            parents.extend(keys::second_number_in(key).map(|parent| (parent, count.into())));
+            ControlFlow::Continue(())
+        })?;
+        Ok(parents)
+    }
+
+    /// Rows of tables that belong to an inode or a content that is not there.
+    fn indexes(&mut self) -> Result<(), MetadataError> {
+        for table in [keys::ORPHAN, keys::STAGED, keys::XATTR, keys::PARENT] {
+            self.each(table, &mut |check, key, _| {
+                let Some(ino) = keys::number_in(key).map(Ino) else { return Ok(()) };
+                if check.reader.get(&keys::inode(ino))?.is_none() {
+                    check.index(key, "left over");
+                    check.fixes.remove(key);
+                }
+                Ok(())
+            })?;
+        }
+        self.each(keys::QUEUE, &mut |check, key, value| {
+            let Some(row) = check.row::<QueueRecord>(key, value) else { return Ok(()) };
+            check.delta.queue(None, Some(&row));
+            let mut content = key.to_vec();
+            content[0] = keys::CONTENT;
+            let record = check.reader.get(&content)?;
+            let record = record.and_then(|v| decode::<ContentRecord>(&content, &v).ok());
+            if record.is_none_or(|record| record.refs == 0) {
+                check.index(key, "left over");
+                check.fixes.remove(key);
+            }
+            Ok(())
+        })
+    }
+
+    /// No number is given out twice.
+    fn numbers(&mut self) -> Result<(), MetadataError> {
+        let mut highest = 0;
+        self.each(keys::INODE, &mut |_, key, _| {
+            highest = keys::number_in(key).unwrap_or(highest);
+            Ok(())
+        })?;
+        let said = match self.reader.get(keys::NEXT_INO)? {
+            Some(value) => self.row(keys::NEXT_INO, &value).unwrap_or(0),
+            None => Ino::ROOT.0 + 1,
+        };
+        if highest >= said {
+            self.tell(Problem::NextNumber { highest: Ino(highest), said });
+            self.fixes.put(keys::NEXT_INO, encode(&(highest.saturating_add(1))));
+        }
+        Ok(())
+    }
+
+    /// Directories that lead to themselves instead of the root.
+    fn circles(&mut self) -> Result<(), MetadataError> {
+        let mut rooted: HashSet<u64> = HashSet::new();
+        self.each(keys::INODE, &mut |check, key, value| {
+            let Ok(inode) = decode::<InodeRecord>(key, value) else { return Ok(()) };
+            let Some(ino) = keys::number_in(key) else { return Ok(()) };
+            if inode.kind != FileKind::Directory || inode.nlink == 0 {
+                return Ok(());
+            }
+            if rooted.len() as u64 > PER_PASS {
+                rooted.clear();
+            }
+            let (mut at, mut path) = (ino, vec![ino]);
+            while at != Ino::ROOT.0 && !rooted.contains(&at) && path.len() <= MAX_DEPTH {
+                match check.inode(Ino(at))? {
+                    Some(inode) => at = inode.parent.0,
+                    // No parent: told as a wrong parent or a missing name.
+                    None => return Ok(()),
+                }
+                if at == ino {
+                    check.tell(Problem::Directory {
+                        ino: Ino(ino),
+                        reason: "it is its own ancestor",
+                    });
+                    return Ok(());
+                }
+                path.push(at);
+            }
+            if path.len() <= MAX_DEPTH {
+                rooted.extend(path);
+            }
+            Ok(())
+        })
+    }
+}
+
+fn count_entry(directory: &mut Named, name: &Name, dentry: &DentryRecord) {
+    directory.entries += 1;
+    directory.bytes += name.as_bytes().len() as u64;
+    directory.subdirectories += u32::from(dentry.kind == FileKind::Directory);
+    directory.next_cookie = directory.next_cookie.max(dentry.cookie.saturating_add(1));
 }

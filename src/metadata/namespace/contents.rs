@@ -2,7 +2,9 @@ use std::ops::ControlFlow;
 
 use super::{Namespace, Tx};
 use crate::metadata::records::{decode, encode};
-use crate::metadata::{ContentRecord, InodeRecord, MetadataError, PinState, QueueRecord, keys};
+use crate::metadata::{
+    ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, PinState, QueueRecord, keys,
+};
 use crate::types::{BackendId, Cid, Ino, Timestamp};
 
 /// Rows that one transaction of a long change touches at most.
@@ -67,24 +69,32 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn take_content(&mut self, root: &Cid, commit: &ContentCommit) -> Result<(), MetadataError> {
+    /// A file has this content now (`new`: it had another before). The record
+    /// of a content that the volume knows keeps its copies and takes the new
+    /// ones; its limits only rise.
+    fn take_content(
+        &mut self,
+        root: &Cid,
+        commit: &ContentCommit,
+        new: bool,
+    ) -> Result<(), MetadataError> {
         let before: Option<ContentRecord> = self.get(&keys::of_cid(keys::CONTENT, root))?;
         let mut after =
             before.clone().unwrap_or_else(|| ContentRecord { refs: 0, ..commit.record.clone() });
-        after.refs += 1;
-        for copy in &commit.record.copies {
-            if !after.copies.iter().any(|held| held.backend == copy.backend) {
-                after.copies.push(copy.clone());
-            }
-        }
+        after.refs += u64::from(new);
+        Namespace::merge_copies(&mut after.copies, &commit.record.copies);
         let raised = commit.record.target > after.target || commit.record.min > after.min;
         after.min = after.min.max(commit.record.min);
         after.target = after.target.max(commit.record.target);
         after.max = after.max.max(commit.record.max);
         if raised {
+            // Judged without the copies elsewhere: too low at worst, and the
+            // queue judges again.
             after.pin = commit.record.pin;
         }
-        self.put_content(root, before.as_ref(), &after);
+        if before.as_ref() != Some(&after) {
+            self.put_content(root, before.as_ref(), &after);
+        }
         if commit.enqueue && matches!(after.pin, PinState::BelowMin | PinState::BelowTarget) {
             let row: Option<QueueRecord> = self.get(&keys::of_cid(keys::QUEUE, root))?;
             if row.is_none() {
@@ -101,29 +111,28 @@ impl Tx<'_> {
     }
 
     fn commit_content(&mut self, commit: &ContentCommit) -> Result<bool, MetadataError> {
-        let mut inode: InodeRecord = match self.inode(commit.ino) {
+        let before: InodeRecord = match self.inode(commit.ino) {
             Ok(inode) if inode.version == commit.version => inode,
             Ok(_) | Err(MetadataError::NotFound) => return Ok(false),
             Err(error) => return Err(error),
         };
-        let old = inode.content;
-        if old != commit.root {
-            if let Some(root) = &commit.root {
-                self.take_content(root, commit)?;
-            }
-            if let Some(root) = &old {
-                self.release_content(root)?;
-            }
+        let changed = before.content != commit.root;
+        if let Some(root) = &commit.root {
+            self.take_content(root, commit, changed)?;
         }
-        self.delta.bytes += commit.size.cast_signed() - inode.size.cast_signed();
+        if let Some(root) = before.content.as_ref().filter(|_| changed) {
+            self.release_content(root)?;
+        }
+        let mut inode = before.clone();
         inode.content = commit.root;
         inode.profile.clone_from(&commit.record.profile);
         inode.size = commit.size;
         inode.mtime = commit.mtime;
         inode.ctime = inode.ctime.max(commit.mtime);
         inode.version += 1;
+        self.delta.inode(Some(&before), Some(&inode));
         self.put_inode(commit.ino, &inode);
-        self.inner.delete(&keys::number(keys::STAGED, commit.ino.0));
+        self.remove_staged(commit.ino)?;
         Ok(true)
     }
 }
@@ -211,7 +220,9 @@ impl Namespace {
     }
 
     /// Changes contents' copies, pins or limits and their queue rows, many in
-    /// one transaction. Contents that are gone are passed over.
+    /// one transaction. Contents that are gone are passed over; `refs` stays as
+    /// it is; a content without references has no queue row. `change` may run
+    /// again for a content after a conflict, from the rows as they are then.
     ///
     /// # Errors
     /// `Storage`, `Contended`.
@@ -231,6 +242,7 @@ impl Namespace {
                     let row: Option<QueueRecord> = tx.get(&keys::of_cid(keys::QUEUE, root))?;
                     let (mut after, mut new_row) = (before.clone(), row.clone());
                     change(root, &mut after, &mut new_row);
+                    after.refs = before.refs;
                     if after.refs == 0 {
                         new_row = None;
                     }
@@ -272,5 +284,25 @@ impl Namespace {
         self.update_all_contents(&mut |_, record, _| {
             record.copies.retain(|copy| copy.backend != *backend);
         })
+    }
+
+    /// Adds copies to a record. One of the same backend is replaced when it is
+    /// bad, or was only claimed and is verified now.
+    pub fn merge_copies(into: &mut Vec<CopyRecord>, new: &[CopyRecord]) {
+        for copy in new {
+            match into.iter_mut().find(|held| held.backend == copy.backend) {
+                None => into.push(copy.clone()),
+                Some(held) => {
+                    let better = match held.state {
+                        CopyState::Lost | CopyState::Corrupt => true,
+                        CopyState::Claimed => copy.state == CopyState::Verified,
+                        CopyState::Verified => false,
+                    };
+                    if better {
+                        held.clone_from(copy);
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,8 +1,8 @@
 use std::ops::ControlFlow;
 
 use super::Namespace;
-use crate::metadata::records::{decode, encode};
-use crate::metadata::{InodeRecord, MetadataError, StagedRecord, keys};
+use crate::metadata::records::decode;
+use crate::metadata::{InodeRecord, MetadataError, keys};
 use crate::types::{FileKind, Ino, Timestamp};
 
 /// Attributes to change; `None` keeps.
@@ -70,83 +70,10 @@ impl Namespace {
             let mut inode = before.clone();
             change(&mut inode)?;
             if inode != before {
-                if inode.kind == FileKind::File {
-                    tx.delta.bytes += inode.size.cast_signed() - before.size.cast_signed();
-                }
+                tx.delta.inode(Some(&before), Some(&inode));
                 tx.put_inode(ino, &inode);
             }
             Ok(inode)
-        })
-    }
-
-    /// The value of an extended attribute.
-    ///
-    /// # Errors
-    /// `NoAttribute`.
-    pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetadataError> {
-        let key = keys::under(keys::XATTR, ino, name);
-        self.engine.get(&key)?.ok_or(MetadataError::NoAttribute)
-    }
-
-    /// Sets an extended attribute; `create`/`replace` as XATTR_CREATE/REPLACE.
-    ///
-    /// # Errors
-    /// `Exists` (create), `NoAttribute` (replace), `NotFound`.
-    pub fn set_xattr(
-        &self,
-        ino: Ino,
-        name: &[u8],
-        value: &[u8],
-        (create, replace): (bool, bool),
-        now: Timestamp,
-    ) -> Result<(), MetadataError> {
-        self.run(|tx| {
-            let mut inode = tx.inode(ino)?;
-            let key = keys::under(keys::XATTR, ino, name);
-            match tx.inner.get(&key)? {
-                Some(_) if create => return Err(MetadataError::Exists),
-                None if replace => return Err(MetadataError::NoAttribute),
-                _ => {}
-            }
-            inode.has_xattrs = true;
-            inode.ctime = now;
-            tx.inner.put(&key, value);
-            tx.marked.push(key);
-            tx.put_inode(ino, &inode);
-            Ok(())
-        })
-    }
-
-    /// Names of all extended attributes.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>, MetadataError> {
-        let prefix = keys::number(keys::XATTR, ino.0);
-        let mut names = Vec::new();
-        self.engine.snapshot()?.scan(&prefix, &keys::end_of(&prefix), &mut |key, _| {
-            names.push(key[9..].to_vec());
-            ControlFlow::Continue(())
-        })?;
-        Ok(names)
-    }
-
-    /// Removes an extended attribute.
-    ///
-    /// # Errors
-    /// `NoAttribute`.
-    pub fn remove_xattr(&self, ino: Ino, name: &[u8], now: Timestamp) -> Result<(), MetadataError> {
-        self.run(|tx| {
-            let mut inode = tx.inode(ino)?;
-            let key = keys::under(keys::XATTR, ino, name);
-            if tx.inner.get(&key)?.is_none() {
-                return Err(MetadataError::NoAttribute);
-            }
-            tx.remove(key);
-            inode.has_xattrs = !tx.below(&keys::number(keys::XATTR, ino.0))?.is_empty();
-            inode.ctime = now;
-            tx.put_inode(ino, &inode);
-            Ok(())
         })
     }
 
@@ -185,55 +112,12 @@ impl Namespace {
                 tx.release_content(root)?;
             }
             if inode.kind == FileKind::File {
-                tx.delta.files -= 1;
-                tx.delta.bytes -= inode.size.cast_signed();
-                tx.inner.delete(&keys::number(keys::STAGED, ino.0));
-            } else if inode.kind == FileKind::Directory {
-                tx.delta.directories -= 1;
+                tx.remove_staged(ino)?;
             }
+            tx.delta.inode(Some(&inode), None);
             tx.inner.delete(&keys::number(keys::ORPHAN, ino.0));
             tx.remove(keys::inode(ino));
             Ok(())
         })
-    }
-
-    /// Records staged bytes that are durable in the staging file, and the row
-    /// that goes with them.
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn put_staged(&self, ino: Ino, staged: &StagedRecord) -> Result<(), MetadataError> {
-        self.run(|tx| {
-            tx.inner.put(&keys::number(keys::STAGED, ino.0), &encode(staged));
-            Ok(())
-        })
-    }
-
-    /// Forgets staged bytes (they were sealed, or are gone).
-    ///
-    /// # Errors
-    /// `Storage`.
-    pub fn delete_staged(&self, ino: Ino) -> Result<(), MetadataError> {
-        self.run(|tx| {
-            tx.inner.delete(&keys::number(keys::STAGED, ino.0));
-            Ok(())
-        })
-    }
-
-    /// All staged records.
-    ///
-    /// # Errors
-    /// `Damaged`, `Storage`.
-    pub fn staged(&self) -> Result<Vec<(Ino, StagedRecord)>, MetadataError> {
-        let (start, end) = ([keys::STAGED], [keys::STAGED + 1]);
-        let mut rows = Vec::new();
-        self.engine.snapshot()?.scan(&start, &end, &mut |key, value| {
-            rows.push((key.to_vec(), value.to_vec()));
-            ControlFlow::Continue(())
-        })?;
-        rows.iter()
-            .filter_map(|(key, value)| Some((Ino(keys::number_in(key)?), decode(key, value))))
-            .map(|(ino, record)| record.map(|record| (ino, record)))
-            .collect()
     }
 }

@@ -1,17 +1,14 @@
 use std::ops::ControlFlow;
 
-use serde::{Deserialize, Serialize};
+use super::{EventRecord, Namespace};
+use crate::metadata::records::{damaged, decode, encode};
+use crate::metadata::{
+    ContentRecord, DentryRecord, Engine, InodeRecord, MetadataError, Reader, keys,
+};
+use crate::types::{Cid, Ino, Name};
 
-use super::stats::Delta;
-use super::{Commit, Namespace, Tx};
-use crate::metadata::records::{decode, encode};
-use crate::metadata::{ContentRecord, DentryRecord, InodeRecord, MetadataError, keys};
-use crate::types::{Cid, FileKind, Ino, Name, Timestamp};
-
-/// Rows that one transaction loads or clears at most.
+/// Marks that are held, or removed in one transaction, at most.
 const PAGE: usize = 1024;
-/// Marks cleared under one hold of the commit lock.
-const CLEARED: usize = 256;
 
 /// One row of a checkpoint; `None` means that it is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,198 +25,205 @@ pub enum Change {
     Event(u64, EventRecord),
 }
 
-/// Something that happened to the volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventRecord {
-    /// When.
-    pub at: Timestamp,
-    /// What: `mount`, `recover`, `backend_added`, `copy_corrupt`, ...
-    pub kind: String,
-    /// To what: an id, a CID, a path.
-    pub subject: String,
-    /// For people.
-    pub detail: String,
-}
-
 /// The moment of a checkpoint's snapshot; clears the marks it has taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MarkToken {
+    /// Marks of lower epochs were taken.
     epoch: u64,
     /// Events below this were taken.
-    events: u64,
+    pub(super) events: u64,
     /// Rows that were visited.
     pub rows: u64,
 }
 
-fn epoch_of(mark: &[u8]) -> u64 {
-    mark.try_into().map_or(0, u64::from_be_bytes)
-}
-
-fn damaged(key: &[u8], reason: &str) -> MetadataError {
-    MetadataError::Damaged { key: key.escape_ascii().to_string(), reason: reason.to_owned() }
-}
-
+/// The change that a row's key and value stand for; `None` for a table that
+/// checkpoints do not record.
 fn change_of(key: &[u8], value: Option<&[u8]>) -> Result<Option<Change>, MetadataError> {
-    let ino = |key: &[u8]| keys::number_in(key).map(Ino).ok_or_else(|| damaged(key, "short key"));
     fn row<T: serde::de::DeserializeOwned>(
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<Option<T>, MetadataError> {
         value.map(|value| decode(key, value)).transpose()
     }
+    let short = || damaged(key, "the key is too short");
+    let ino = || keys::number_in(key).map(Ino).ok_or_else(short);
+    let rest = || keys::rest_of(key).ok_or_else(short);
     Ok(Some(match key.first() {
-        Some(&keys::INODE) => Change::Inode(ino(key)?, row(key, value)?),
+        Some(&keys::INODE) => Change::Inode(ino()?, row(key, value)?),
         Some(&keys::DENTRY) => {
-            let name = Name::new(&key[9..]).map_err(|e| damaged(key, &e.to_string()))?;
-            Change::Dentry(ino(key)?, name, row(key, value)?)
+            let name = Name::new(rest()?).map_err(|e| damaged(key, e.to_string()))?;
+            Change::Dentry(ino()?, name, row(key, value)?)
         }
-        Some(&keys::XATTR) => {
-            Change::Xattr(ino(key)?, key[9..].to_vec(), value.map(<[u8]>::to_vec))
-        }
+        Some(&keys::XATTR) => Change::Xattr(ino()?, rest()?.to_vec(), value.map(<[u8]>::to_vec)),
         Some(&keys::CONTENT) => {
-            let cid = Cid::try_from(&key[1..]).map_err(|e| damaged(key, &e.to_string()))?;
+            let cid = Cid::try_from(&key[1..]).map_err(|e| damaged(key, e.to_string()))?;
             Change::Content(cid, row(key, value)?)
         }
         _ => return Ok(None),
     }))
 }
 
+/// The first epoch from `from` on that has marks.
+fn next_epoch(reader: &dyn Reader, from: u64) -> Result<Option<u64>, MetadataError> {
+    let mut found = None;
+    reader.scan(&keys::number(keys::MARK, from), &[keys::MARK + 1], &mut |key, _| {
+        found = keys::number_in(key);
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
+}
+
+/// Epochs with marks; few: one, and one more for each checkpoint that failed.
+fn epochs(reader: &dyn Reader, from: u64) -> Result<Vec<u64>, MetadataError> {
+    let (mut epochs, mut at) = (Vec::new(), from);
+    while let Some(epoch) = next_epoch(reader, at)? {
+        epochs.push(epoch);
+        at = epoch.saturating_add(1);
+    }
+    Ok(epochs)
+}
+
+/// The highest epoch that was ever used, as far as marks tell.
+pub(super) fn last_epoch(engine: &dyn Engine, taken: u64) -> Result<u64, MetadataError> {
+    Ok(epochs(engine.snapshot()?.as_ref(), taken)?.last().copied().unwrap_or(taken))
+}
+
+/// Visits every row that checkpoints record.
+fn visit_all(
+    reader: &dyn Reader,
+    visit: &mut dyn FnMut(Change) -> Result<(), MetadataError>,
+) -> Result<(), MetadataError> {
+    for table in [keys::INODE, keys::DENTRY, keys::XATTR, keys::CONTENT] {
+        let mut outcome = Ok(());
+        reader.scan(&[table], &[table + 1], &mut |key, value| {
+            outcome =
+                change_of(key, Some(value)).and_then(|change| change.map_or(Ok(()), &mut *visit));
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome?;
+    }
+    Ok(())
+}
+
+/// Visits, once each, the rows that are marked in `epochs`.
+fn visit_marked(
+    reader: &dyn Reader,
+    epochs: &[u64],
+    visit: &mut dyn FnMut(Change) -> Result<(), MetadataError>,
+) -> Result<(), MetadataError> {
+    for (index, epoch) in epochs.iter().enumerate() {
+        let later = &epochs[index + 1..];
+        let end = keys::end_of(&keys::number(keys::MARK, *epoch));
+        let mut start = keys::number(keys::MARK, *epoch);
+        loop {
+            let mut page: Vec<Vec<u8>> = Vec::new();
+            reader.scan(&start, &end, &mut |mark, _| {
+                page.push(mark.to_vec());
+                if page.len() == PAGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            for mark in &page {
+                let key =
+                    keys::rest_of(mark).ok_or_else(|| damaged(mark, "the key is too short"))?;
+                let marked = |epoch: &u64| {
+                    let mut mark = keys::number(keys::MARK, *epoch);
+                    mark.extend_from_slice(key);
+                    reader.get(&mark).map(|found| found.is_some())
+                };
+                let mut again = false;
+                for epoch in later {
+                    again |= marked(epoch)?;
+                }
+                if !again && let Some(change) = change_of(key, reader.get(key)?.as_deref())? {
+                    visit(change)?;
+                }
+            }
+            match page.pop() {
+                Some(last) if page.len() + 1 == PAGE => start = last,
+                _ => break,
+            }
+            start.push(0);
+        }
+    }
+    Ok(())
+}
+
 impl Namespace {
     /// Visits, from one snapshot, every row (`only_marked` false: a base) or
     /// the rows that changed since the marks were last cleared (a delta), and
-    /// the events that no checkpoint has taken.
+    /// the events that no checkpoint has taken. What was visited is durable in
+    /// the engine when this returns: a checkpoint must not know of changes that
+    /// the tree could still lose, for no later delta would take them back.
     ///
     /// # Errors
-    /// Of `visit`; `Damaged`; `Storage`.
+    /// Of `visit`, which is then not called again; `Damaged`; `Storage`.
     pub fn snapshot_rows(
         &self,
         only_marked: bool,
         visit: &mut dyn FnMut(Change) -> Result<(), MetadataError>,
     ) -> Result<MarkToken, MetadataError> {
-        let (snapshot, mut token) = {
+        let (snapshot, taken, events_taken, mut token) = {
             let mut sequenced = self.sequenced.lock();
+            // Changes after this snapshot are marks of the next epoch.
             sequenced.epoch += 1;
             let token = MarkToken { epoch: sequenced.epoch, events: sequenced.event, rows: 0 };
-            (self.engine.snapshot()?, token)
+            (self.engine.snapshot()?, sequenced.marks_taken, sequenced.events_taken, token)
         };
-        let mut failed = None;
-        let mut offer = |key: &[u8], value: Option<&[u8]>| match change_of(key, value) {
-            Ok(Some(change)) => match visit(change) {
-                Ok(()) => {
-                    token.rows += 1;
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            },
-            Ok(None) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
+        let reader = snapshot.as_ref();
+        let mut rows = 0;
+        let mut count = |change| {
+            rows += 1;
+            visit(change)
         };
         if only_marked {
-            // One page of marks is held at a time: reads inside a scan would nest.
-            let mut start = vec![keys::MARK];
-            loop {
-                let mut page: Vec<Vec<u8>> = Vec::new();
-                snapshot.scan(&start, &[keys::MARK + 1], &mut |key, _| {
-                    page.push(key[1..].to_vec());
-                    if page.len() == PAGE {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
-                })?;
-                let Some(last) = page.last() else { break };
-                start.truncate(1);
-                start.extend_from_slice(last);
-                start.push(0);
-                for key in &page {
-                    if offer(key, snapshot.get(key)?.as_deref()).is_break() {
-                        break;
-                    }
-                }
-                if page.len() < PAGE {
-                    break;
-                }
-            }
+            visit_marked(reader, &epochs(reader, taken)?, &mut count)?;
         } else {
-            for table in [keys::INODE, keys::DENTRY, keys::XATTR, keys::CONTENT] {
-                snapshot.scan(&[table], &[table + 1], &mut |key, value| offer(key, Some(value)))?;
-            }
+            visit_all(reader, &mut count)?;
         }
-        if let Some(error) = failed {
-            return Err(error);
+        for (number, event) in super::events::between(reader, events_taken, token.events)? {
+            count(Change::Event(number, event))?;
         }
-        let mut events = Vec::new();
-        snapshot.scan(
-            &[keys::EVENT],
-            &keys::number(keys::EVENT, token.events),
-            &mut |key, value| {
-                events.push((keys::number_in(key).unwrap_or(0), decode::<EventRecord>(key, value)));
-                ControlFlow::Continue(())
-            },
-        )?;
-        for (number, event) in events {
-            visit(Change::Event(number, event?))?;
-            token.rows += 1;
-        }
+        token.rows = rows;
+        drop(snapshot);
+        self.engine.persist()?;
         Ok(token)
     }
 
-    /// Removes the marks (and events) that `token`'s checkpoint has taken and
-    /// that no later change renewed.
+    /// Removes the marks (and events) that `token`'s checkpoint has taken;
+    /// those that a later change renewed are of a later epoch and stay. To be
+    /// called when the checkpoint is durable.
     ///
     /// # Errors
-    /// `Storage`, `Contended`.
+    /// `Storage`; then some are left, and the next checkpoint takes them again.
     pub fn clear_marks(&self, token: &MarkToken) -> Result<(), MetadataError> {
-        let mut start = vec![keys::MARK];
+        let taken = self.sequenced.lock().marks_taken;
+        let end = keys::number(keys::MARK, token.epoch);
+        let mut start = keys::number(keys::MARK, taken);
         loop {
-            let (mut last, mut old, mut seen) = (None, Vec::new(), 0);
-            self.engine.snapshot()?.scan(&start, &[keys::MARK + 1], &mut |key, value| {
-                seen += 1;
-                last = Some(key.to_vec());
-                if epoch_of(value) < token.epoch {
-                    old.push(key.to_vec());
-                }
-                if seen == CLEARED { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let mut page: Vec<Vec<u8>> = Vec::new();
+            self.engine.snapshot()?.scan(&start, &end, &mut |mark, _| {
+                page.push(mark.to_vec());
+                if page.len() == PAGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
-            if !old.is_empty() {
-                // Under the commit lock nobody renews a mark between the look
-                // and the commit, so a busy tree cannot make this lose for ever.
-                let _commits_wait = self.sequenced.lock();
-                let mut inner = self.engine.begin()?;
-                for key in &old {
-                    if inner.get(key)?.is_some_and(|value| epoch_of(&value) < token.epoch) {
-                        inner.delete(key);
-                    }
-                }
-                if inner.commit()? == Commit::Conflict {
-                    return Err(MetadataError::Contended);
-                }
+            // Nobody writes marks of a past epoch: these removals never conflict.
+            self.run(|tx| {
+                page.iter().for_each(|mark| tx.inner.delete(mark));
+                Ok(())
+            })?;
+            match page.pop() {
+                Some(last) if page.len() + 1 == PAGE => start = last,
+                _ => break,
             }
-            let Some(mut last) = last.filter(|_| seen == CLEARED) else { break };
-            last.push(0);
-            start = last;
         }
+        self.forget_events(token.events)?;
         self.run(|tx| {
-            let mut taken = Vec::new();
-            tx.inner.scan(
-                &[keys::EVENT],
-                &keys::number(keys::EVENT, token.events),
-                &mut |key, _| {
-                    taken.push(key.to_vec());
-                    ControlFlow::Continue(())
-                },
-            )?;
-            for key in &taken {
-                tx.inner.delete(key);
-            }
+            tx.inner.put(keys::MARKS_TAKEN, &encode(&token.epoch));
+            tx.inner.put(keys::EVENTS_TAKEN, &encode(&token.events));
             Ok(())
-        })
+        })?;
+        let mut sequenced = self.sequenced.lock();
+        sequenced.marks_taken = sequenced.marks_taken.max(token.epoch);
+        sequenced.events_taken = sequenced.events_taken.max(token.events);
+        Ok(())
     }
 
     /// Whether anything changed since the marks were cleared. O(1).
@@ -227,129 +231,25 @@ impl Namespace {
     /// # Errors
     /// `Storage`.
     pub fn has_marks(&self) -> Result<bool, MetadataError> {
-        let mut any = false;
-        let snapshot = self.engine.snapshot()?;
-        for table in [keys::MARK, keys::EVENT] {
-            snapshot.scan(&[table], &[table + 1], &mut |_, _| {
-                any = true;
-                ControlFlow::Break(())
-            })?;
-        }
-        Ok(any)
+        let (taken, events) = {
+            let sequenced = self.sequenced.lock();
+            (sequenced.marks_taken, sequenced.event > sequenced.events_taken)
+        };
+        Ok(events || next_epoch(self.engine.snapshot()?.as_ref(), taken)?.is_some())
     }
 
-    /// Records an event for the next checkpoint.
+    /// Rows that the next delta would hold, counted by a scan.
     ///
     /// # Errors
     /// `Storage`.
-    pub fn append_event(&self, event: &EventRecord) -> Result<(), MetadataError> {
-        let number = {
-            let mut sequenced = self.sequenced.lock();
-            sequenced.event += 1;
-            sequenced.event - 1
-        };
-        self.run(|tx| {
-            tx.inner.put(&keys::number(keys::EVENT, number), &encode(event));
-            Ok(())
-        })
-    }
-
-    /// Loads rows of a recovered checkpoint into an empty tree; derived rows
-    /// (order, parents, orphans, counters, numbers) are made again. Rows must
-    /// come as [`Namespace::snapshot_rows`] gave them, later ones replacing
-    /// earlier ones already resolved.
-    ///
-    /// # Errors
-    /// Of the iterator; `Storage`.
-    pub fn load_rows(
-        &self,
-        rows: &mut dyn Iterator<Item = Result<Change, MetadataError>>,
-    ) -> Result<u64, MetadataError> {
-        let (mut count, mut highest) = (0, Ino::ROOT.0);
-        loop {
-            let page: Vec<Change> = rows.take(PAGE).collect::<Result<_, _>>()?;
-            if page.is_empty() {
-                break;
-            }
-            count += page.len() as u64;
-            for change in &page {
-                if let Change::Inode(ino, _) = change {
-                    highest = highest.max(ino.0);
-                }
-            }
-            self.run(|tx| page.iter().try_for_each(|change| load(tx, change)))?;
-        }
-        self.run(|tx| {
-            tx.inner.put(keys::NEXT_INO, &encode(&(highest + 1)));
-            Ok(())
+    pub fn mark_count(&self) -> Result<u64, MetadataError> {
+        let taken = self.sequenced.lock().marks_taken;
+        let mut count = 0;
+        let start = keys::number(keys::MARK, taken);
+        self.engine.snapshot()?.scan(&start, &[keys::MARK + 1], &mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
         })?;
-        *self.numbers.lock() = highest + 1..highest + 1;
-        self.link_parents()?;
         Ok(count)
     }
-
-    /// Counts the names per parent of every inode with several links.
-    fn link_parents(&self) -> Result<(), MetadataError> {
-        let mut start = vec![keys::DENTRY];
-        loop {
-            let (mut last, mut page) = (None, Vec::new());
-            self.engine.snapshot()?.scan(&start, &[keys::DENTRY + 1], &mut |key, value| {
-                last = Some(key.to_vec());
-                page.push((key.to_vec(), value.to_vec()));
-                if page.len() == PAGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            })?;
-            self.run(|tx| {
-                for (key, value) in &page {
-                    let dentry: DentryRecord = decode(key, value)?;
-                    let Some(parent) = keys::number_in(key) else { continue };
-                    if dentry.kind != FileKind::Directory && tx.inode(dentry.ino)?.nlink > 1 {
-                        let key = keys::under(keys::PARENT, dentry.ino, &parent.to_be_bytes());
-                        let count = tx.get::<u32>(&key)?.unwrap_or(0);
-                        tx.inner.put(&key, &encode(&(count + 1)));
-                    }
-                }
-                Ok(())
-            })?;
-            let Some(mut last) = last else { return Ok(()) };
-            last.push(0);
-            start = last;
-        }
-    }
-}
-
-fn load(tx: &mut Tx<'_>, change: &Change) -> Result<(), MetadataError> {
-    match change {
-        Change::Inode(ino, Some(inode)) => {
-            if tx.inner.get(&keys::inode(*ino))?.is_none() {
-                tx.delta.directories += i64::from(inode.kind == FileKind::Directory);
-            }
-            if inode.kind == FileKind::File {
-                tx.delta.files += 1;
-                tx.delta.bytes += inode.size.cast_signed();
-            }
-            if inode.nlink == 0 {
-                tx.inner.put(&keys::number(keys::ORPHAN, ino.0), &[1]);
-            }
-            tx.put_inode(*ino, inode);
-        }
-        Change::Dentry(parent, name, Some(dentry)) => {
-            let order = keys::under(keys::ORDER, *parent, &dentry.cookie.to_be_bytes());
-            tx.inner.put(&order, name.as_bytes());
-            tx.put(keys::under(keys::DENTRY, *parent, name.as_bytes()), dentry);
-        }
-        Change::Xattr(ino, name, Some(value)) => {
-            let key = keys::under(keys::XATTR, *ino, name);
-            tx.inner.put(&key, value);
-            tx.marked.push(key);
-        }
-        Change::Content(root, Some(record)) => {
-            let mut delta = std::mem::take(&mut tx.delta);
-            Delta::content(&mut delta, None, Some(record));
-            tx.delta = delta;
-            tx.put(keys::of_cid(keys::CONTENT, root), record);
-        }
-        // Deletions are resolved by the reader; events stay in the checkpoint.
-        _ => {}
-    }
-    Ok(())
 }

@@ -8,22 +8,33 @@
 
 mod check;
 mod contents;
+mod directory;
+mod events;
 mod inodes;
+mod load;
 mod marks;
+mod problem;
+mod rename;
+mod repair;
+mod staged;
 mod stats;
 mod tree;
+mod xattrs;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub use self::check::Problem;
 pub use self::contents::ContentCommit;
+pub use self::directory::DirectoryPage;
+pub use self::events::EventRecord;
 pub use self::inodes::SetAttributes;
-pub use self::marks::{Change, EventRecord, MarkToken};
+pub use self::marks::{Change, MarkToken};
+pub use self::problem::Problem;
+pub use self::rename::RenameMode;
 pub use self::stats::Stats;
-pub use self::tree::{Created, DirectoryPage, NewNode, Removed, RenameMode};
+pub use self::tree::{Created, NewNode, Removed};
 
 use self::stats::Delta;
 use super::records::{decode, encode};
@@ -34,20 +45,27 @@ use crate::types::{FileKind, Ino, Timestamp};
 const FORMAT: u32 = 1;
 /// Inode numbers are reserved in batches, so that a create writes no counter.
 const INO_BATCH: u64 = 4096;
-/// Tries of a transaction that keeps losing.
-const MAX_TRIES: usize = 256;
+/// Tries of a transaction before it shuts the others out.
+const FREE_TRIES: usize = 8;
 /// Links to one inode (as ext4).
 pub(super) const MAX_LINKS: u32 = 65_000;
 /// Cookies below this are the caller's, for `.` and `..`.
 pub(super) const FIRST_COOKIE: u64 = 16;
+/// Directories above a directory at most: a path of 4096 bytes has fewer, moves
+/// can make more; beyond this the parents run in a circle.
+pub(super) const MAX_DEPTH: usize = 1 << 20;
 
 /// Numbers that only the commit lock's holder moves.
 struct Sequenced {
     stats: Stats,
-    /// Given to every mark; rises with each checkpoint's snapshot.
+    /// Part of every mark's key; rises with each checkpoint's snapshot.
     epoch: u64,
+    /// The first epoch whose marks are not all taken.
+    marks_taken: u64,
     /// Of the next event.
     event: u64,
+    /// The first event that is not taken.
+    events_taken: u64,
 }
 
 /// The POSIX tree over an engine.
@@ -97,6 +115,16 @@ impl Tx<'_> {
         self.put(keys::inode(ino), inode);
     }
 
+    /// The first key below `prefix`.
+    fn first_below(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, MetadataError> {
+        let mut first = None;
+        self.inner.scan(prefix, &keys::end_of(prefix), &mut |key, _| {
+            first = Some(key.to_vec());
+            ControlFlow::Break(())
+        })?;
+        Ok(first)
+    }
+
     /// All keys and values below `prefix`.
     fn below(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, MetadataError> {
         let mut rows = Vec::new();
@@ -129,19 +157,14 @@ impl Namespace {
             Some(value) => decode(keys::NEXT_INO, &value)?,
             None => Ino::ROOT.0 + 1,
         };
-        let mut last_event = 0;
-        let (start, end) = ([keys::EVENT], [keys::EVENT + 1]);
-        engine.snapshot()?.scan(&start, &end, &mut |key, _| {
-            last_event = keys::number_in(key).unwrap_or(0);
-            ControlFlow::Continue(())
-        })?;
-        // Marks of an earlier life have lower epochs: its clock is behind ours.
-        let epoch = u64::try_from(now.as_nanos()).unwrap_or(1).max(1);
-        let tree = Self {
-            engine,
-            sequenced: Mutex::new(Sequenced { stats, epoch, event: last_event + 1 }),
-            numbers: Mutex::new(next..next),
-        };
+        let number = |key: &[u8]| engine.get(key)?.map_or(Ok(0), |value| decode(key, &value));
+        let (marks_taken, events_taken) = (number(keys::MARKS_TAKEN)?, number(keys::EVENTS_TAKEN)?);
+        let last_epoch = marks::last_epoch(engine.as_ref(), marks_taken)?;
+        let event = events::next_number(engine.as_ref(), events_taken)?;
+        let sequenced =
+            Sequenced { stats, epoch: last_epoch + 1, marks_taken, event, events_taken };
+        let tree =
+            Self { engine, sequenced: Mutex::new(sequenced), numbers: Mutex::new(next..next) };
         if format == 0 {
             tree.initialise(now)?;
         }
@@ -161,8 +184,8 @@ impl Namespace {
                 target: Vec::new(),
                 now,
             });
-            tx.delta.directories += 1;
-            tx.put_inode(Ino::ROOT, &InodeRecord { parent: Ino::ROOT, ..root });
+            tx.delta.inode(None, Some(&root));
+            tx.put_inode(Ino::ROOT, &root);
             Ok(())
         })
     }
@@ -177,47 +200,27 @@ impl Namespace {
         self.sequenced.lock().stats.clone()
     }
 
-    /// Runs `body` in a transaction until it commits.
+    /// Runs `body` in a transaction until it commits. One that keeps losing
+    /// takes the commit lock before it begins: then nobody else can commit.
     fn run<T>(
         &self,
         mut body: impl FnMut(&mut Tx<'_>) -> Result<T, MetadataError>,
     ) -> Result<T, MetadataError> {
-        for _ in 0..MAX_TRIES {
+        for _ in 0..FREE_TRIES {
             let mut inner = self.engine.begin()?;
-            let mut tx = Tx { inner: inner.as_mut(), delta: Delta::default(), marked: Vec::new() };
-            let value = body(&mut tx)?;
-            let Tx { delta, marked, .. } = tx;
-            if self.commit(inner, &delta, &marked)? == Commit::Done {
+            let (value, delta, marked) = attempt(inner.as_mut(), &mut body)?;
+            if commit(&mut self.sequenced.lock(), inner, &delta, &marked)? == Commit::Done {
                 return Ok(value);
             }
         }
-        Err(MetadataError::Contended)
-    }
-
-    fn commit(
-        &self,
-        mut inner: Box<dyn Transaction + '_>,
-        delta: &Delta,
-        marked: &[Vec<u8>],
-    ) -> Result<Commit, MetadataError> {
         let mut sequenced = self.sequenced.lock();
-        let epoch = sequenced.epoch.to_be_bytes();
-        let mut mark = vec![keys::MARK];
-        for key in marked {
-            mark.truncate(1);
-            mark.extend_from_slice(key);
-            inner.put(&mark, &epoch);
+        let mut inner = self.engine.begin()?;
+        let (value, delta, marked) = attempt(inner.as_mut(), &mut body)?;
+        match commit(&mut sequenced, inner, &delta, &marked)? {
+            Commit::Done => Ok(value),
+            // Somebody changes rows of the tree beside the tree.
+            Commit::Conflict => Err(MetadataError::Contended),
         }
-        if delta.is_nothing() {
-            return inner.commit();
-        }
-        let stats = sequenced.stats.plus(delta);
-        inner.put(keys::STATS, &encode(&stats));
-        let commit = inner.commit()?;
-        if commit == Commit::Done {
-            sequenced.stats = stats;
-        }
-        Ok(commit)
     }
 
     /// A number that no inode of this volume has had.
@@ -236,4 +239,42 @@ impl Namespace {
         numbers.start += 1;
         Ok(Ino(number))
     }
+}
+
+/// What a run of a body gives: its value, the counters' change, the marks.
+type Attempt<T> = Result<(T, Delta, Vec<Vec<u8>>), MetadataError>;
+
+fn attempt<T>(
+    inner: &mut dyn Transaction,
+    body: &mut impl FnMut(&mut Tx<'_>) -> Result<T, MetadataError>,
+) -> Attempt<T> {
+    let mut tx = Tx { inner, delta: Delta::default(), marked: Vec::new() };
+    let value = body(&mut tx)?;
+    let Tx { delta, marked, .. } = tx;
+    Ok((value, delta, marked))
+}
+
+fn commit(
+    sequenced: &mut Sequenced,
+    mut inner: Box<dyn Transaction + '_>,
+    delta: &Delta,
+    marked: &[Vec<u8>],
+) -> Result<Commit, MetadataError> {
+    let mut mark = keys::number(keys::MARK, sequenced.epoch);
+    for key in marked {
+        mark.truncate(9);
+        mark.extend_from_slice(key);
+        inner.put(&mark, &[]);
+    }
+    if delta.is_nothing() {
+        return inner.commit();
+    }
+    // Never read in the transaction, so that two changes of it do not conflict.
+    let stats = sequenced.stats.plus(delta);
+    inner.put(keys::STATS, &encode(&stats));
+    let commit = inner.commit()?;
+    if commit == Commit::Done {
+        sequenced.stats = stats;
+    }
+    Ok(commit)
 }

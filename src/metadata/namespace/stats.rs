@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use crate::metadata::{ContentRecord, QueueRecord};
-use crate::types::BackendId;
+use crate::metadata::{ContentRecord, InodeRecord, QueueRecord};
+use crate::types::{BackendId, FileKind};
 
 /// Counters of the whole volume; exact after every commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -29,9 +29,9 @@ pub struct Stats {
 /// What one transaction adds to the counters.
 #[derive(Debug, Default)]
 pub(super) struct Delta {
-    pub files: i64,
-    pub directories: i64,
-    pub bytes: i64,
+    files: i64,
+    directories: i64,
+    bytes: i64,
     pins: i64,
     pins_by_state: [i64; 4],
     unverified: i64,
@@ -44,6 +44,21 @@ pub(super) struct Delta {
 impl Delta {
     pub fn is_nothing(&self) -> bool {
         !self.touched && self.files == 0 && self.directories == 0 && self.bytes == 0
+    }
+
+    /// An inode's row changes from one state to another.
+    pub fn inode(&mut self, before: Option<&InodeRecord>, after: Option<&InodeRecord>) {
+        for (record, sign) in [(before, -1), (after, 1)] {
+            let Some(record) = record else { continue };
+            match record.kind {
+                FileKind::File => {
+                    self.files += sign;
+                    self.bytes += sign * record.size.cast_signed();
+                }
+                FileKind::Directory => self.directories += sign,
+                _ => {}
+            }
+        }
     }
 
     /// A content's row changes from one state to another.

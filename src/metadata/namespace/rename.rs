@@ -1,0 +1,151 @@
+use super::tree::{add_entry, count_link, dentry_key, remove_entry, unlink_inode};
+use super::{MAX_DEPTH, MAX_LINKS, Namespace, Removed, Tx};
+use crate::metadata::records::damaged;
+use crate::metadata::{DentryRecord, MetadataError, keys};
+use crate::types::{FileKind, Ino, Name, Timestamp};
+
+/// renameat2's flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replace what is there.
+    Replace,
+    /// Fail when the new name exists.
+    NoReplace,
+    /// Swap the two names.
+    Exchange,
+}
+
+impl Namespace {
+    /// renameat2. Returns the inode that lost the new name, if any.
+    ///
+    /// # Errors
+    /// `NotFound`, `Exists` (`NoReplace`), `NotADirectory`, `IsADirectory`,
+    /// `NotEmpty`, `Invalid` (a directory into itself), `TooManyLinks`.
+    pub fn rename(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        mode: RenameMode,
+        now: Timestamp,
+    ) -> Result<Option<Removed>, MetadataError> {
+        self.run(|tx| {
+            let source: DentryRecord =
+                tx.get(&dentry_key(from.0, from.1))?.ok_or(MetadataError::NotFound)?;
+            let target: Option<DentryRecord> = tx.get(&dentry_key(to.0, to.1))?;
+            let mut old = tx.directory(from.0)?;
+            let mut new = if from.0 == to.0 { old.clone() } else { tx.directory(to.0)? };
+            if new.nlink == 0 {
+                return Err(MetadataError::NotFound);
+            }
+            match (&target, mode) {
+                (Some(_), RenameMode::NoReplace) => return Err(MetadataError::Exists),
+                (None, RenameMode::Exchange) => return Err(MetadataError::NotFound),
+                // Two names of one inode: POSIX rename does nothing.
+                (Some(there), _) if there.ino == source.ino => return Ok(None),
+                _ => {}
+            }
+            if from.0 != to.0 {
+                let directory = |kind| kind == FileKind::Directory;
+                if directory(source.kind) {
+                    refuse_loop(tx, source.ino, to.0)?;
+                }
+                if mode == RenameMode::Exchange
+                    && let Some(there) = target.filter(|t| directory(t.kind))
+                {
+                    refuse_loop(tx, there.ino, from.0)?;
+                }
+            }
+            if let (Some(there), RenameMode::Replace) = (&target, mode) {
+                match (source.kind == FileKind::Directory, there.kind == FileKind::Directory) {
+                    (true, false) => return Err(MetadataError::NotADirectory(there.ino)),
+                    (false, true) => return Err(MetadataError::IsADirectory(there.ino)),
+                    (true, true) if tx.directory(there.ino)?.entries > 0 => {
+                        return Err(MetadataError::NotEmpty(there.ino));
+                    }
+                    _ => {}
+                }
+            }
+            let same = from.0 == to.0;
+            let more = |kind, replaced: Option<FileKind>| {
+                kind == FileKind::Directory && replaced != Some(FileKind::Directory) && !same
+            };
+            if more(source.kind, target.map(|t| t.kind)) && new.nlink >= MAX_LINKS {
+                return Err(MetadataError::TooManyLinks(to.0));
+            }
+            if mode == RenameMode::Exchange
+                && target.is_some_and(|there| more(there.kind, Some(source.kind)))
+                && old.nlink >= MAX_LINKS
+            {
+                return Err(MetadataError::TooManyLinks(from.0));
+            }
+            remove_entry(tx, (from.0, &mut old), from.1, &source, now);
+            if same {
+                new = old.clone();
+            }
+            if let Some(there) = &target {
+                remove_entry(tx, (to.0, &mut new), to.1, there, now);
+            }
+            add_entry(tx, (to.0, &mut new), to.1, (source.ino, source.kind), now);
+            if same {
+                old = new.clone();
+            }
+            let mut removed = None;
+            match (&target, mode) {
+                (Some(there), RenameMode::Exchange) => {
+                    add_entry(tx, (from.0, &mut old), from.1, (there.ino, there.kind), now);
+                    if same {
+                        new = old.clone();
+                    }
+                    move_inode(tx, there.ino, to.0, from.0, now)?;
+                }
+                (Some(there), _) => removed = Some(unlink_inode(tx, there.ino, to.0, now)?),
+                (None, _) => {}
+            }
+            tx.put_inode(from.0, &old);
+            if !same {
+                tx.put_inode(to.0, &new);
+            }
+            move_inode(tx, source.ino, from.0, to.0, now)?;
+            Ok(removed)
+        })
+    }
+}
+
+/// A directory must not become its own ancestor.
+fn refuse_loop(tx: &Tx<'_>, moved: Ino, into: Ino) -> Result<(), MetadataError> {
+    let mut at = into;
+    for _ in 0..MAX_DEPTH {
+        if at == moved {
+            return Err(MetadataError::Invalid("a directory cannot move into itself"));
+        }
+        if at == Ino::ROOT {
+            return Ok(());
+        }
+        at = tx.inode(at)?.parent;
+    }
+    Err(damaged(&keys::inode(into), "its parents run in a circle"))
+}
+
+/// An inode's name moves between directories.
+fn move_inode(
+    tx: &mut Tx<'_>,
+    ino: Ino,
+    from: Ino,
+    to: Ino,
+    now: Timestamp,
+) -> Result<(), MetadataError> {
+    let mut inode = tx.inode(ino)?;
+    inode.ctime = now;
+    if from != to {
+        if inode.kind == FileKind::Directory || inode.nlink <= 1 {
+            inode.parent = to;
+        } else {
+            count_link(tx, ino, to, 1)?;
+            if count_link(tx, ino, from, -1)? == 0 && inode.parent == from {
+                inode.parent = to;
+            }
+        }
+    }
+    tx.put_inode(ino, &inode);
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! Stored forms: each is pinned by a file that is never edited.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::super::records::{OrderRecord, decode, encode};
+use super::super::{
+    ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord, MetadataError,
+    PinState, QueueRecord, StagedRecord, Stats, VerifyMethod,
+};
+use super::{at, name};
+use crate::types::{BackendId, FileKind, Ino, cid};
+
+fn golden(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/records-1").join(file)
+}
+
+/// The record is written as in the file, and the file reads as the record. With
+/// `CAIRN_WRITE_GOLDEN` set, a file that is missing is made; none is replaced.
+fn pinned<T: Serialize + DeserializeOwned + PartialEq + Debug>(file: &str, record: &T) {
+    let path = golden(file);
+    if std::env::var_os("CAIRN_WRITE_GOLDEN").is_some() && !path.exists() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, encode(record)).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap();
+    assert_eq!(&decode::<T>(b"golden", &stored).unwrap(), record, "{file}");
+    assert_eq!(encode(record), stored, "{file} is written in another form");
+}
+
+fn content() -> ContentRecord {
+    let copy = |backend: &str, state, method| CopyRecord {
+        backend: backend.parse::<BackendId>().unwrap(),
+        state,
+        at: at(1_700_000_000),
+        method,
+    };
+    ContentRecord {
+        size: 5 << 40,
+        tsize: (5 << 40) + 4096,
+        blocks: 5_242_881,
+        refs: 3,
+        profile: "unixfs-v1-2025".into(),
+        min: 2,
+        target: 3,
+        max: 5,
+        pin: PinState::BelowTarget,
+        copies: vec![
+            copy("local", CopyState::Verified, VerifyMethod::Written),
+            copy("b-2.eu", CopyState::Claimed, VerifyMethod::None),
+            copy("old", CopyState::Lost, VerifyMethod::ReadBack),
+            copy("bad", CopyState::Corrupt, VerifyMethod::Service),
+        ],
+    }
+}
+
+#[test]
+fn every_record_keeps_its_stored_form() {
+    let inode = InodeRecord {
+        kind: FileKind::File,
+        mode: 0o6755,
+        uid: 1000,
+        gid: u32::MAX,
+        rdev: 0,
+        nlink: 2,
+        size: 1 << 40,
+        atime: at(1_700_000_000),
+        mtime: at(-1),
+        ctime: at(i64::MAX),
+        btime: at(i64::MIN),
+        content: Some(cid::of_raw(b"content")),
+        profile: "unixfs-v0-2015".into(),
+        target: Vec::new(),
+        parent: Ino(7),
+        has_xattrs: true,
+        policy: "min=2,target=3,max=5".into(),
+        entries: 0,
+        next_cookie: 0,
+        version: 42,
+    };
+    pinned("inode-file", &inode);
+    let directory = InodeRecord {
+        kind: FileKind::Directory,
+        content: None,
+        entries: 300,
+        next_cookie: 316,
+        ..inode.clone()
+    };
+    pinned("inode-directory", &directory);
+    let link = InodeRecord {
+        kind: FileKind::Symlink,
+        content: None,
+        target: b"../\xff target".to_vec(),
+        ..inode.clone()
+    };
+    pinned("inode-symlink", &link);
+    let device = InodeRecord { kind: FileKind::BlockDevice, rdev: 0x0803, content: None, ..inode };
+    pinned("inode-device", &device);
+    pinned("dentry", &DentryRecord { ino: Ino(1 << 40), kind: FileKind::Fifo, cookie: 16 });
+    pinned("order", &OrderRecord { name: name("n\n"), ino: Ino(9), kind: FileKind::Socket });
+    pinned("content", &content());
+    let queue = QueueRecord {
+        since: at(5),
+        attempts: 3,
+        not_before: at(60),
+        last_error: "backend b2: no route to host".into(),
+    };
+    pinned("queue", &queue);
+    let staged = StagedRecord {
+        size: 3 << 20,
+        base: Some(cid::of_dag_pb(b"base")),
+        base_size: 2 << 20,
+        mtime: at(9),
+        pages: Vec::new(),
+    };
+    pinned("staged", &staged);
+    let event = EventRecord {
+        at: at(11),
+        kind: "copy_corrupt".into(),
+        subject: "bafy".into(),
+        detail: "leaf 3".into(),
+    };
+    pinned("event", &event);
+    let stats = Stats {
+        files: 1,
+        directories: 2,
+        bytes: 3,
+        pins: 4,
+        pins_by_state: [5, 6, 7, 8],
+        unverified: 9,
+        queued: 10,
+        failed: 11,
+        backends: [("local".parse().unwrap(), (12, 13))].into(),
+    };
+    pinned("stats", &stats);
+    pinned("number", &u64::MAX);
+}
+
+#[test]
+fn a_record_of_a_newer_version_is_told_from_damage() {
+    let mut stored = encode(&content());
+    stored[0] = 2;
+    let error = decode::<ContentRecord>(b"C\x01", &stored).unwrap_err();
+    assert!(matches!(error, MetadataError::TooNew { found: 2, supported: 1 }), "{error}");
+}
+
+#[test]
+fn damage_is_an_error_that_names_the_key() {
+    let good = encode(&content());
+    let mut long = good.clone();
+    long.push(0);
+    for bad in [&good[..good.len() - 1], &good[..1], &[], &[0, 1, 2], &long] {
+        let error = decode::<ContentRecord>(b"C\xff", bad).unwrap_err();
+        assert!(matches!(&error, MetadataError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("C\\xff"), "{error}");
+    }
+}
+
+#[test]
+fn no_cut_or_flipped_record_panics() {
+    let good = encode(&content());
+    for index in 0..good.len() {
+        assert!(decode::<ContentRecord>(b"C", &good[..index]).is_err(), "cut at {index}");
+        for bit in 0..8 {
+            let mut bad = good.clone();
+            bad[index] ^= 1 << bit;
+            let _decoded = decode::<ContentRecord>(b"C", &bad);
+        }
+    }
+}
