@@ -1,4 +1,5 @@
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::types::{Cid, SegmentId};
 
@@ -41,17 +42,23 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
 impl StoreError {
-    /// Gives an I/O error its meaning.
-    pub(super) fn io(path: &std::path::Path, source: std::io::Error) -> Self {
-        match source.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Self::NoSpace,
-            Some(rustix::io::Errno::FBIG) => Self::TooLarge,
+    /// Gives a failed file operation its meaning.
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::FileTooLarge => Self::TooLarge,
             _ => Self::Io { path: path.to_owned(), source },
         }
+    }
+
+    /// A caller or a file broke a rule of the store.
+    pub(crate) fn invalid(path: &Path, reason: impl Into<String>) -> Self {
+        let source = io::Error::new(io::ErrorKind::InvalidData, reason.into());
+        Self::Io { path: path.to_owned(), source }
     }
 }

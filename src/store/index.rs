@@ -25,7 +25,7 @@ pub enum IndexChange {
     Put(Cid, Location),
     /// The block is gone.
     Remove(Cid),
-    /// A pack's bytes up to here are indexed.
+    /// A pack's bytes up to here are indexed; 0 forgets the pack.
     Mark(SegmentId, u64),
 }
 
@@ -74,27 +74,31 @@ pub struct MemoryIndex {
 
 #[derive(Debug, Default)]
 struct State {
+    /// By the CID's bytes, the order of [`BlockIndex::page`].
     blocks: BTreeMap<Vec<u8>, (Cid, Location)>,
-    marks: BTreeMap<SegmentId, u64>,
+    marks: BTreeMap<u64, u64>,
 }
 
 impl BlockIndex for MemoryIndex {
     fn get(&self, cid: &Cid) -> Result<Option<Location>, StoreError> {
-        Ok(self.state.read().blocks.get(&cid.to_bytes()).map(|(_, place)| *place))
+        Ok(self.state.read().blocks.get(&cid.to_bytes()).map(|(_, location)| *location))
     }
 
     fn apply(&self, changes: &[IndexChange]) -> Result<(), StoreError> {
         let mut state = self.state.write();
         for change in changes {
             match change {
-                IndexChange::Put(cid, place) => {
-                    state.blocks.insert(cid.to_bytes(), (*cid, *place));
+                IndexChange::Put(cid, location) => {
+                    state.blocks.insert(cid.to_bytes(), (*cid, *location));
                 }
                 IndexChange::Remove(cid) => {
                     state.blocks.remove(&cid.to_bytes());
                 }
+                IndexChange::Mark(segment, 0) => {
+                    state.marks.remove(&segment.0);
+                }
                 IndexChange::Mark(segment, len) => {
-                    state.marks.insert(*segment, *len);
+                    state.marks.insert(segment.0, *len);
                 }
             }
         }
@@ -104,15 +108,14 @@ impl BlockIndex for MemoryIndex {
     fn page(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, Location)>, StoreError> {
         let state = self.state.read();
         let start = after.map_or(Bound::Unbounded, |cid| Bound::Excluded(cid.to_bytes()));
-        Ok(state.blocks.range((start, Bound::Unbounded)).take(limit).map(|(_, row)| *row).collect())
+        let rows = state.blocks.range((start, Bound::Unbounded)).take(limit);
+        Ok(rows.map(|(_, entry)| *entry).collect())
     }
 
     fn marks(&self) -> Result<Vec<IndexMark>, StoreError> {
         let state = self.state.read();
-        Ok(state
-            .marks
-            .iter()
-            .map(|(segment, len)| IndexMark { segment: *segment, len: *len })
-            .collect())
+        let mark =
+            |(segment, len): (&u64, &u64)| IndexMark { segment: SegmentId(*segment), len: *len };
+        Ok(state.marks.iter().map(mark).collect())
     }
 }

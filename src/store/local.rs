@@ -1,35 +1,30 @@
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
-use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use parking_lot::{Mutex, RwLock};
 
-use super::pack::Packs;
-use super::segment::{Segments, sync_dir};
-use super::{BlockIndex, IndexChange, Location, SealedLeaf, Staging, StoreError};
+use super::cache::ReadCache;
+use super::collect::Recent;
+use super::disk::{Disk, RealDisk};
+use super::layout::Layout;
+use super::pack::PackWriter;
+use super::segment::Files;
+use super::{BlockIndex, IndexChange, Location, StoreError};
 use crate::types::{Block, Cid, Ino, SegmentId, cid};
-
-/// Blocks of an index page while verifying.
-const PAGE: usize = 4096;
-/// dag-pb nodes up to this size are cached; larger ones are rare.
-const CACHED_NODE_BYTES: usize = 256 << 10;
 
 /// Sizes and limits of the store.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// A pack is sealed and a new one begun at this many bytes.
+    /// A pack is sealed and a new one begun at this many bytes (default 64 MiB).
     pub pack_bytes: u64,
-    /// Bound of the set that remembers which blocks were verified (entries of
-    /// about 40 bytes).
+    /// Bound of the set that remembers which blocks were verified (entries).
     pub verified_entries: usize,
-    /// Bound of the cache of dag-pb nodes, in bytes.
+    /// Bound of the cache of dag-pb nodes and small blocks, in bytes.
     pub cache_bytes: u64,
-    /// Open segment files kept.
+    /// Open segment files kept (default 256).
     pub open_files: usize,
 }
 
@@ -37,14 +32,15 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             pack_bytes: 64 << 20,
-            verified_entries: 1 << 19,
+            // 1 TiB of 1 MiB leaves; some 64 bytes each.
+            verified_entries: 1 << 20,
             cache_bytes: 32 << 20,
             open_files: 256,
         }
     }
 }
 
-/// A place in the packs' stream; [`LocalStore::sync`] makes it durable.
+/// A place in the pack's stream; [`LocalStore::sync`] makes it durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct PackTicket(pub u64);
 
@@ -68,43 +64,35 @@ pub struct VerifyProblem {
     pub error: StoreError,
 }
 
-#[derive(Clone)]
-struct NodeWeight;
-
-impl Weighter<Cid, Bytes> for NodeWeight {
-    fn weight(&self, _: &Cid, node: &Bytes) -> u64 {
-        node.len() as u64 + 128
-    }
-}
-
-/// Group commit: which part of the stream is durable, and who flushes.
-#[derive(Default)]
-struct Flush {
-    synced: u64,
-    running: bool,
-}
-
 /// The local store of one volume. All methods may be called by many threads.
 ///
-/// Lock order: `flush`, then `packs`; neither is held over a sync.
+/// Lock order: the gate, then the pack's state. Whoever looks a block up and
+/// uses its place holds the gate for reading; a collection takes it for writing
+/// before bytes go, so no reader is left with a place that was emptied.
 pub struct LocalStore {
-    dir: PathBuf,
-    index: Arc<dyn BlockIndex>,
-    options: StoreOptions,
-    segments: Segments,
-    packs: Mutex<Packs>,
-    flush: Mutex<Flush>,
-    flushed: Condvar,
-    verified: Cache<(SegmentId, u64), ()>,
-    nodes: Cache<Cid, Bytes, NodeWeight>,
-    poisoned: AtomicBool,
-    used: AtomicU64,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) layout: Layout,
+    pub(super) index: Arc<dyn BlockIndex>,
+    pub(super) files: Files,
+    pub(super) packs: PackWriter,
+    pub(super) cache: ReadCache,
+    pub(super) poisoned: Arc<AtomicBool>,
+    pub(super) gate: RwLock<Recent>,
+    /// One collection at a time.
+    pub(super) collecting: Mutex<()>,
+    pub(super) holds: Arc<AtomicUsize>,
+    /// Flat segments that have a name and are not indexed yet.
+    pub(super) sealing: Mutex<Vec<SegmentId>>,
+    pub(super) used: Mutex<Option<u64>>,
 }
 
 impl LocalStore {
-    /// Opens or makes the store in `dir` (`segments/`, `packs/`, `staging/`) and
-    /// cuts unindexed pack tails. Staging files are kept until
+    /// Opens or makes the store in `dir` (`segments/`, `packs/`, `staging/`), cuts
+    /// unindexed pack tails, removes half-made files. Staging files are kept until
     /// [`LocalStore::discard_staging_except`].
+    ///
+    /// `index` must be as a crash cannot undo: persist the engine that holds it
+    /// after its own recovery and before this call.
     ///
     /// # Errors
     /// `Io`, `Index`.
@@ -113,388 +101,314 @@ impl LocalStore {
         index: Arc<dyn BlockIndex>,
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
-        let staging = dir.join("staging");
-        std::fs::create_dir_all(&staging).map_err(|e| StoreError::io(&staging, e))?;
-        let (segments, ids, used) = Segments::scan(dir, options.open_files)?;
-        let marks = index.marks()?;
-        let mut packs = Packs::default();
-        let mut newest: Option<(SegmentId, u64)> = None;
-        for id in ids.into_iter().filter(|id| Segments::is_pack(*id)) {
-            let path = segments.path(id);
-            let Some(mark) = marks.iter().find(|mark| mark.segment == id) else {
-                // Nothing of it was ever acknowledged.
-                std::fs::remove_file(&path).map_err(|e| StoreError::io(&path, e))?;
-                continue;
-            };
-            let len = std::fs::metadata(&path).map_err(|e| StoreError::io(&path, e))?.len();
-            if mark.len < len {
-                let file = File::options()
-                    .write(true)
-                    .open(&path)
-                    .map_err(|e| StoreError::io(&path, e))?;
-                file.set_len(mark.len)
-                    .and_then(|()| file.sync_all())
-                    .map_err(|e| StoreError::io(&path, e))?;
-            }
-            if mark.len <= len && newest.is_none_or(|(seen, _)| id > seen) {
-                newest = Some((id, mark.len));
-            }
-        }
-        if let Some((id, len)) = newest.filter(|(_, len)| *len < options.pack_bytes) {
-            let path = segments.path(id);
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .map_err(|e| StoreError::io(&path, e))?;
-            packs.resume(id, file, len);
-        }
-        let nodes_hint = (options.cache_bytes / 8192) as usize + 16;
+        Self::open_on(Arc::new(RealDisk), dir, index, &options)
+    }
+
+    pub(super) fn open_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        index: Arc<dyn BlockIndex>,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let layout = Layout::new(dir);
+        let poisoned = Arc::new(AtomicBool::new(false));
+        let packs = PackWriter::new(
+            disk.clone(),
+            layout.clone(),
+            index.clone(),
+            options.pack_bytes,
+            poisoned.clone(),
+        );
+        super::recover::recover(disk.as_ref(), &layout, index.as_ref(), &packs)?;
         Ok(Self {
-            dir: dir.to_owned(),
+            files: Files::new(disk.clone(), layout.clone(), options.open_files),
+            cache: ReadCache::new(options),
+            disk,
+            layout,
             index,
-            segments,
-            packs: Mutex::new(packs),
-            flush: Mutex::default(),
-            flushed: Condvar::new(),
-            verified: Cache::new(options.verified_entries),
-            nodes: Cache::with_weighter(nodes_hint, options.cache_bytes, NodeWeight),
-            options,
-            poisoned: AtomicBool::new(false),
-            used: AtomicU64::new(used),
+            packs,
+            poisoned,
+            gate: RwLock::new(Recent::new(Instant::now())),
+            collecting: Mutex::new(()),
+            holds: Arc::default(),
+            sealing: Mutex::default(),
+            used: Mutex::default(),
         })
     }
 
-    fn refuse_if_poisoned(&self) -> Result<(), StoreError> {
-        if self.poisoned.load(Ordering::Acquire) { Err(StoreError::Poisoned) } else { Ok(()) }
-    }
-
-    /// A failed sync tells once; what it lost is unknown, so nothing is written
-    /// after it in this life.
-    fn poison(&self, error: StoreError) -> StoreError {
-        self.poisoned.store(true, Ordering::Release);
-        self.flushed.notify_all();
-        error
-    }
-
-    /// Where a block lies, durable or not yet.
-    fn place(&self, id: &Cid) -> Result<Option<Location>, StoreError> {
-        if let Some(place) = self.packs.lock().pending.get(id) {
-            return Ok(Some(*place));
-        }
-        self.index.get(id)
-    }
-
-    /// Whether the block is here, without reading it.
+    /// Whether the block is here (index or pending), without reading it: its
+    /// segment exists and is long enough. A collection that runs will keep it.
     ///
     /// # Errors
-    /// `Index`.
-    pub fn contains(&self, id: &Cid) -> Result<bool, StoreError> {
-        Ok(self.place(id)?.is_some())
+    /// `Index`, `Io`.
+    pub fn contains(&self, cid: &Cid) -> Result<bool, StoreError> {
+        let recent = self.gate.read();
+        self.is_here(&recent, cid)
+    }
+
+    /// The whole block, verified at first use; `None` when it is not here.
+    ///
+    /// # Errors
+    /// `Corrupt`, `SegmentMissing`, `Index`, `Io`.
+    pub fn get(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+        if let Some(data) = identity(cid).or_else(|| self.cache.get(cid)) {
+            return Ok(Some(data));
+        }
+        let _gate = self.gate.read();
+        match self.find(cid)? {
+            Some(location) => self.load(cid, location).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Part of a block into `buf` from `offset`; verified (whole block) at
+    /// first use. False when not here.
+    ///
+    /// # Errors
+    /// As [`LocalStore::get`]; `Io` when the block has no such bytes.
+    pub fn read(&self, cid: &Cid, offset: u64, buf: &mut [u8]) -> Result<bool, StoreError> {
+        if let Some(data) = identity(cid).or_else(|| self.cache.get(cid)) {
+            self.copy_part(cid, &data, offset, buf)?;
+            return Ok(true);
+        }
+        let _gate = self.gate.read();
+        let Some(location) = self.find(cid)? else { return Ok(false) };
+        let inside =
+            offset.checked_add(buf.len() as u64).is_some_and(|end| end <= location.len.into());
+        if inside && self.cache.is_verified(&location) {
+            self.files.read(cid, &location, offset, buf)?;
+        } else {
+            self.copy_part(cid, &self.load(cid, location)?, offset, buf)?;
+        }
+        Ok(true)
     }
 
     /// Where it lies, if it is durable here.
     ///
     /// # Errors
     /// `Index`.
-    pub fn locate(&self, id: &Cid) -> Result<Option<Location>, StoreError> {
-        self.index.get(id)
+    pub fn locate(&self, cid: &Cid) -> Result<Option<Location>, StoreError> {
+        self.index.get(cid)
     }
 
-    /// The whole block, verified at first use; `None` when it is not here.
-    ///
-    /// # Errors
-    /// `Corrupt`, `SegmentMissing`: a copy elsewhere must repair it.
-    pub fn get(&self, id: &Cid) -> Result<Option<Bytes>, StoreError> {
-        if let Some(node) = self.nodes.get(id) {
-            return Ok(Some(node));
-        }
-        let Some(place) = self.place(id)? else { return Ok(None) };
-        let data = Bytes::from(self.read_whole(id, place)?);
-        if id.codec() == cid::DAG_PB && data.len() <= CACHED_NODE_BYTES {
-            self.nodes.insert(*id, data.clone());
-        }
-        Ok(Some(data))
+    /// Path of a segment's file. Bytes read from it are not verified.
+    #[must_use]
+    pub fn segment_path(&self, segment: SegmentId) -> PathBuf {
+        self.layout.file(segment)
     }
 
-    /// Part of a block into `buf` from `offset`; the whole block is verified at
-    /// its first use. False when it is not here.
-    ///
-    /// # Errors
-    /// `Corrupt`, `SegmentMissing`.
-    pub fn read(&self, id: &Cid, offset: u64, buf: &mut [u8]) -> Result<bool, StoreError> {
-        let Some(place) = self.place(id)? else { return Ok(false) };
-        if offset + buf.len() as u64 > u64::from(place.len) {
-            return Err(self.corrupt(id, place));
-        }
-        if self.verified.get(&(place.segment, place.offset)).is_some() {
-            let file = self.segments.open(place.segment, id)?;
-            return match file.read_exact_at(buf, place.offset + offset) {
-                Ok(()) => Ok(true),
-                Err(_) => Err(StoreError::SegmentMissing { cid: *id, segment: place.segment }),
-            };
-        }
-        let whole = self.read_whole(id, place)?;
-        buf.copy_from_slice(&whole[offset as usize..offset as usize + buf.len()]);
-        Ok(true)
-    }
-
-    #[expect(clippy::unused_self, reason = "reads as the store's judgement")]
-    fn corrupt(&self, id: &Cid, place: Location) -> StoreError {
-        StoreError::Corrupt { cid: *id, segment: place.segment, offset: place.offset }
-    }
-
-    fn read_whole(&self, id: &Cid, place: Location) -> Result<Vec<u8>, StoreError> {
-        let file = self.segments.open(place.segment, id)?;
-        let mut data = vec![0; place.len as usize];
-        file.read_exact_at(&mut data, place.offset).map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                StoreError::SegmentMissing { cid: *id, segment: place.segment }
-            }
-            _ => StoreError::io(&self.segments.path(place.segment), e),
-        })?;
-        if self.verified.get(&(place.segment, place.offset)).is_none() {
-            if cid::verify(id, &data) != cid::Verdict::Match {
-                return Err(self.corrupt(id, place));
-            }
-            self.verified.insert((place.segment, place.offset), ());
-        }
-        Ok(data)
+    /// Whether the block at this place was verified since the store was opened.
+    #[must_use]
+    pub fn is_verified(&self, location: &Location) -> bool {
+        self.cache.is_verified(location)
     }
 
     /// Appends blocks to the open pack. They can be read at once; durable and
-    /// indexed after [`LocalStore::sync`]. Blocks that are here are skipped.
-    /// The bytes must match their CIDs.
+    /// indexed after `sync`. Blocks that are here already are skipped. The
+    /// caller has hashed them: they are not hashed again.
     ///
     /// # Errors
-    /// `NoSpace`, `Poisoned`, `Io`.
+    /// `NoSpace`, `TooLarge` (over [`Block::MAX_LEN`]), `Poisoned`, `Index`, `Io`.
     pub fn append(&self, blocks: &[Block]) -> Result<PackTicket, StoreError> {
-        self.refuse_if_poisoned()?;
-        let mut absent = Vec::with_capacity(blocks.len());
+        let recent = self.gate.read();
+        let mut fresh = Vec::with_capacity(blocks.len());
         for block in blocks {
-            if !self.contains(&block.cid)? {
-                absent.push(block);
+            if !self.is_indexed(&recent, &block.cid)? {
+                fresh.push(block);
             }
         }
-        self.append_all(&mut absent)
-    }
-
-    fn append_all(&self, blocks: &mut Vec<&Block>) -> Result<PackTicket, StoreError> {
-        let mut packs = self.packs.lock();
-        let mut seen = std::collections::HashSet::new();
-        blocks.retain(|block| seen.insert(block.cid));
-        let before = packs.stream;
-        if !blocks.is_empty() {
-            let places = packs.append(blocks, &self.segments, self.options.pack_bytes)?;
-            for place in places {
-                self.verified.insert((place.segment, place.offset), ());
-            }
+        if fresh.is_empty() {
+            return Ok(PackTicket(0));
         }
-        self.used.fetch_add(packs.stream - before, Ordering::Relaxed);
-        // What was skipped may be pending from another thread: the ticket covers it.
-        Ok(PackTicket(packs.stream))
+        self.put(&recent, &fresh, false)
     }
 
-    /// Returns when everything appended up to `ticket` is durable and indexed.
-    /// One caller syncs for all that wait.
+    /// Returns when everything appended up to `ticket` is on the disk and
+    /// indexed; calls at the same time share one flush.
     ///
     /// # Errors
-    /// `Poisoned` after any failed sync; `Io`; `Index`.
+    /// `Poisoned`, `Index`, `NoSpace`, `Io`.
     pub fn sync(&self, ticket: PackTicket) -> Result<(), StoreError> {
-        let mut flush = self.flush.lock();
-        loop {
-            if flush.synced >= ticket.0 {
-                return Ok(());
-            }
-            self.refuse_if_poisoned()?;
-            if flush.running {
-                self.flushed.wait(&mut flush);
-                continue;
-            }
-            flush.running = true;
-            drop(flush);
-            let result = self.sync_group();
-            flush = self.flush.lock();
-            flush.running = false;
-            match result {
-                Ok(up_to) => flush.synced = flush.synced.max(up_to),
-                Err(error) => return Err(self.poison(error)),
-            }
-            self.flushed.notify_all();
-        }
+        self.packs.sync(ticket.0)
     }
 
-    fn sync_group(&self) -> Result<u64, StoreError> {
-        let mut group = self.packs.lock().take_group();
-        for (id, file) in &group.files {
-            file.sync_data().map_err(|e| StoreError::io(&self.segments.path(*id), e))?;
-        }
-        for change in &mut group.changes {
-            if let IndexChange::Mark(id, len) = change
-                && *len == u64::MAX
-            {
-                let path = self.segments.path(*id);
-                *len = std::fs::metadata(&path).map_err(|e| StoreError::io(&path, e))?.len();
-            }
-        }
-        if group.new_file {
-            sync_dir(&self.dir.join("packs"))?;
-        }
-        self.index.apply(&group.changes)?;
-        let mut packs = self.packs.lock();
-        for change in &group.changes {
-            if let IndexChange::Put(id, place) = change
-                && packs.pending.get(id) == Some(place)
-            {
-                packs.pending.remove(id);
-            }
-        }
-        Ok(group.up_to)
-    }
-
-    /// Replaces a bad or missing block with good bytes: appended, durable,
-    /// re-indexed.
+    /// Replaces a bad or missing block with good bytes (checked here): append,
+    /// sync, re-index.
     ///
     /// # Errors
-    /// `Corrupt` when the bytes do not match their CID; of `append` and `sync`.
+    /// `Io` when the bytes are not the block's; as [`LocalStore::append`] and
+    /// [`LocalStore::sync`].
     pub fn repair(&self, block: &Block) -> Result<(), StoreError> {
-        self.refuse_if_poisoned()?;
         if !block.is_intact() {
-            let place = Location { segment: SegmentId(0), offset: 0, len: 0 };
-            return Err(self.corrupt(&block.cid, place));
+            let reason = format!("bytes offered to repair {} do not match it", block.cid);
+            return Err(StoreError::invalid(self.layout.root(), reason));
         }
-        self.nodes.remove(&block.cid);
-        let ticket = self.append_all(&mut vec![block])?;
+        let ticket = {
+            let recent = self.gate.read();
+            self.cache.forget(&block.cid, self.find(&block.cid)?.as_ref());
+            self.put(&recent, &[block], true)?
+        };
         self.sync(ticket)
     }
 
-    /// Turns staging files into flat segments: sync, rename, directory sync,
-    /// index; many share the directory sync. `leaves` are raw leaves at their
-    /// natural offsets. A staging in memory is refused: its leaf goes to a pack.
-    ///
-    /// # Errors
-    /// `NoSpace`, `Poisoned`, `Io`, `Index`.
-    pub fn seal(&self, sealed: &mut [(&mut Staging, Vec<SealedLeaf>)]) -> Result<(), StoreError> {
-        self.refuse_if_poisoned()?;
-        let mut changes = Vec::new();
-        for (staging, _) in sealed.iter_mut() {
-            staging.sync()?;
-        }
-        for (staging, leaves) in sealed.iter_mut() {
-            let id = self.segments.next_id(false);
-            staging.become_segment(&self.segments.path(id))?;
-            for leaf in leaves.iter() {
-                let place = Location { segment: id, offset: leaf.offset, len: leaf.len };
-                self.verified.insert((id, leaf.offset), ());
-                changes.push(IndexChange::Put(leaf.cid, place));
-            }
-            let bytes: u64 = leaves.iter().map(|leaf| u64::from(leaf.len)).sum();
-            self.used.fetch_add(bytes, Ordering::Relaxed);
-        }
-        if sealed.is_empty() {
-            return Ok(());
-        }
-        let synced = sync_dir(&self.dir.join("segments")).and_then(|()| self.index.apply(&changes));
-        synced.map_err(|error| self.poison(error))
-    }
-
-    /// The folder of staging files.
+    /// Path of the staging folder.
+    #[must_use]
     pub fn staging_dir(&self) -> PathBuf {
-        self.dir.join("staging")
+        self.layout.staging()
     }
 
-    /// Removes staging files of inodes that are not in `keep`.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn discard_staging_except(&self, keep: &[Ino]) -> Result<u64, StoreError> {
-        let dir = self.staging_dir();
-        let mut removed = 0;
-        for entry in std::fs::read_dir(&dir).map_err(|e| StoreError::io(&dir, e))? {
-            let entry = entry.map_err(|e| StoreError::io(&dir, e))?;
-            let kept = keep
-                .iter()
-                .any(|ino| entry.file_name().to_str() == Some(&Staging::file_name(*ino)));
-            if !kept {
-                std::fs::remove_file(entry.path()).map_err(|e| StoreError::io(&entry.path(), e))?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
-    }
-
-    /// Space used and left.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn usage(&self) -> Result<StoreUsage, StoreError> {
-        let stat =
-            rustix::fs::statvfs(&self.dir).map_err(|e| StoreError::io(&self.dir, e.into()))?;
-        Ok(StoreUsage {
-            used_bytes: self.used.load(Ordering::Relaxed),
-            capacity_bytes: stat.f_blocks * stat.f_frsize,
-            available_bytes: stat.f_bavail * stat.f_frsize,
-        })
-    }
-
-    /// Checks every indexed block: `deep` re-hashes it, otherwise only that its
-    /// bytes are there. `progress` gets (blocks, bytes) so far.
-    ///
-    /// # Errors
-    /// `Index`.
-    pub fn verify(
-        &self,
-        deep: bool,
-        report: &mut dyn FnMut(VerifyProblem),
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(), StoreError> {
-        let (mut after, mut blocks, mut bytes) = (None, 0, 0);
-        loop {
-            let page = self.index.page(after.as_ref(), PAGE)?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(*last);
-            for (id, place) in &page {
-                blocks += 1;
-                bytes += u64::from(place.len);
-                if let Err(error) = self.check_block(id, *place, deep) {
-                    report(VerifyProblem { cid: *id, error });
-                }
-            }
-            progress(blocks, bytes);
-        }
-    }
-
-    fn check_block(&self, id: &Cid, place: Location, deep: bool) -> Result<(), StoreError> {
-        if deep {
-            self.verified.remove(&(place.segment, place.offset));
-            return self.read_whole(id, place).map(drop);
-        }
-        let file = self.segments.open(place.segment, id)?;
-        let len = file
-            .metadata()
-            .map_err(|e| StoreError::io(&self.segments.path(place.segment), e))?
-            .len();
-        if place.offset + u64::from(place.len) > len {
-            return Err(StoreError::SegmentMissing { cid: *id, segment: place.segment });
-        }
-        Ok(())
-    }
-
-    /// Drops index entries (a damaged block that nobody can repair).
+    /// Applies index changes as they are, such as dropping a corrupt block
+    /// that nobody can repair.
     ///
     /// # Errors
     /// `Index`.
     pub fn apply(&self, changes: &[IndexChange]) -> Result<(), StoreError> {
+        let _gate = self.gate.write();
         for change in changes {
-            if let IndexChange::Remove(id) = change {
-                self.nodes.remove(id);
+            if let IndexChange::Remove(cid) | IndexChange::Put(cid, _) = change {
+                self.cache.forget(cid, self.index.get(cid)?.as_ref());
             }
         }
         self.index.apply(changes)
     }
 
     /// Closes cached descriptors of a segment that was removed by hand.
-    pub fn forget_segment(&self, id: SegmentId) {
-        self.segments.forget(id);
+    pub fn forget_segment(&self, segment: SegmentId) {
+        self.files.forget(segment);
     }
+
+    pub(super) fn put(
+        &self,
+        recent: &Recent,
+        blocks: &[&Block],
+        again: bool,
+    ) -> Result<PackTicket, StoreError> {
+        for block in blocks {
+            recent.touch(&block.cid);
+        }
+        let (places, ticket) = self.packs.append(blocks, again)?;
+        for (block, place) in blocks.iter().zip(&places) {
+            self.cache.set_verified(place);
+            self.cache.put(&block.cid, &block.data);
+        }
+        self.note_used(blocks.iter().map(|block| block.data.len() as u64 + 40).sum());
+        Ok(PackTicket(ticket))
+    }
+
+    fn is_here(&self, recent: &Recent, cid: &Cid) -> Result<bool, StoreError> {
+        if self.packs.pending(cid).is_some() {
+            recent.touch(cid);
+            return Ok(true);
+        }
+        self.is_indexed(recent, cid)
+    }
+
+    /// Pending blocks do not count: their sync is still to be waited for.
+    fn is_indexed(&self, recent: &Recent, cid: &Cid) -> Result<bool, StoreError> {
+        if identity(cid).is_some() {
+            return Ok(true);
+        }
+        let here = match self.index.get(cid)? {
+            Some(location) => self.files.holds(&location)?,
+            None => false,
+        };
+        if here {
+            recent.touch(cid);
+        }
+        Ok(here)
+    }
+
+    /// First what is pending: a sync moves blocks from there to the index.
+    pub(super) fn find(&self, cid: &Cid) -> Result<Option<Location>, StoreError> {
+        match self.packs.pending(cid) {
+            Some(location) => Ok(Some(location)),
+            None => self.index.get(cid),
+        }
+    }
+
+    /// Reads and, at first use, hashes. When a repair moved the block in the
+    /// meantime, the new place is tried.
+    fn load(&self, cid: &Cid, mut location: Location) -> Result<Bytes, StoreError> {
+        loop {
+            let error = match self.load_from(cid, &location) {
+                Ok(data) => return Ok(data),
+                Err(error) => error,
+            };
+            match self.find(cid)? {
+                Some(moved) if moved != location => location = moved,
+                _ => return Err(error),
+            }
+        }
+    }
+
+    fn load_from(&self, cid: &Cid, location: &Location) -> Result<Bytes, StoreError> {
+        let Location { segment, offset, len } = *location;
+        let corrupt = || StoreError::Corrupt { cid: *cid, segment, offset };
+        if len as usize > Block::MAX_LEN {
+            return Err(corrupt());
+        }
+        let mut data = vec![0; len as usize];
+        self.files.read(cid, location, 0, &mut data)?;
+        if !self.cache.is_verified(location) {
+            if cid::verify(cid, &data) != cid::Verdict::Match {
+                return Err(corrupt());
+            }
+            self.cache.set_verified(location);
+        }
+        let data = Bytes::from(data);
+        self.cache.put(cid, &data);
+        Ok(data)
+    }
+
+    /// Reads and hashes, whatever was verified before.
+    pub(super) fn rehash(&self, cid: &Cid, location: &Location) -> Result<(), StoreError> {
+        self.cache.forget(cid, Some(location));
+        self.load_from(cid, location).map(drop)
+    }
+
+    fn copy_part(
+        &self,
+        cid: &Cid,
+        data: &Bytes,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let part = start.checked_add(buf.len()).and_then(|end| data.get(start..end));
+        let part = part.ok_or_else(|| {
+            let reason = format!("block {cid} has no {} bytes at {offset}", buf.len());
+            StoreError::invalid(self.layout.root(), reason)
+        })?;
+        buf.copy_from_slice(part);
+        Ok(())
+    }
+
+    pub(super) fn check_poison(&self) -> Result<(), StoreError> {
+        if self.poisoned.load(Ordering::Acquire) { Err(StoreError::Poisoned) } else { Ok(()) }
+    }
+
+    pub(super) fn note_used(&self, more: u64) {
+        if let Some(used) = self.used.lock().as_mut() {
+            *used = used.saturating_add(more);
+        }
+    }
+
+    pub(super) fn note_freed(&self, less: u64) {
+        if let Some(used) = self.used.lock().as_mut() {
+            *used = used.saturating_sub(less);
+        }
+    }
+
+    /// Removes staging files of inodes that are not in `keep`; how many.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn discard_staging_except(&self, keep: &[Ino]) -> Result<u64, StoreError> {
+        super::recover::discard_staging(self.disk.as_ref(), &self.layout, keep)
+    }
+}
+
+/// An identity CID holds its block itself; nothing is ever stored for it.
+fn identity(cid: &Cid) -> Option<Bytes> {
+    (cid.hash().code() == cid::IDENTITY).then(|| Bytes::copy_from_slice(cid.hash().digest()))
 }

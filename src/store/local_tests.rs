@@ -131,3 +131,119 @@ fn threads_share_group_commits() {
     let all: Vec<(Cid, Location)> = index.page(None, 1000).unwrap();
     assert_eq!(all.len(), 160);
 }
+
+#[tokio::test]
+async fn a_pack_is_a_valid_car_when_full_and_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Arc::new(MemoryIndex::default());
+    let store = open(dir.path(), &index);
+    let blocks: Vec<Block> = (0..40).map(block).collect();
+    for some in blocks.chunks(7) {
+        store.sync(store.append(some).unwrap()).unwrap();
+    }
+    store.append(&(40..45).map(block).collect::<Vec<_>>()).unwrap();
+    drop(store);
+    drop(open(dir.path(), &index));
+    let mut found = std::collections::HashSet::new();
+    let mut packs = 0;
+    for entry in std::fs::read_dir(dir.path().join("packs")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let mut reader = iroh_car::CarReader::new(&bytes[..]).await.unwrap();
+        assert_eq!(reader.header().roots(), [cid::of_raw(b"")]);
+        while let Some((id, data)) = reader.next_block().await.unwrap() {
+            assert!(Block { cid: id, data: Bytes::from(data) }.is_intact());
+            found.insert(id);
+        }
+        packs += 1;
+    }
+    assert!(packs > 2);
+    assert!(blocks.iter().all(|block| found.contains(&block.cid)));
+    for mark in index.marks().unwrap() {
+        let path = dir.path().join("packs").join(format!("{}.car", mark.segment));
+        assert_eq!(std::fs::metadata(path).unwrap().len(), mark.len, "an unindexed tail");
+    }
+}
+
+#[test]
+fn a_block_whose_file_is_gone_is_not_taken_for_a_duplicate() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Arc::new(MemoryIndex::default());
+    let store = open(dir.path(), &index);
+    store.sync(store.append(&[block(1)]).unwrap()).unwrap();
+    drop(store);
+    let pack = index.get(&block(1).cid).unwrap().unwrap().segment;
+    std::fs::remove_file(dir.path().join("packs").join(format!("{pack}.car"))).unwrap();
+    let store = open(dir.path(), &index);
+    assert!(!store.contains(&block(1).cid).unwrap());
+    assert!(matches!(store.get(&block(1).cid), Err(StoreError::SegmentMissing { .. })));
+    let mut missing = 0;
+    store.verify(false, &mut |_| missing += 1, &mut |_, _| {}).unwrap();
+    assert_eq!(missing, 1);
+    store.sync(store.append(&[block(1)]).unwrap()).unwrap();
+    assert_eq!(store.get(&block(1).cid).unwrap(), Some(block(1).data));
+}
+
+#[test]
+fn packs_that_no_index_knows_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Arc::default());
+    store.sync(store.append(&[block(1), block(2)]).unwrap()).unwrap();
+    drop(store);
+    // The index is lost; the blocks must not go with it.
+    drop(open(dir.path(), &Arc::default()));
+    let packs: Vec<_> = std::fs::read_dir(dir.path().join("packs")).unwrap().collect();
+    assert_eq!(packs.len(), 1);
+}
+
+#[test]
+fn usage_follows_what_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &Arc::default());
+    let before = store.usage().unwrap();
+    store.append(&(0..100).map(block).collect::<Vec<_>>()).unwrap();
+    let after = store.usage().unwrap();
+    assert!(after.used_bytes >= before.used_bytes + 100 * 400);
+    assert!(after.available_bytes > 0 && after.capacity_bytes >= after.available_bytes);
+}
+
+/// `cargo test --lib measure_pack -- --ignored --nocapture`
+#[test]
+#[ignore = "measures"]
+fn measure_packs() {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let index: Arc<MemoryIndex> = Arc::default();
+    let options = StoreOptions::default();
+    let store = LocalStore::open(dir.path(), index, options).unwrap();
+    let blocks = |from: u32, n: u32| -> Vec<Block> {
+        (from..from + n).map(|i| Block::raw(Bytes::from(i.to_le_bytes().repeat(1024)))).collect()
+    };
+    let report = |name: &str, count: u32, started: std::time::Instant| {
+        let took = started.elapsed();
+        println!("{name}: {count} in {took:.2?}, {:.1?} each", took / count);
+    };
+    let all = blocks(0, 10_000);
+    let started = std::time::Instant::now();
+    let last = all.iter().map(|b| store.append(std::slice::from_ref(b)).unwrap()).max().unwrap();
+    store.sync(last).unwrap();
+    report("append, one sync at the end", 10_000, started);
+    for threads in [1, 8] {
+        let each = 1000 / threads;
+        let sets: Vec<_> = (0..threads).map(|t| blocks(100_000 * (threads + t), each)).collect();
+        let started = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for set in &sets {
+                let store = &store;
+                scope.spawn(move || {
+                    for block in set {
+                        store.sync(store.append(std::slice::from_ref(block)).unwrap()).unwrap();
+                    }
+                });
+            }
+        });
+        report(&format!("append and sync, {threads} threads"), 1000, started);
+    }
+    let started = std::time::Instant::now();
+    let mut buf = [0; 4096];
+    assert!(all.iter().all(|b| store.read(&b.cid, 0, &mut buf).unwrap()));
+    report("read", 10_000, started);
+}

@@ -12,18 +12,36 @@
 //! Not here: which file has which content, replication, and deciding what is
 //! garbage.
 
+mod cache;
+mod collect;
+mod disk;
 mod error;
 mod index;
+mod layout;
 mod local;
+mod mark_set;
 mod pack;
+mod pages;
+mod recover;
+mod seal;
 mod segment;
+#[cfg(test)]
+mod sim;
 mod staging;
+mod staging_file;
+mod verify;
 
+pub use self::collect::{CollectReport, Collection, Hold};
 pub use self::error::StoreError;
 pub use self::index::{BlockIndex, IndexChange, IndexMark, Location, MemoryIndex};
 pub use self::local::{LocalStore, PackTicket, StoreOptions, StoreUsage, VerifyProblem};
-pub use self::staging::{BaseReader, SealedLeaf, Staging, StagingOptions};
+pub use self::mark_set::MarkSet;
+pub use self::staging::{BaseReader, LeafReader, SealedLeaf, Staging, StagingOptions};
 
+#[cfg(test)]
+mod collect_tests;
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod local_tests;
 #[cfg(test)]

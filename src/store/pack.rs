@@ -1,154 +1,352 @@
-//! Packs: shared segments for small blocks, framed as CARv1, with group commit.
+//! The open pack: small blocks, framed as CAR (CARv1 specification), made
+//! durable in groups.
 //!
-//! A pack begins with a CAR header of one root, the empty raw block, and that
-//! block; so it is a valid CAR of one root at every section border (readers
-//! refuse an empty list of roots).
+//! The header has a fixed size, so that a pack can be begun before its content
+//! is known: one root, the CID of the empty raw block, which is also the first
+//! section. Readers that refuse a CAR without roots, or whose root is missing,
+//! accept it.
+//!
+//! Lock order: `state` is the only lock here and is never held over a sync or
+//! over the index. One caller at a time is the leader of a group; the others
+//! wait for it.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::segment::Segments;
-use super::{IndexChange, Location, StoreError};
+use parking_lot::{Condvar, Mutex};
+
+use super::disk::{Disk, DiskFile, OpenHow};
+use super::layout::{self, Layout, SegmentKind};
+use super::{BlockIndex, IndexChange, Location, StoreError};
 use crate::types::{Block, Cid, SegmentId, cid};
 
-/// Space reserved ahead of the writer: a sync of bytes in reserved space does
-/// not have to sync the file's length too.
-const RESERVE_BYTES: u64 = 4 << 20;
+/// Space is reserved in steps of this many bytes: a sync into reserved space
+/// need not allocate (measured: 115 instead of 158 microseconds).
+const RESERVE_STEP: u64 = 8 << 20;
+/// With this much waiting, an append syncs by itself: bounds `pending`.
+const PENDING_MAX: usize = 64 * 1024;
 
-/// The pack that is written now, and what of it is not yet durable.
-#[derive(Default)]
-pub(super) struct Packs {
-    current: Option<Open>,
-    /// Bytes appended since the store was opened; tickets count in these.
-    pub stream: u64,
-    /// Blocks that are not in the index yet.
-    pub pending: HashMap<Cid, Location>,
-    /// To be applied after the next sync.
-    changes: Vec<IndexChange>,
-    /// Files with bytes that are not durable.
-    unsynced: Vec<(SegmentId, Arc<File>)>,
-    /// A file was made: its directory must be synced.
-    new_file: bool,
-}
+/// Bytes before the first block of every pack: header (59), empty block (37).
+pub(super) const PREFIX_LEN: u64 = 96;
 
-struct Open {
-    id: SegmentId,
-    file: Arc<File>,
-    len: u64,
-    reserved: u64,
-}
-
-/// What one group commit makes durable.
-pub(super) struct Group {
-    pub up_to: u64,
-    pub changes: Vec<IndexChange>,
-    pub files: Vec<(SegmentId, Arc<File>)>,
-    pub new_file: bool,
-}
-
-/// The header and first section of every pack.
-pub(super) fn preamble() -> Vec<u8> {
-    let empty = cid::of_raw(&[]).to_bytes();
-    // dag-cbor: {"roots": [CID], "version": 1}; a CID is tag 42 over 0x00 + bytes.
+/// The header and the first section.
+pub(super) fn prefix() -> Vec<u8> {
+    let root = cid::of_raw(b"").to_bytes();
+    // DAG-CBOR {"roots": [42(h'00' root)], "version": 1}, keys by length.
     let mut header = vec![0xa2, 0x65];
-    header.extend_from_slice(b"roots");
-    header.extend_from_slice(&[0x81, 0xd8, 0x2a, 0x58, empty.len() as u8 + 1, 0]);
-    header.extend_from_slice(&empty);
+    header.extend(b"roots");
+    header.extend([0x81, 0xd8, 0x2a, 0x58, 0x25, 0x00]);
+    header.extend(&root);
     header.push(0x67);
-    header.extend_from_slice(b"version");
+    header.extend(b"version");
     header.push(0x01);
-    let mut out = vec![header.len() as u8];
-    out.extend_from_slice(&header);
-    out.push(empty.len() as u8);
-    out.extend_from_slice(&empty);
+    let mut out = Vec::with_capacity(PREFIX_LEN as usize);
+    frame(&mut out, &[], &header);
+    frame(&mut out, &root, &[]);
     out
 }
 
-fn put_section(out: &mut Vec<u8>, block: &Block) -> u64 {
-    let id = block.cid.to_bytes();
-    let mut buffer = unsigned_varint::encode::u64_buffer();
-    let len = (id.len() + block.data.len()) as u64;
-    out.extend_from_slice(unsigned_varint::encode::u64(len, &mut buffer));
-    out.extend_from_slice(&id);
-    let offset = out.len() as u64;
-    out.extend_from_slice(&block.data);
-    offset
+/// One length-prefixed part; returns where `data` begins in `out`.
+fn frame(out: &mut Vec<u8>, cid: &[u8], data: &[u8]) -> usize {
+    let mut varint = unsigned_varint::encode::u64_buffer();
+    let total = (cid.len() + data.len()) as u64;
+    out.extend(unsigned_varint::encode::u64(total, &mut varint));
+    out.extend(cid);
+    let at = out.len();
+    out.extend(data);
+    at
 }
 
-impl Packs {
-    /// Goes on with a pack that an earlier life left.
-    pub fn resume(&mut self, id: SegmentId, file: File, len: u64) {
-        self.current = Some(Open { id, file: Arc::new(file), len, reserved: len });
+struct OpenPack {
+    id: SegmentId,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    len: u64,
+    reserved: u64,
+    /// Its name is on stable storage.
+    named: bool,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<OpenPack>,
+    /// Full packs that the next group syncs and seals.
+    full: Vec<OpenPack>,
+    /// Bytes appended in this life, and how many of them are durable.
+    appended: u64,
+    synced: u64,
+    /// Appended and not in the index yet.
+    pending: HashMap<Cid, Location>,
+    /// The same in order; what the next group indexes.
+    order: Vec<IndexChange>,
+    /// A leader is at work.
+    committing: bool,
+    /// Packs that the leader has taken from `full`.
+    sealing: Vec<SegmentId>,
+}
+
+pub(super) struct PackWriter {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    index: Arc<dyn BlockIndex>,
+    pack_bytes: u64,
+    poisoned: Arc<AtomicBool>,
+    state: Mutex<State>,
+    turn: Condvar,
+}
+
+impl PackWriter {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        layout: Layout,
+        index: Arc<dyn BlockIndex>,
+        pack_bytes: u64,
+        poisoned: Arc<AtomicBool>,
+    ) -> Self {
+        let pack_bytes = pack_bytes.max(PREFIX_LEN + 1);
+        let state = Mutex::default();
+        Self { disk, layout, index, pack_bytes, poisoned, state, turn: Condvar::new() }
     }
 
-    /// Appends blocks in one write; none of them is indexed or pending.
-    /// Returns their places.
+    /// Goes on in a pack that an earlier life began, cut to what is indexed.
+    pub fn resume(&self, id: SegmentId, file: Arc<dyn DiskFile>, len: u64) {
+        if len < self.pack_bytes {
+            let path = self.layout.file(id);
+            let pack = OpenPack { id, path, file, len, reserved: len, named: true };
+            self.state.lock().open = Some(pack);
+        }
+    }
+
+    pub fn pending(&self, cid: &Cid) -> Option<Location> {
+        self.state.lock().pending.get(cid).copied()
+    }
+
+    /// Packs that may still be written.
+    pub fn active(&self) -> HashSet<SegmentId> {
+        let state = self.state.lock();
+        let packs = state.open.iter().chain(&state.full).map(|pack| pack.id);
+        packs.chain(state.sealing.iter().copied()).collect()
+    }
+
+    /// Writes blocks to the pack, each whether it is elsewhere or not (but
+    /// once in `pending`, unless `again`). Returns places and the position.
     pub fn append(
-        &mut self,
+        &self,
         blocks: &[&Block],
-        segments: &Segments,
-        pack_bytes: u64,
-    ) -> Result<Vec<Location>, StoreError> {
-        if self.current.as_ref().is_some_and(|pack| pack.len >= pack_bytes) {
-            self.current = None;
+        again: bool,
+    ) -> Result<(Vec<Location>, u64), StoreError> {
+        if blocks.iter().any(|block| block.data.len() > Block::MAX_LEN) {
+            return Err(StoreError::TooLarge);
         }
-        let mut bytes = Vec::with_capacity(blocks.iter().map(|b| b.data.len() + 48).sum());
-        if self.current.is_none() {
-            let id = segments.next_id(true);
-            let path = segments.path(id);
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&path)
-                .map_err(|e| StoreError::io(&path, e))?;
-            self.current = Some(Open { id, file: Arc::new(file), len: 0, reserved: 0 });
-            self.new_file = true;
-            bytes = preamble();
+        let mut state = self.state.lock();
+        if state.order.len() > PENDING_MAX {
+            let ticket = state.appended;
+            drop(state);
+            self.sync(ticket)?;
+            state = self.state.lock();
         }
-        let Some(pack) = self.current.as_mut() else { return Err(StoreError::Poisoned) };
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(StoreError::Poisoned);
+        }
         let mut places = Vec::with_capacity(blocks.len());
-        for block in blocks {
-            let offset = pack.len + put_section(&mut bytes, block);
-            places.push(Location { segment: pack.id, offset, len: block.data.len() as u32 });
+        let mut rest = blocks;
+        while !rest.is_empty() {
+            let count = self.append_run(&mut state, rest, again, &mut places)?;
+            rest = &rest[count..];
         }
-        let end = pack.len + bytes.len() as u64;
-        let path = segments.path(pack.id);
+        Ok((places, state.appended))
+    }
+
+    /// Appends as many blocks as one write into one pack takes: at least one.
+    fn append_run(
+        &self,
+        state: &mut State,
+        blocks: &[&Block],
+        again: bool,
+        places: &mut Vec<Location>,
+    ) -> Result<usize, StoreError> {
+        let mut pack = match state.open.take() {
+            Some(pack) if pack.len < self.pack_bytes => pack,
+            full => {
+                state.full.extend(full);
+                self.begin()?
+            }
+        };
+        let mut buf = Vec::new();
+        let mut fresh: HashMap<Cid, Location> = HashMap::new();
+        let mut order = Vec::new();
+        let mut count = 0;
+        for block in blocks {
+            // 1 MiB: bounds the copy; the kernel takes larger writes no faster.
+            if buf.len() >= 1 << 20 || pack.len + buf.len() as u64 >= self.pack_bytes {
+                break;
+            }
+            let known = fresh.get(&block.cid).or_else(|| state.pending.get(&block.cid));
+            let place = match known {
+                Some(place) if !again => *place,
+                _ => {
+                    let at = frame(&mut buf, &block.cid.to_bytes(), &block.data) as u64;
+                    let len = block.data.len() as u32;
+                    let place = Location { segment: pack.id, offset: pack.len + at, len };
+                    fresh.insert(block.cid, place);
+                    order.push(IndexChange::Put(block.cid, place));
+                    place
+                }
+            };
+            places.push(place);
+            count += 1;
+        }
+        let written = self.write(&mut pack, &buf);
+        state.open = Some(pack);
+        written?;
+        state.pending.extend(fresh);
+        state.order.append(&mut order);
+        state.appended += buf.len() as u64;
+        Ok(count)
+    }
+
+    /// After an error the pack's length is as before: the next append
+    /// overwrites what this one left.
+    fn write(&self, pack: &mut OpenPack, buf: &[u8]) -> Result<(), StoreError> {
+        let end = pack.len + buf.len() as u64;
         if end > pack.reserved {
-            // Only a hint: a disk that cannot reserve still writes.
-            let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
-            let step = bytes.len() as u64 + RESERVE_BYTES;
-            if rustix::fs::fallocate(&pack.file, flags, pack.len, step).is_ok() {
-                pack.reserved = pack.len + step;
+            let step = RESERVE_STEP.min(self.pack_bytes).max(end - pack.len);
+            // Only an optimization: without room the write itself will say so.
+            match pack.file.reserve(pack.len, step) {
+                Ok(()) => pack.reserved = pack.len + step,
+                Err(error) => {
+                    tracing::debug!(%error, "no reservation for the pack");
+                    pack.reserved = u64::MAX;
+                }
             }
         }
-        // On failure `len` stays: the next append writes over the torn bytes.
-        pack.file.write_all_at(&bytes, pack.len).map_err(|e| StoreError::io(&path, e))?;
+        pack.file.write_at(pack.len, buf).map_err(|e| StoreError::io(&pack.path, e))?;
         pack.len = end;
-        self.stream += bytes.len() as u64;
-        for (block, place) in blocks.iter().zip(&places) {
-            self.pending.insert(block.cid, *place);
-            self.changes.push(IndexChange::Put(block.cid, *place));
-        }
-        if self.unsynced.last().is_none_or(|(id, _)| *id != pack.id) {
-            self.unsynced.push((pack.id, Arc::clone(&pack.file)));
-        }
-        Ok(places)
+        Ok(())
     }
 
-    /// Takes everything that is not durable.
-    pub fn take_group(&mut self) -> Group {
-        let mut changes = std::mem::take(&mut self.changes);
-        let files = std::mem::take(&mut self.unsynced);
-        for (id, _) in &files {
-            let len = match &self.current {
-                Some(pack) if pack.id == *id => pack.len,
-                _ => u64::MAX,
-            };
-            changes.push(IndexChange::Mark(*id, len));
+    fn begin(&self) -> Result<OpenPack, StoreError> {
+        let id = layout::new_id(SegmentKind::Pack);
+        let path = self.layout.file(id);
+        let file =
+            self.disk.open(&path, OpenHow::CreateNew).map_err(|e| StoreError::io(&path, e))?;
+        let mut pack = OpenPack { id, path, file, len: 0, reserved: 0, named: false };
+        if let Err(error) = self.write(&mut pack, &prefix()) {
+            if let Err(error) = self.disk.remove(&pack.path) {
+                tracing::warn!(%error, pack = %pack.id, "half-made pack is left");
+            }
+            return Err(error);
         }
-        Group { up_to: self.stream, changes, files, new_file: std::mem::take(&mut self.new_file) }
+        Ok(pack)
+    }
+
+    /// Returns when everything up to `ticket` is durable and in the index.
+    pub fn sync(&self, ticket: u64) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        loop {
+            if state.synced >= ticket {
+                return Ok(());
+            }
+            if self.poisoned.load(Ordering::Acquire) {
+                return Err(StoreError::Poisoned);
+            }
+            if !state.committing {
+                break;
+            }
+            self.turn.wait(&mut state);
+        }
+        let group = Group::take(&mut state);
+        drop(state);
+        let result = self.commit(&group);
+        self.settle(group, &result);
+        result
+    }
+
+    /// The leader's work, without the lock.
+    fn commit(&self, group: &Group) -> Result<(), StoreError> {
+        for (path, file) in &group.files {
+            file.sync_data().map_err(|e| self.poison(StoreError::io(path, e)))?;
+        }
+        if group.unnamed {
+            let packs = self.layout.packs();
+            self.disk.sync_dir(&packs).map_err(|e| self.poison(StoreError::io(&packs, e)))?;
+        }
+        self.index.apply(&group.changes)
+    }
+
+    /// A failed sync tells once and may have thrown the bytes away (fsync
+    /// findings of PostgreSQL, 2018): nothing more is accepted in this life.
+    fn poison(&self, error: StoreError) -> StoreError {
+        tracing::error!(%error, "a sync failed; the store takes no more writes");
+        self.poisoned.store(true, Ordering::Release);
+        error
+    }
+
+    fn settle(&self, group: Group, result: &Result<(), StoreError>) {
+        let mut state = self.state.lock();
+        state.committing = false;
+        state.sealing.clear();
+        if result.is_ok() {
+            state.synced = state.synced.max(group.end);
+            for change in &group.changes {
+                if let IndexChange::Put(cid, place) = change
+                    && state.pending.get(cid) == Some(place)
+                {
+                    state.pending.remove(cid);
+                }
+            }
+            if let Some(pack) = &mut state.open {
+                pack.named |= group.open == Some(pack.id);
+            }
+        } else {
+            // Only the index failed, or we are poisoned: the changes wait for the next group.
+            let later = std::mem::replace(&mut state.order, group.changes);
+            state.order.extend(later);
+            state.full.extend(group.full);
+            self.turn.notify_all();
+            return;
+        }
+        self.turn.notify_all();
+        drop(state);
+        for pack in group.full {
+            // Gives back the reserved space behind the end.
+            if let Err(error) = pack.file.set_len(pack.len) {
+                tracing::warn!(%error, pack = %pack.id, "reserved space is not given back");
+            }
+        }
+    }
+}
+
+/// What one leader makes durable.
+struct Group {
+    files: Vec<(PathBuf, Arc<dyn DiskFile>)>,
+    full: Vec<OpenPack>,
+    open: Option<SegmentId>,
+    unnamed: bool,
+    changes: Vec<IndexChange>,
+    end: u64,
+}
+
+impl Group {
+    fn take(state: &mut State) -> Self {
+        state.committing = true;
+        let full = std::mem::take(&mut state.full);
+        state.sealing = full.iter().map(|pack| pack.id).collect();
+        let order = std::mem::take(&mut state.order);
+        let packs = || full.iter().chain(&state.open);
+        // Marks first: should an index apply only a beginning, no indexed byte
+        // lies behind its pack's mark.
+        let marks = packs().map(|pack| IndexChange::Mark(pack.id, pack.len));
+        let changes = marks.chain(order).collect();
+        Self {
+            files: packs().map(|pack| (pack.path.clone(), pack.file.clone())).collect(),
+            unnamed: packs().any(|pack| !pack.named),
+            open: state.open.as_ref().map(|pack| pack.id),
+            end: state.appended,
+            full,
+            changes,
+        }
     }
 }

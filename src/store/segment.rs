@@ -1,94 +1,86 @@
-//! Segment files: their names, and a bounded set of open ones.
+//! Open segment files, flat and pack alike.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
 
-use super::StoreError;
+use super::disk::{Disk, DiskFile, OpenHow};
+use super::layout::Layout;
+use super::{Location, StoreError};
 use crate::types::{Cid, SegmentId};
 
-/// The lowest bit of an id tells a pack from a flat segment.
-const PACK_BIT: u64 = 1;
-
-/// Finds and opens segment files.
-pub(super) struct Segments {
-    dir: PathBuf,
-    next: AtomicU64,
-    open: Cache<SegmentId, Arc<File>>,
+struct OpenSegment {
+    file: Arc<dyn DiskFile>,
+    /// Bytes that are known to be there; a pack grows.
+    len: AtomicU64,
 }
 
-impl Segments {
-    /// Counts on from the highest id in `dir`.
-    pub fn scan(dir: &Path, open_files: usize) -> Result<(Self, Vec<SegmentId>, u64), StoreError> {
-        let (mut ids, mut used) = (Vec::new(), 0);
-        for folder in ["packs", "segments"] {
-            let path = dir.join(folder);
-            std::fs::create_dir_all(&path).map_err(|e| StoreError::io(&path, e))?;
-            for entry in std::fs::read_dir(&path).map_err(|e| StoreError::io(&path, e))? {
-                let entry = entry.map_err(|e| StoreError::io(&path, e))?;
-                let name = entry.file_name();
-                let stem =
-                    name.to_str().and_then(|name| name.split_once('.')).map(|(stem, _)| stem);
-                let Some(id) = stem.and_then(|stem| u64::from_str_radix(stem, 16).ok()) else {
-                    continue;
-                };
-                ids.push(SegmentId(id));
-                used += entry
-                    .metadata()
-                    .map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m) * 512);
-            }
-        }
-        let next = ids.iter().map(|id| id.0 | PACK_BIT).max().map_or(2, |highest| highest + 1);
-        let segments =
-            Self { dir: dir.to_owned(), next: AtomicU64::new(next), open: Cache::new(open_files) };
-        Ok((segments, ids, used))
+/// A bounded set of open segment files.
+pub(super) struct Files {
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    open: Cache<SegmentId, Arc<OpenSegment>>,
+}
+
+impl Files {
+    pub fn new(disk: Arc<dyn Disk>, layout: Layout, limit: usize) -> Self {
+        Self { disk, layout, open: Cache::new(limit.max(8)) }
     }
 
-    /// A new id of a pack or a flat segment.
-    pub fn next_id(&self, pack: bool) -> SegmentId {
-        SegmentId(self.next.fetch_add(2, Ordering::SeqCst) | u64::from(pack))
+    /// Whether the file is there and long enough: cheap, no byte is read.
+    pub fn holds(&self, location: &Location) -> Result<bool, StoreError> {
+        let Some(segment) = self.segment(location.segment)? else { return Ok(false) };
+        let Some(end) = location.offset.checked_add(u64::from(location.len)) else {
+            return Ok(false);
+        };
+        if end > segment.len.load(Ordering::Relaxed) {
+            let path = self.layout.file(location.segment);
+            let len = segment.file.stat().map_err(|e| StoreError::io(&path, e))?.len;
+            segment.len.store(len, Ordering::Relaxed);
+            return Ok(end <= len);
+        }
+        Ok(true)
     }
 
-    pub fn is_pack(id: SegmentId) -> bool {
-        id.0 & PACK_BIT == PACK_BIT
+    /// Fills `buf` from byte `at` of the block at `location`.
+    pub fn read(
+        &self,
+        cid: &Cid,
+        location: &Location,
+        at: u64,
+        buf: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let missing = || StoreError::SegmentMissing { cid: *cid, segment: location.segment };
+        let segment = self.segment(location.segment)?.ok_or_else(missing)?;
+        let got = segment.file.read_at(location.offset + at, buf);
+        let got = got.map_err(|e| StoreError::io(&self.layout.file(location.segment), e))?;
+        if got == buf.len() { Ok(()) } else { Err(missing()) }
     }
 
-    pub fn path(&self, id: SegmentId) -> PathBuf {
-        if Self::is_pack(id) {
-            self.dir.join("packs").join(format!("{id}.car"))
-        } else {
-            self.dir.join("segments").join(format!("{id}.seg"))
-        }
-    }
-
-    /// An open file of a segment, for reading.
-    pub fn open(&self, id: SegmentId, for_block: &Cid) -> Result<Arc<File>, StoreError> {
-        if let Some(file) = self.open.get(&id) {
-            return Ok(file);
-        }
-        let path = self.path(id);
-        match File::open(&path) {
-            Ok(file) => {
-                let file = Arc::new(file);
-                self.open.insert(id, Arc::clone(&file));
-                Ok(file)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(StoreError::SegmentMissing { cid: *for_block, segment: id })
-            }
-            Err(error) => Err(StoreError::io(&path, error)),
-        }
+    /// For changing the file: opened anew, not cached.
+    pub fn open_for_writing(&self, id: SegmentId) -> Result<Arc<dyn DiskFile>, StoreError> {
+        let path = self.layout.file(id);
+        self.disk.open(&path, OpenHow::ReadWrite).map_err(|e| StoreError::io(&path, e))
     }
 
     pub fn forget(&self, id: SegmentId) {
         self.open.remove(&id);
     }
-}
 
-/// Makes a rename or a new file in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(|e| StoreError::io(dir, e))
+    fn segment(&self, id: SegmentId) -> Result<Option<Arc<OpenSegment>>, StoreError> {
+        if let Some(segment) = self.open.get(&id) {
+            return Ok(Some(segment));
+        }
+        let path = self.layout.file(id);
+        let file = match self.disk.open(&path, OpenHow::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io(&path, e)),
+        };
+        let segment = Arc::new(OpenSegment { file, len: AtomicU64::new(0) });
+        self.open.insert(id, segment.clone());
+        Ok(Some(segment))
+    }
 }

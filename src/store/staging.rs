@@ -1,24 +1,18 @@
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, SeekFrom};
-
 use super::StoreError;
-use super::segment::sync_dir;
-use crate::types::{Cid, Ino};
+use super::disk::{Disk, DiskFile, OpenHow, RealDisk};
+use super::layout::{self, SegmentKind};
+use super::pages::{Generations, PAGE, PageMap};
+use crate::types::{Cid, Ino, SegmentId};
 
-/// Unit of the valid bitmap, in bytes: what the kernel writes back.
-const PAGE: u64 = 4096;
-/// Linux refuses offsets beyond this.
-const MAX_OFFSET: u64 = i64::MAX as u64;
-
-/// Reads the sealed content below staged bytes.
+/// Reads the sealed content below staged bytes. Bytes past its end read as 0.
 pub trait BaseReader {
-    /// Fills `buf` from `offset`; the range lies within the content.
+    /// Fills `buf` from `offset`.
     ///
     /// # Errors
     /// When the bytes cannot be had from any copy.
@@ -28,9 +22,9 @@ pub trait BaseReader {
 /// How staging behaves.
 #[derive(Debug, Clone, Copy)]
 pub struct StagingOptions {
-    /// Files up to this size stay in memory until sealed or synced.
+    /// Files up to this size stay in memory until sealed or synced (default 128 KiB).
     pub memory_limit: u64,
-    /// Leaf size of the profile, in bytes; a multiple of 4096.
+    /// Leaf size of the profile, in bytes.
     pub leaf_size: u64,
 }
 
@@ -45,35 +39,62 @@ pub struct SealedLeaf {
     pub len: u32,
 }
 
-enum Body {
+/// Where the changed bytes live.
+pub(super) enum Body {
+    /// Nowhere: nothing was written, every byte is the base's or zero.
+    Nothing,
+    /// Here, whole: a small base was read into it.
     Memory(Vec<u8>),
-    File(Arc<File>),
+    /// In a sparse file that is as long as the staged file.
+    File {
+        /// Its name.
+        path: PathBuf,
+        /// Open for reading and writing.
+        file: Arc<dyn DiskFile>,
+    },
 }
 
-/// The bytes of a file that is being changed: in memory while small and new,
-/// then a sparse file; over a base, with a bitmap of valid 4 KiB pages.
+/// The bytes of a file that is being changed: in memory while small, then a
+/// sparse file; over a base, with a bitmap of valid 4 KiB pages.
 ///
-/// A page comes from the base when it begins below `base_size` and its bit is
-/// not set; else from here. Bytes at and above `base_size` never come from the
-/// base, so truncation needs no copy: it lowers `base_size`.
+/// Invariants: a page that begins below `base_size` and is not valid reads from
+/// the base up to `base_size` and as zero after it; every other byte is the
+/// body's own. `base_size <= len`, and it never grows.
+///
+/// A base flat segment could be reflinked (FICLONE) instead of overlaid where
+/// the disk can: `create_file` is the place. The overlay is what every disk can.
 pub struct Staging {
-    path: PathBuf,
-    body: Body,
-    len: u64,
-    base_size: u64,
-    /// Size of the content that the next DAG is rebuilt from.
-    original_size: u64,
-    /// Pages written, per leaf.
-    pages: BTreeMap<u64, Vec<u8>>,
-    options: StagingOptions,
-    poisoned: bool,
-    /// Whether the directory entry of the file is durable.
-    entered: bool,
-    /// The file is a segment now.
-    sealed: bool,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) ino: Ino,
+    /// The id this file has as a segment, given when it is begun.
+    pub(super) id: SegmentId,
+    pub(super) options: StagingOptions,
+    pub(super) len: u64,
+    pub(super) base_size: u64,
+    /// Size of the whole content below, as its DAG has it.
+    pub(super) original_size: u64,
+    pub(super) body: Body,
+    pub(super) valid: PageMap,
+    pub(super) generations: Generations,
+    /// The file's bytes are on stable storage.
+    pub(super) synced: bool,
+    /// The file's name is too.
+    pub(super) named: bool,
+    /// A sync failed.
+    pub(super) poisoned: bool,
+    /// A sync was acknowledged: a record may name this file for as long as the
+    /// metadata that replaces it is not persisted.
+    pub(super) recorded: bool,
+    /// The file is a segment now: it is not written again.
+    pub(super) sealed: bool,
 }
 
 impl Staging {
+    /// The longest file that can be staged, in bytes: 16 TiB, what ext4 allows
+    /// with 4 KiB blocks. It bounds [`Staging::dirty_leaves`].
+    pub const MAX_LEN: u64 = 1 << 44;
+
     /// For a file with nothing below it.
     #[must_use]
     pub fn empty(dir: &Path, ino: Ino, options: StagingOptions) -> Self {
@@ -83,65 +104,43 @@ impl Staging {
     /// Over a base of `base_size` bytes: nothing is valid here yet.
     #[must_use]
     pub fn over(dir: &Path, ino: Ino, base_size: u64, options: StagingOptions) -> Self {
+        Self::on(Arc::new(RealDisk), dir, ino, base_size, options)
+    }
+
+    pub(super) fn on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        ino: Ino,
+        base_size: u64,
+        options: StagingOptions,
+    ) -> Self {
         Self {
-            path: dir.join(Self::file_name(ino)),
-            body: Body::Memory(Vec::new()),
+            disk,
+            dir: dir.to_owned(),
+            ino,
+            id: layout::new_id(SegmentKind::Flat),
+            options,
             len: base_size,
             base_size,
             original_size: base_size,
-            pages: BTreeMap::new(),
-            options,
+            body: Body::Nothing,
+            valid: PageMap::new(options.leaf_size),
+            generations: Generations::default(),
+            synced: false,
+            named: false,
             poisoned: false,
-            entered: false,
+            recorded: false,
             sealed: false,
         }
     }
 
-    /// Takes up a staging file that a crash left, with its persisted pages.
-    ///
-    /// # Errors
-    /// `Io` when the file is gone.
-    pub fn adopt(
-        dir: &Path,
-        ino: Ino,
-        (len, base_size, original_size): (u64, u64, u64),
-        pages: &[(u64, Vec<u8>)],
-        options: StagingOptions,
-    ) -> Result<Self, StoreError> {
-        let path = dir.join(Self::file_name(ino));
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|e| StoreError::io(&path, e))?;
-        // Bytes beyond the recorded length were never acknowledged.
-        file.set_len(len).map_err(|e| StoreError::io(&path, e))?;
-        Ok(Self {
-            path,
-            body: Body::File(Arc::new(file)),
-            len,
-            base_size,
-            original_size,
-            pages: pages.iter().cloned().collect(),
-            options,
-            poisoned: false,
-            entered: true,
-            sealed: false,
-        })
-    }
-
-    /// The name of an inode's staging file.
-    pub(super) fn file_name(ino: Ino) -> String {
-        format!("{:016x}", ino.0)
-    }
-
-    /// Bytes of the file as it is now.
+    /// Bytes of the file now.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether the file has no bytes.
+    /// Whether the file has no byte.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -153,7 +152,7 @@ impl Staging {
         self.base_size
     }
 
-    /// Size of the content below, as it was when staging began.
+    /// Size of the whole content below, as it was when staging began.
     #[must_use]
     pub fn original_size(&self) -> u64 {
         self.original_size
@@ -162,128 +161,65 @@ impl Staging {
     /// Whether it still lives in memory only.
     #[must_use]
     pub fn is_in_memory(&self) -> bool {
-        matches!(self.body, Body::Memory(_))
+        !matches!(self.body, Body::File { .. })
     }
 
-    /// Bytes of memory it holds.
+    /// Bytes of memory it holds (budget).
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        match &self.body {
-            Body::Memory(bytes) => bytes.len() as u64,
-            Body::File(_) => 0,
-        }
+        let body = if let Body::Memory(bytes) = &self.body { bytes.capacity() as u64 } else { 0 };
+        body + self.valid.memory_bytes()
     }
 
-    fn error(&self, source: std::io::Error) -> StoreError {
-        StoreError::io(&self.path, source)
+    /// Changes whenever the bytes of this leaf may have: a hash made beside the
+    /// writer is good while the generation it began with lasts.
+    #[must_use]
+    pub fn generation(&self, leaf: u64) -> u64 {
+        self.generations.of(leaf)
     }
 
-    fn is_set(&self, page: u64) -> bool {
-        let per_leaf = self.options.leaf_size / PAGE;
-        let bit = page % per_leaf;
-        self.pages
-            .get(&(page / per_leaf))
-            .is_some_and(|bits| bits[(bit / 8) as usize] & (1 << (bit % 8)) != 0)
-    }
-
-    fn set(&mut self, pages: Range<u64>) {
-        let per_leaf = self.options.leaf_size / PAGE;
-        let bytes = per_leaf.div_ceil(8) as usize;
-        for page in pages {
-            let bit = page % per_leaf;
-            let bits = self.pages.entry(page / per_leaf).or_insert_with(|| vec![0; bytes]);
-            bits[(bit / 8) as usize] |= 1 << (bit % 8);
-        }
-    }
-
-    fn from_base(&self, page: u64) -> bool {
-        page * PAGE < self.base_size && !self.is_set(page)
-    }
-
-    fn write_body(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
-        match &mut self.body {
-            Body::Memory(bytes) => {
-                let end = offset as usize + data.len();
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[offset as usize..end].copy_from_slice(data);
-                Ok(())
-            }
-            Body::File(file) => {
-                let written = file.write_all_at(data, offset);
-                written.map_err(|e| StoreError::io(&self.path, e))
-            }
-        }
-    }
-
-    /// Reads from the body; what was never written there is zeros.
-    fn read_body(&self, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
-        match &self.body {
-            Body::Memory(bytes) => {
-                let start = (offset as usize).min(bytes.len());
-                let have = (bytes.len() - start).min(buf.len());
-                buf[..have].copy_from_slice(&bytes[start..start + have]);
-                buf[have..].fill(0);
-                Ok(())
-            }
-            Body::File(file) => {
-                let mut done = 0;
-                while done < buf.len() {
-                    match file.read_at(&mut buf[done..], offset + done as u64) {
-                        Ok(0) => {
-                            buf[done..].fill(0);
-                            break;
-                        }
-                        Ok(n) => done += n,
-                        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                        Err(e) => return Err(self.error(e)),
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Before the first change: a small base comes into memory whole, a large
-    /// one is overlaid by a file.
-    fn prepare(&mut self, end: u64, base: &dyn BaseReader) -> Result<(), StoreError> {
-        if end > MAX_OFFSET {
-            return Err(StoreError::TooLarge);
-        }
-        if !self.is_in_memory() {
-            return Ok(());
-        }
-        let limit = self.options.memory_limit;
-        if self.base_size > 0 && self.base_size.max(end) <= limit {
-            let mut bytes = vec![0; self.base_size as usize];
-            base.read_at(0, &mut bytes)?;
-            self.set(0..self.base_size.div_ceil(PAGE));
-            self.body = Body::Memory(bytes);
-            self.base_size = 0;
-        } else if self.base_size > 0 || end > limit {
-            self.spill()?;
-        }
-        Ok(())
-    }
-
-    /// Makes a partly overwritten page whole: its base bytes come here.
-    fn complete_page(&mut self, page: u64, base: &dyn BaseReader) -> Result<(), StoreError> {
-        if self.from_base(page) {
-            let start = page * PAGE;
-            let end = (start + PAGE).min(self.base_size);
-            let mut bytes = vec![0; (end - start) as usize];
-            base.read_at(start, &mut bytes)?;
-            self.write_body(start, &bytes)?;
-            self.set(page..page + 1);
-        }
-        Ok(())
-    }
-
-    /// Writes; extends the file as needed.
+    /// Reads up to the end of the file; the bytes read. Changes nothing.
     ///
     /// # Errors
-    /// `NoSpace`, `TooLarge`, `Io`; of `base` when a page's edge must be read.
+    /// Of the base and of the staging file.
+    pub fn read_at(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        base: &dyn BaseReader,
+    ) -> Result<usize, StoreError> {
+        let count = self.len.saturating_sub(offset).min(buf.len() as u64);
+        let buf = &mut buf[..count as usize];
+        match &self.body {
+            Body::Nothing => self.read_base(offset, buf, base)?,
+            Body::Memory(bytes) => {
+                let start = offset.min(self.len) as usize;
+                buf.copy_from_slice(&bytes[start..start + buf.len()]);
+            }
+            Body::File { path, file } => {
+                let end = offset + count;
+                let mut at = offset;
+                while at < end {
+                    let (own, stop) = self.run(at, end);
+                    let part = &mut buf[(at - offset) as usize..(stop - offset) as usize];
+                    if own {
+                        read_exact(path, file.as_ref(), at, part)?;
+                    } else {
+                        self.read_base(at, part, base)?;
+                    }
+                    at = stop;
+                }
+            }
+        }
+        Ok(count as usize)
+    }
+
+    /// Writes `data` at `offset`; extends the file where needed.
+    ///
+    /// # Errors
+    /// `NoSpace`, `TooLarge`, `Io`; of the base, whose pages are completed at
+    /// the edges. After an error part of the range may be written, and the
+    /// length is as it was.
     pub fn write_at(
         &mut self,
         offset: u64,
@@ -293,177 +229,123 @@ impl Staging {
         if data.is_empty() {
             return Ok(());
         }
-        let end = offset.checked_add(data.len() as u64).ok_or(StoreError::TooLarge)?;
-        self.prepare(end, base)?;
-        let pages = offset / PAGE..end.div_ceil(PAGE);
-        if !offset.is_multiple_of(PAGE) {
-            self.complete_page(pages.start, base)?;
+        let end = self.end_of(offset, data.len() as u64)?;
+        self.touch(offset.min(self.len), end);
+        self.materialize(end, base)?;
+        if let Body::Memory(bytes) = &mut self.body {
+            if bytes.len() < end as usize {
+                bytes.resize(end as usize, 0);
+            }
+            bytes[offset as usize..end as usize].copy_from_slice(data);
+        } else {
+            self.complete_edges(offset..end, base)?;
+            self.write_file(offset, data)?;
         }
-        if !end.is_multiple_of(PAGE) {
-            self.complete_page(pages.end - 1, base)?;
-        }
-        self.write_body(offset, data)?;
-        self.set(pages);
+        self.mark_valid(offset..end);
         self.len = self.len.max(end);
         Ok(())
     }
 
-    /// Reads up to the end of the file.
+    /// Cuts or extends (with zeros) to `len`.
     ///
     /// # Errors
-    /// `Io`; of `base`.
-    pub fn read_at(
-        &self,
-        offset: u64,
-        buf: &mut [u8],
-        base: &dyn BaseReader,
-    ) -> Result<usize, StoreError> {
-        let want = self.len.saturating_sub(offset).min(buf.len() as u64);
-        let end = offset + want;
-        let mut at = offset;
-        while at < end {
-            let below = self.from_base(at / PAGE);
-            let mut run = (at / PAGE + 1) * PAGE;
-            while run < end && self.from_base(run / PAGE) == below {
-                run += PAGE;
-            }
-            let stop = run.min(end);
-            let part = &mut buf[(at - offset) as usize..(stop - offset) as usize];
-            if below {
-                let known = self.base_size.saturating_sub(at).min(stop - at) as usize;
-                base.read_at(at, &mut part[..known])?;
-                if known < part.len() {
-                    self.read_body(at + known as u64, &mut part[known..])?;
-                }
-            } else {
-                self.read_body(at, part)?;
-            }
-            at = stop;
-        }
-        Ok(want as usize)
+    /// `NoSpace`, `TooLarge`, `Io`.
+    pub fn set_len(&mut self, len: u64, _base: &dyn BaseReader) -> Result<(), StoreError> {
+        self.resize(len)
     }
 
-    /// Truncates or extends (with zeros).
-    ///
-    /// # Errors
-    /// `NoSpace`, `TooLarge`, `Io`; of `base`.
-    pub fn set_len(&mut self, len: u64, base: &dyn BaseReader) -> Result<(), StoreError> {
-        self.base_size = self.base_size.min(len);
-        self.prepare(len, base)?;
-        if len < self.len {
-            let per_leaf = self.options.leaf_size / PAGE;
-            let first_gone = len.div_ceil(PAGE);
-            self.pages.split_off(&first_gone.div_ceil(per_leaf));
-            if let Some(bits) = self.pages.get_mut(&(first_gone / per_leaf)) {
-                for bit in first_gone % per_leaf..per_leaf {
-                    bits[(bit / 8) as usize] &= !(1 << (bit % 8));
-                }
+    pub(super) fn resize(&mut self, len: u64) -> Result<(), StoreError> {
+        self.end_of(len, 0)?;
+        if len == self.len {
+            return Ok(());
+        }
+        self.thaw()?;
+        if matches!(self.body, Body::Memory(_)) && len > self.options.memory_limit {
+            self.spill()?;
+        }
+        self.generations.touch_from(self.len.min(len) / self.options.leaf_size);
+        match &mut self.body {
+            Body::Nothing => {}
+            Body::Memory(bytes) => bytes.resize(len as usize, 0),
+            Body::File { path, file } => {
+                self.synced = false;
+                file.set_len(len).map_err(|e| StoreError::io(path, e))?;
             }
         }
-        match &mut self.body {
-            Body::Memory(bytes) => bytes.truncate(len as usize),
-            Body::File(file) => {
-                file.set_len(len).map_err(|e| StoreError::io(&self.path, e))?;
-            }
+        if len < self.base_size {
+            self.base_size = len;
+            self.valid.clear_from(len.div_ceil(PAGE));
         }
         self.len = len;
         Ok(())
     }
 
-    /// Zeroes a range; extends the file unless `keep_size`.
+    /// Zeroes a range; extends the file unless `keep_size`. Frees disk space
+    /// where it can.
     ///
     /// # Errors
-    /// `NoSpace`, `TooLarge`, `Io`; of `base`.
+    /// As [`Staging::write_at`].
     pub fn zero_range(
         &mut self,
         range: Range<u64>,
         keep_size: bool,
         base: &dyn BaseReader,
     ) -> Result<(), StoreError> {
-        if range.end > MAX_OFFSET {
-            return Err(StoreError::TooLarge);
+        let end = self.end_of(range.start, range.end.saturating_sub(range.start))?;
+        if end > self.len && !keep_size {
+            self.resize(end)?;
         }
-        if !keep_size && range.end > self.len {
-            self.set_len(range.end, base)?;
-        }
-        let end = range.end.min(self.len);
-        if range.start >= end {
+        let range = range.start..end.min(self.len);
+        let nothing_below = matches!(self.body, Body::Nothing) && range.start >= self.base_size;
+        if range.is_empty() || nothing_below {
             return Ok(());
         }
-        self.prepare(end, base)?;
-        let inner = range.start.div_ceil(PAGE)..end / PAGE;
-        if inner.start < inner.end {
-            let (start, stop) = (inner.start * PAGE, inner.end * PAGE);
-            match &mut self.body {
-                Body::Memory(bytes) => {
-                    let (start, stop) =
-                        ((start as usize).min(bytes.len()), (stop as usize).min(bytes.len()));
-                    bytes[start..stop].fill(0);
-                }
-                Body::File(file) => {
-                    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                    if rustix::fs::fallocate(&*file, flags, start, stop - start).is_err() {
-                        self.write_zeros(start..stop)?;
-                    }
-                }
-            }
-            self.set(inner.clone());
-            self.write_zeros_at(range.start..start, base)?;
-            self.write_zeros_at(stop..end, base)
+        self.touch(range.start, range.end);
+        self.materialize(self.len, base)?;
+        if let Body::Memory(bytes) = &mut self.body {
+            bytes[range.start as usize..range.end as usize].fill(0);
         } else {
-            self.write_zeros_at(range.start..end, base)
+            self.complete_edges(range.clone(), base)?;
+            self.synced = false;
+            if let Body::File { path, file } = &self.body {
+                file.punch(range.start, range.end - range.start)
+                    .map_err(|e| StoreError::io(path, e))?;
+            }
         }
-    }
-
-    fn write_zeros(&mut self, range: Range<u64>) -> Result<(), StoreError> {
-        let zeros = vec![0; (range.end - range.start).min(1 << 20) as usize];
-        let mut at = range.start;
-        while at < range.end {
-            let part = (range.end - at).min(zeros.len() as u64) as usize;
-            self.write_body(at, &zeros[..part])?;
-            at += part as u64;
-        }
+        self.mark_valid(range);
         Ok(())
     }
 
-    fn write_zeros_at(
-        &mut self,
-        range: Range<u64>,
-        base: &dyn BaseReader,
-    ) -> Result<(), StoreError> {
-        let zeros = vec![0; range.end.saturating_sub(range.start) as usize];
-        self.write_at(range.start, &zeros, base)
-    }
-
     /// Reserves disk space for a range; extends the file unless `keep_size`.
+    /// Afterwards it is a file, whatever its size.
     ///
     /// # Errors
-    /// `NoSpace`, `TooLarge`, `Io`; of `base`.
+    /// `NoSpace`, `TooLarge`, `Io`.
     pub fn allocate(
         &mut self,
         range: Range<u64>,
         keep_size: bool,
-        base: &dyn BaseReader,
+        _base: &dyn BaseReader,
     ) -> Result<(), StoreError> {
-        if range.end > MAX_OFFSET {
-            return Err(StoreError::TooLarge);
+        let end = self.end_of(range.start, range.end.saturating_sub(range.start))?;
+        if range.is_empty() {
+            return Ok(());
         }
-        if range.end > self.options.memory_limit {
-            self.prepare(range.end, base)?;
-            if let Body::File(file) = &self.body {
-                let flags = FallocateFlags::KEEP_SIZE;
-                rustix::fs::fallocate(file, flags, range.start, range.end - range.start)
-                    .map_err(|e| self.error(e.into()))?;
+        self.thaw()?;
+        self.spill()?;
+        if let Body::File { path, file } = &self.body {
+            self.synced = false;
+            match file.reserve(range.start, end - range.start) {
+                // No reservation on this filesystem: the length is all we can give.
+                Err(e) if e.kind() == std::io::ErrorKind::Unsupported => {}
+                other => other.map_err(|e| StoreError::io(path, e))?,
             }
         }
-        if !keep_size && range.end > self.len {
-            self.set_len(range.end, base)?;
-        }
-        Ok(())
+        if end > self.len && !keep_size { self.resize(end) } else { Ok(()) }
     }
 
     /// Next data or hole at or after `offset`; base bytes count as data. `None`
-    /// past the end of the file, or when no data follows.
+    /// past the end, or when there is no more data.
     ///
     /// # Errors
     /// `Io`.
@@ -471,37 +353,49 @@ impl Staging {
         if offset >= self.len {
             return Ok(None);
         }
-        let in_base = self.base_size.min(self.len);
-        let from = offset.max(in_base);
-        if !hole && offset < in_base {
-            return Ok(Some(offset));
+        let mut at = offset;
+        while at < self.len {
+            let (own, stop) = self.run(at, self.len);
+            let found = match &self.body {
+                Body::File { path, file } if own => {
+                    let found = file.seek(at, hole).map_err(|e| StoreError::io(path, e))?;
+                    found.filter(|found| *found < stop)
+                }
+                // A file that was never written: zeros after the base are a hole.
+                Body::Nothing if at >= self.base_size => hole.then_some(at),
+                _ => (!hole).then_some(at),
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+            at = stop;
         }
-        if from >= self.len {
-            return Ok(Some(self.len));
-        }
-        let Body::File(file) = &self.body else {
-            return Ok(Some(if hole { self.len } else { offset }));
-        };
-        let how = if hole { SeekFrom::Hole(from) } else { SeekFrom::Data(from) };
-        match rustix::fs::seek(file, how) {
-            Ok(at) => Ok(Some(at.min(self.len)).filter(|at| hole || *at < self.len)),
-            Err(rustix::io::Errno::NXIO) => Ok(hole.then_some(self.len)),
-            Err(error) => Err(self.error(error.into())),
-        }
+        Ok(hole.then_some(self.len))
     }
 
-    /// Leaf indexes whose bytes may differ from the base's DAG, in order: leaves
-    /// with a written page, the leaf of a moved end, and all beyond the base.
+    /// Leaf indexes that differ from the base's DAG, in order: written leaves,
+    /// leaves beyond the old end, and the old or new last leaf when its length
+    /// changed.
     #[must_use]
     pub fn dirty_leaves(&self) -> BTreeSet<u64> {
-        let leaf = self.options.leaf_size;
-        let count = self.len.div_ceil(leaf);
-        let mut dirty: BTreeSet<u64> = self.pages.range(..count).map(|(index, _)| *index).collect();
-        // The last leaf that the base still has whole.
-        let kept = self.base_size.min(self.original_size);
-        if kept != self.original_size || self.len != self.original_size {
-            dirty.extend(kept / leaf..count);
-        }
+        let size = self.options.leaf_size;
+        let count = self.len.div_ceil(size);
+        // From here on bytes came or went: below it only written leaves differ.
+        let changed_from = if self.base_size < self.original_size {
+            self.base_size
+        } else if self.len > self.original_size {
+            self.original_size
+        } else {
+            self.len
+        };
+        // A leaf that ends right at the cut is as it was.
+        let tail = if self.len == changed_from && changed_from == self.original_size {
+            count
+        } else {
+            changed_from / size
+        };
+        let mut dirty: BTreeSet<u64> = self.valid.leaves(tail.min(count)).collect();
+        dirty.extend(tail..count);
         dirty
     }
 
@@ -509,132 +403,222 @@ impl Staging {
     ///
     /// # Errors
     /// `Io`.
-    pub fn leaf_is_hole(&self, index: u64) -> Result<bool, StoreError> {
-        let start = index * self.options.leaf_size;
-        let end = (start + self.options.leaf_size).min(self.len);
-        if start < self.base_size || self.is_in_memory() {
+    pub fn leaf_is_hole(&self, leaf: u64) -> Result<bool, StoreError> {
+        let Some(Range { start, end }) = self.leaf_range(leaf) else { return Ok(false) };
+        if start < self.base_size || matches!(self.body, Body::Memory(_)) {
             return Ok(false);
         }
         Ok(self.seek(start, false)?.is_none_or(|data| data >= end))
     }
 
-    /// Bytes of one leaf (shorter at the end of the file), completed from the
-    /// base; when this is a file, made complete in it too.
+    /// Brings what one leaf still has of the base into this staging, so that
+    /// it can be read without the base and sealed.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`; of `base`.
-    pub fn complete_leaf(&mut self, index: u64, base: &dyn BaseReader) -> Result<(), StoreError> {
-        let start = index * self.options.leaf_size;
-        let end = (start + self.options.leaf_size).min(self.len);
-        let mut page = start / PAGE;
-        let mut buffer = Vec::new();
-        while page * PAGE < end.min(self.base_size) {
-            let mut stop = page;
-            while stop * PAGE < end.min(self.base_size) && !self.is_set(stop) {
-                stop += 1;
+    /// Of the base and of the staging file.
+    pub fn complete_leaf(&mut self, leaf: u64, base: &dyn BaseReader) -> Result<(), StoreError> {
+        let Some(range) = self.leaf_range(leaf) else { return Ok(()) };
+        let mut at = range.start;
+        while at < range.end {
+            let (own, stop) = self.run(at, range.end);
+            if !own && matches!(self.body, Body::Nothing) {
+                self.materialize(self.len, base)?;
+                continue;
             }
-            if stop > page {
-                let (from, to) = (page * PAGE, (stop * PAGE).min(self.base_size).min(end));
-                buffer.resize((to - from) as usize, 0);
-                base.read_at(from, &mut buffer)?;
-                let bytes = std::mem::take(&mut buffer);
-                self.write_body(from, &bytes)?;
-                buffer = bytes;
-                self.set(page..stop);
+            if !own {
+                self.thaw()?;
+                let mut bytes = vec![0; (stop - at) as usize];
+                self.read_base(at, &mut bytes, base)?;
+                self.write_file(at, &bytes)?;
+                self.mark_valid(at..stop);
             }
-            page = stop + 1;
+            at = stop;
         }
         Ok(())
     }
 
-    /// Reads a leaf that [`Staging::complete_leaf`] has completed.
+    /// Bytes of one leaf (shorter at the end of the file) that
+    /// [`Staging::complete_leaf`] has completed.
     ///
     /// # Errors
-    /// `Io`.
-    pub fn read_leaf(&self, index: u64, buffer: &mut Vec<u8>) -> Result<(), StoreError> {
-        let start = index * self.options.leaf_size;
-        let end = (start + self.options.leaf_size).min(self.len);
-        buffer.resize(end.saturating_sub(start) as usize, 0);
-        self.read_body(start, buffer)
+    /// `Io`, also when the leaf still has bytes of the base.
+    pub fn read_leaf(&self, leaf: u64, buffer: &mut Vec<u8>) -> Result<(), StoreError> {
+        let range = self.leaf_range(leaf).unwrap_or(0..0);
+        buffer.resize((range.end - range.start) as usize, 0);
+        self.read_at(range.start, buffer, &NoBase).map(drop)
     }
 
-    /// Moves it into its file.
-    ///
-    /// # Errors
-    /// `NoSpace`, `Io`.
-    pub fn spill(&mut self) -> Result<(), StoreError> {
-        let Body::Memory(bytes) = &self.body else { return Ok(()) };
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&self.path)
-            .map_err(|e| self.error(e))?;
-        let filled = file.write_all_at(bytes, 0).and_then(|()| file.set_len(self.len));
-        filled.map_err(|e| self.error(e))?;
-        self.body = Body::File(Arc::new(file));
-        self.entered = false;
-        Ok(())
+    fn leaf_range(&self, leaf: u64) -> Option<Range<u64>> {
+        let start = leaf.checked_mul(self.options.leaf_size).filter(|start| *start < self.len)?;
+        Some(start..(start + self.options.leaf_size).min(self.len))
     }
 
-    /// Makes the bytes durable (spills first). A failure poisons: every later
-    /// sync of this staging fails too.
-    ///
-    /// # Errors
-    /// `Poisoned`, `NoSpace`, `Io`.
-    pub fn sync(&mut self) -> Result<(), StoreError> {
-        if self.poisoned {
-            return Err(StoreError::Poisoned);
-        }
-        self.spill()?;
-        let Body::File(file) = &self.body else { return Ok(()) };
-        if let Err(error) = file.sync_data() {
-            self.poisoned = true;
-            return Err(self.error(error));
-        }
-        if !self.entered {
-            sync_dir(self.path.parent().unwrap_or(Path::new("/")))?;
-            self.entered = true;
-        }
-        Ok(())
-    }
-
-    /// The written pages per leaf, to be persisted.
+    /// A handle that reads one leaf beside the writer, without this staging's
+    /// lock; `None` while the leaf is in memory or partly the base's. What it
+    /// reads is the leaf only if [`Staging::generation`] is still the same.
     #[must_use]
-    pub fn pages(&self) -> Vec<(u64, Vec<u8>)> {
-        self.pages.iter().map(|(leaf, bits)| (*leaf, bits.clone())).collect()
+    pub fn leaf_reader(&self, leaf: u64) -> Option<LeafReader> {
+        let Body::File { path, file } = &self.body else { return None };
+        let Range { start, end } = self.leaf_range(leaf)?;
+        let whole = self.run(start, end) == (true, end);
+        whole.then(|| LeafReader {
+            path: path.clone(),
+            file: file.clone(),
+            offset: start,
+            len: (end - start) as usize,
+            generation: self.generation(leaf),
+        })
     }
 
-    /// The staging file becomes a segment file.
-    pub(super) fn become_segment(&mut self, to: &Path) -> Result<(), StoreError> {
-        std::fs::rename(&self.path, to).map_err(|e| self.error(e))?;
-        to.clone_into(&mut self.path);
-        self.sealed = true;
+    /// Whether the bytes at `at` are the body's own, and where (at most `end`)
+    /// that changes. `at < end <= len`.
+    fn run(&self, at: u64, end: u64) -> (bool, u64) {
+        match &self.body {
+            Body::Nothing if at < self.base_size => (false, self.base_size.min(end)),
+            Body::Nothing | Body::Memory(_) => (true, end),
+            Body::File { .. } => {
+                let pages = self.base_size.div_ceil(PAGE);
+                let page = at / PAGE;
+                if page >= pages {
+                    return (true, end);
+                }
+                let (own, stop) = self.valid.run(page, pages);
+                // What follows the base's last page is the file's own, too.
+                let stop = if own && stop == pages { end } else { stop * PAGE };
+                (own, stop.min(end))
+            }
+        }
+    }
+
+    pub(super) fn read_base(
+        &self,
+        offset: u64,
+        buf: &mut [u8],
+        base: &dyn BaseReader,
+    ) -> Result<(), StoreError> {
+        let visible = self.base_size.saturating_sub(offset).min(buf.len() as u64) as usize;
+        if visible > 0 {
+            base.read_at(offset, &mut buf[..visible])?;
+        }
+        buf[visible..].fill(0);
         Ok(())
     }
 
-    /// Removes the staging file, unless it has become a segment.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn discard_unless_sealed(self) -> Result<(), StoreError> {
-        if self.sealed { Ok(()) } else { self.discard() }
+    /// Fills the parts of the edge pages that `written` leaves to the base, so
+    /// that these pages can be marked valid.
+    fn complete_edges(
+        &mut self,
+        written: Range<u64>,
+        base: &dyn BaseReader,
+    ) -> Result<(), StoreError> {
+        let first = written.start / PAGE;
+        let last = (written.end - 1) / PAGE;
+        self.complete_edge(first, &written, base)?;
+        if last != first { self.complete_edge(last, &written, base) } else { Ok(()) }
     }
 
-    /// Removes the staging file.
+    fn complete_edge(
+        &mut self,
+        page: u64,
+        written: &Range<u64>,
+        base: &dyn BaseReader,
+    ) -> Result<(), StoreError> {
+        let start = page * PAGE;
+        let end = (start + PAGE).min(self.base_size);
+        if start >= end || self.valid.is_set(page) {
+            return Ok(());
+        }
+        let before = start..written.start.clamp(start, end);
+        let after = written.end.clamp(start, end)..end;
+        for part in [before, after] {
+            if !part.is_empty() {
+                let mut bytes = vec![0; (part.end - part.start) as usize];
+                self.read_base(part.start, &mut bytes, base)?;
+                self.write_file(part.start, &bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mark_valid(&mut self, range: Range<u64>) {
+        let pages = self.base_size.div_ceil(PAGE);
+        self.valid.set(range.start / PAGE, range.end.div_ceil(PAGE).min(pages));
+    }
+
+    fn touch(&mut self, start: u64, end: u64) {
+        let size = self.options.leaf_size;
+        self.generations.touch(start.min(end - 1) / size, (end - 1) / size);
+    }
+
+    fn end_of(&self, offset: u64, len: u64) -> Result<u64, StoreError> {
+        offset.checked_add(len).filter(|end| *end <= Self::MAX_LEN).ok_or(StoreError::TooLarge)
+    }
+}
+
+impl fmt::Debug for Staging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Staging")
+            .field("ino", &self.ino)
+            .field("id", &self.id)
+            .field("len", &self.len)
+            .field("base_size", &self.base_size)
+            .field("in_memory", &self.is_in_memory())
+            .finish_non_exhaustive()
+    }
+}
+
+/// For reads that must not need a base.
+struct NoBase;
+
+impl BaseReader for NoBase {
+    fn read_at(&self, _: u64, _: &mut [u8]) -> Result<(), StoreError> {
+        Err(StoreError::invalid(Path::new("staging"), "a leaf is read before it is complete"))
+    }
+}
+
+/// Reads one leaf of a staging file beside its writer.
+#[derive(Debug, Clone)]
+pub struct LeafReader {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+    len: usize,
+    generation: u64,
+}
+
+impl LeafReader {
+    /// The leaf's generation when this was made.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The leaf's bytes, torn if a writer is at work in it.
     ///
     /// # Errors
-    /// `Io`.
-    pub fn discard(self) -> Result<(), StoreError> {
-        match self.body {
-            Body::Memory(_) => Ok(()),
-            Body::File(_) => match std::fs::remove_file(&self.path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    Err(StoreError::io(&self.path, e))
-                }
-                _ => Ok(()),
-            },
-        }
+    /// `Io`, also when the file was cut meanwhile.
+    pub fn read(&self) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = vec![0; self.len];
+        read_exact(&self.path, self.file.as_ref(), self.offset, &mut bytes)?;
+        Ok(bytes)
     }
+}
+
+pub(super) fn read_exact(
+    path: &Path,
+    file: &dyn DiskFile,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<(), StoreError> {
+    let got = file.read_at(offset, buf).map_err(|e| StoreError::io(path, e))?;
+    if got == buf.len() {
+        Ok(())
+    } else {
+        Err(StoreError::invalid(path, format!("ends at {}, inside its bytes", offset + got as u64)))
+    }
+}
+
+/// Opens for reading and writing, as a new file.
+pub(super) fn create(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
+    disk.open(path, OpenHow::CreateNew).map_err(|e| StoreError::io(path, e))
 }

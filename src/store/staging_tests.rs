@@ -33,6 +33,21 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Holes and data alternate up to the end, and what is in no data is zero.
+fn check_holes(staging: &Staging, model: &[u8]) {
+    let len = model.len() as u64;
+    let (mut at, mut hole) = (0, 0);
+    while let Some(data) = staging.seek(at, false).unwrap() {
+        assert!(data >= at && data < len);
+        assert!(model[hole as usize..data as usize].iter().all(|byte| *byte == 0));
+        hole = staging.seek(data, true).unwrap().unwrap();
+        assert!(hole > data && hole <= len);
+        at = hole;
+    }
+    assert!(model[hole as usize..].iter().all(|byte| *byte == 0));
+    assert_eq!(staging.seek(len, true).unwrap(), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
@@ -45,8 +60,14 @@ proptest! {
         let options = StagingOptions { memory_limit, leaf_size: 16_384 };
         let mut model = base.clone();
         let reader = Slice(base.clone());
-        let mut staging = Staging::over(dir.path(), Ino(7), base.len() as u64, options);
+        let store = dir.path().join("staging");
+        std::fs::create_dir(&store).unwrap();
+        let dir = store.as_path();
+        let mut staging = Staging::over(dir, Ino(7), base.len() as u64, options);
         for op in ops {
+            let before: Vec<u64> = (0..6).map(|leaf| staging.generation(leaf)).collect();
+            let was = model.clone();
+            let adopted = matches!(op, Op::Adopt);
             match op {
                 Op::Write(at, len, byte) => {
                     let end = at as usize + len;
@@ -75,13 +96,25 @@ proptest! {
                     let sizes = (staging.len(), staging.base_size(), staging.original_size());
                     let pages = staging.pages();
                     drop(staging);
-                    staging = Staging::adopt(dir.path(), Ino(7), sizes, &pages, options).unwrap();
+                    staging = Staging::adopt(dir, Ino(7), sizes, &pages, options).unwrap();
                 }
             }
             prop_assert_eq!(staging.len(), model.len() as u64);
             let mut read = vec![9; model.len() + 10];
             let n = staging.read_at(0, &mut read, &reader).unwrap();
             prop_assert_eq!(&read[..n], &model[..]);
+            // A generation that stands means bytes that stand; a reader beside the writer sees them.
+            for (leaf, generation) in before.iter().enumerate() {
+                if *generation == staging.generation(leaf as u64) && !adopted {
+                    let old = was.chunks(16_384).nth(leaf);
+                    prop_assert_eq!(old, model.chunks(16_384).nth(leaf));
+                }
+                if let Some(reader) = staging.leaf_reader(leaf as u64) {
+                    let bytes = reader.read().unwrap();
+                    prop_assert_eq!(Some(&bytes[..]), model.chunks(16_384).nth(leaf));
+                }
+            }
+            check_holes(&staging, &model);
         }
         // Every leaf that differs from the base is dirty, and completes to the model's bytes.
         let dirty = staging.dirty_leaves();
@@ -96,4 +129,65 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_record_finds_its_bytes_after_the_file_became_a_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = std::sync::Arc::new(MemoryIndex::default());
+    let store = LocalStore::open(dir.path(), index, StoreOptions::default()).unwrap();
+    let options = StagingOptions { memory_limit: 0, leaf_size: 16_384 };
+    let base = Slice(vec![1; 40_000]);
+    let mut staging = Staging::over(&store.staging_dir(), Ino(7), 40_000, options);
+    staging.write_at(20_000, &[2; 5000], &base).unwrap();
+    staging.sync().unwrap();
+    let (sizes, pages) = ((40_000, 40_000, 40_000), staging.pages());
+    staging.complete_leaf(1, &base).unwrap();
+    let mut leaf = Vec::new();
+    staging.read_leaf(1, &mut leaf).unwrap();
+    let cid = crate::types::cid::of_raw(&leaf);
+    let sealed = vec![SealedLeaf { cid, offset: 16_384, len: 16_384 }];
+    store.seal(&mut [(&mut staging, sealed)]).unwrap();
+    staging.discard_unless_sealed().unwrap();
+
+    let mut again = Staging::adopt(&store.staging_dir(), Ino(7), sizes, &pages, options).unwrap();
+    let mut read = vec![0; 40_000];
+    again.read_at(0, &mut read, &base).unwrap();
+    let mut expected = vec![1; 40_000];
+    expected[20_000..25_000].fill(2);
+    assert_eq!(read, expected);
+    // Its next change is not a change of the segment.
+    again.write_at(20_000, &[3; 5000], &base).unwrap();
+    assert_eq!(store.get(&cid).unwrap().unwrap(), leaf);
+}
+
+#[test]
+fn cutting_into_a_leaf_makes_it_dirty_also_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StagingOptions { memory_limit: 0, leaf_size: 8192 };
+    let base = Slice(vec![1; 30_000]);
+    let mut staging = Staging::over(dir.path(), Ino(7), 30_000, options);
+    staging.set_len(10_000, &base).unwrap();
+    assert_eq!(staging.dirty_leaves().into_iter().collect::<Vec<_>>(), [1]);
+    staging.sync().unwrap();
+    let sizes = (staging.len(), staging.base_size(), staging.original_size());
+    let again = Staging::adopt(dir.path(), Ino(7), sizes, &staging.pages(), options).unwrap();
+    assert_eq!(again.dirty_leaves(), staging.dirty_leaves());
+    staging.set_len(8192, &base).unwrap();
+    assert!(staging.dirty_leaves().is_empty());
+}
+
+#[test]
+fn offsets_beyond_the_largest_file_are_refused_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StagingOptions { memory_limit: 100, leaf_size: 8192 };
+    let base = Slice(Vec::new());
+    let mut staging = Staging::empty(dir.path(), Ino(7), options);
+    for end in [Staging::MAX_LEN, u64::MAX - 1] {
+        assert!(matches!(staging.write_at(end, b"ab", &base), Err(StoreError::TooLarge)));
+        assert!(matches!(staging.set_len(end + 1, &base), Err(StoreError::TooLarge)));
+        let range = end..u64::MAX;
+        assert!(matches!(staging.allocate(range, false, &base), Err(StoreError::TooLarge)));
+    }
+    assert!(staging.is_empty() && staging.is_in_memory());
 }
