@@ -1,22 +1,32 @@
 //! Copies: how many, where, and who waits for them.
 //!
-//! `policy` says what is wanted, `placement` chooses backends, the durable queue
-//! (rows written in the transaction of the new root) says what is missing, the
-//! executor sends it in post-order, `fetch` reads a block from wherever it is
-//! good, and the checkpointer replicates the metadata. A crash repeats work and
-//! never forgets it. A backend that is down never blocks a read that another
-//! can answer.
+//! `policy` says what is wanted, `placement` chooses backends, `planner` compares
+//! desired and actual copies, the durable queue (rows written in the transaction
+//! of the new root) says what is missing, the `executor` sends it in post-order
+//! through a lane a backend, `verify` reads it back, `fetch` reads a block from
+//! wherever it is good, and the checkpointer replicates the metadata. A crash
+//! repeats work and never forgets it. A backend that is down or slow holds up
+//! neither another one nor a read that another can answer.
+//! `src/docs/replication.md` has the order of things and the guarantees.
 
+mod calls;
 mod checkpointer;
+mod core;
 mod error;
+mod executor;
 mod fetch;
 mod health;
 mod placement;
+mod planner;
 mod policy;
+mod probe;
+mod queue;
 mod recover;
 mod registry;
 mod replicator;
 mod send;
+mod verify;
+mod waiters;
 
 pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions};
 pub use self::error::ReplicationError;

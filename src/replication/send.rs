@@ -1,172 +1,305 @@
 //! Sends contents to one backend, children before parents.
+//!
+//! Blocks gather in a batch, many contents in one; full batches are put while
+//! the next one is read. Order: a node is added only when no put is in flight,
+//! and `put_many` keeps the order within a batch, so a backend never holds a
+//! node without what it links to, wherever the work is cut off.
 
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use super::ReplicationError;
+use super::calls::Calls;
 use super::fetch::Fetcher;
-use crate::backends::{Backend, BackendError, ErrorKind, Presence};
-use crate::content::{ContentError, walk_post_order};
-use crate::runtime::Bridge;
+use crate::backends::{Backend, BackendError, ErrorKind, Layout, Presence};
+use crate::content::{ContentError, Node, inline_block, parse_node, walk_post_order};
 use crate::types::{Block, Cid, cid};
 
-/// Bytes of blocks that wait for one put of one backend.
-const BATCH_BYTES: usize = 8 << 20;
-/// Blocks of one put.
-const BATCH_BLOCKS: usize = 128;
+/// Bytes of blocks in one put. Each of a lane's workers has at most
+/// `in_flight` of these and one that is being filled.
+pub(super) const BATCH_BYTES: usize = 4 << 20;
 
-/// One backend's end of the pipe. Runs on a blocking thread.
+/// One backend's end of the pipe, on a thread of its own.
 pub(super) struct Sender<'s> {
-    pub backend: &'s Arc<dyn Backend>,
-    pub bridge: &'s Bridge,
-    pub fetcher: &'s Fetcher,
-    pub deadline: Duration,
+    backend: &'s Arc<dyn Backend>,
+    calls: &'s Calls,
+    fetcher: &'s Fetcher,
+    batch: Vec<Block>,
+    /// What `batch` holds or held since the last barrier.
+    pushed: HashSet<Cid>,
+    bytes: usize,
+    batch_blocks: usize,
+    in_flight: JoinSet<Result<(), BackendError>>,
+    most_in_flight: usize,
 }
 
-impl Sender<'_> {
-    fn call<T>(
-        &self,
-        future: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, ReplicationError> {
-        // The stack below has deadlines of its own; this one is the last resort.
-        match self.bridge.wait(self.deadline.saturating_mul(20), future) {
-            Ok(result) => Ok(result?),
-            Err(e) => {
-                Err(BackendError::new(crate::backends::ErrorKind::Timeout, e.to_string()).into())
-            }
+/// What a look at all blocks of a copy found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// All are there, and match their hashes.
+    Good,
+    /// A block does not match its hash.
+    Wrong,
+    /// A block is not there.
+    Missing,
+}
+
+fn stopped() -> ContentError {
+    ContentError::Io(std::io::Error::other("stopped"))
+}
+
+/// The error that a callback kept, or the walk's own.
+fn outcome(
+    kept: Option<ReplicationError>,
+    walked: Result<(), ContentError>,
+) -> Result<(), ReplicationError> {
+    match (kept, walked) {
+        (Some(error), _) => Err(error),
+        (None, walked) => walked.map_err(|e| ReplicationError::Io(std::io::Error::other(e))),
+    }
+}
+
+impl<'s> Sender<'s> {
+    pub fn new(
+        backend: &'s Arc<dyn Backend>,
+        calls: &'s Calls,
+        fetcher: &'s Fetcher,
+        most_in_flight: usize,
+    ) -> Self {
+        // A place of single objects syncs each: more puts at a time bring more
+        // than longer ones. A place of archives writes each put as one.
+        let batch_blocks = match backend.capabilities().layout {
+            Layout::Blocks => 16,
+            Layout::Packs => 512,
+        };
+        Self {
+            backend,
+            calls,
+            fetcher,
+            batch: Vec::new(),
+            pushed: HashSet::new(),
+            bytes: 0,
+            batch_blocks,
+            in_flight: JoinSet::new(),
+            most_in_flight: most_in_flight.max(1),
         }
     }
 
-    /// Sends many contents of a single block each in one go.
-    pub fn send_single_blocks(&self, roots: &[Cid]) -> Result<(), ReplicationError> {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for root in roots {
+    /// Adds a content. It is there only when [`Sender::finish`] said so. After
+    /// an error nothing of it but children of nodes is sent.
+    pub fn add(&mut self, root: &Cid) -> Result<(), ReplicationError> {
+        if inline_block(root).is_some() {
+            return Ok(());
+        }
+        if root.codec() == cid::RAW {
             let data = self.fetcher.block(root)?;
-            bytes += data.len();
-            batch.push(Block { cid: *root, data });
-            if bytes >= BATCH_BYTES || batch.len() >= BATCH_BLOCKS {
-                self.call(self.backend.put_many(&batch))?;
-                batch.clear();
-                bytes = 0;
-            }
+            return self.push(Block { cid: *root, data });
         }
-        if batch.is_empty() { Ok(()) } else { self.call(self.backend.put_many(&batch)) }
+        self.add_dag(root)
     }
 
-    /// Sends a DAG, pruned where the backend already holds a node (a node is
-    /// there only when all below it is).
-    pub fn send_dag(&self, root: &Cid) -> Result<(), ReplicationError> {
-        let failure = std::cell::RefCell::new(None);
-        let stop = |error: ReplicationError| {
+    /// Walks a DAG, pruned where the backend already holds a node of the right
+    /// length (it is there only when all below it is).
+    fn add_dag(&mut self, root: &Cid) -> Result<(), ReplicationError> {
+        let (calls, backend, fetcher) = (self.calls, self.backend, self.fetcher);
+        let failure = RefCell::new(None);
+        let fail = |error: ReplicationError| {
             *failure.borrow_mut() = Some(error);
-            ContentError::Io(std::io::Error::other("stopped"))
+            stopped()
         };
-        let batch = std::cell::RefCell::new((Vec::<Block>::new(), 0usize));
-        let flush = || {
-            let mut batch = batch.borrow_mut();
-            if !batch.0.is_empty() {
-                self.call(self.backend.put_many(&batch.0))?;
-                *batch = (Vec::new(), 0);
+        // Answers for the children of nodes on the path; asked together.
+        let there: RefCell<HashMap<Cid, bool>> = RefCell::default();
+        let look = |wanted: &[(Cid, Option<u64>)]| {
+            let cids: Vec<Cid> = wanted.iter().map(|(id, _)| *id).collect();
+            let found = calls.wait(backend.presence(&cids)).map_err(fail)?;
+            let mut there = there.borrow_mut();
+            for ((id, len), presence) in wanted.iter().zip(found) {
+                let held =
+                    matches!(presence, Presence::Present(n) if len.is_none_or(|len| len == n));
+                there.insert(*id, held);
             }
-            Ok::<(), ReplicationError>(())
+            Ok::<(), ContentError>(())
         };
+        let sender = RefCell::new(self);
         let walked = walk_post_order(
             root,
             &mut |id| {
-                let found = self.call(self.backend.presence(&[*id])).map_err(stop)?;
-                Ok(!matches!(found.first(), Some(Presence::Present(_))))
+                let known = there.borrow_mut().remove(id);
+                if known.is_none() {
+                    look(&[(*id, None)])?;
+                }
+                let held = known.or_else(|| there.borrow_mut().remove(id)).unwrap_or(false);
+                Ok(!held)
             },
-            &mut |id| self.fetcher.block(id).map_err(stop),
-            &mut |id, data| {
-                // A parent goes only after its children are durable there.
+            &mut |id| {
+                let data = fetcher.block(id).map_err(fail)?;
                 if id.codec() == cid::DAG_PB {
-                    flush().map_err(stop)?;
+                    look(&children(&parse_node(id, &data)?))?;
                 }
-                let full = {
-                    let mut batch = batch.borrow_mut();
-                    batch.1 += data.len();
-                    batch.0.push(Block { cid: *id, data: data.clone() });
-                    batch.1 >= BATCH_BYTES || batch.0.len() >= BATCH_BLOCKS
-                };
-                if full || id.codec() == cid::DAG_PB {
-                    flush().map_err(stop)?;
-                }
-                Ok(())
+                Ok(data)
+            },
+            &mut |id, data| {
+                let block = Block { cid: *id, data: data.clone() };
+                sender.borrow_mut().push(block).map_err(fail)
             },
         );
-        if let Some(error) = failure.borrow_mut().take() {
-            return Err(error);
+        outcome(failure.into_inner(), walked)
+    }
+
+    fn push(&mut self, block: Block) -> Result<(), ReplicationError> {
+        if block.cid.codec() != cid::RAW && !self.in_flight.is_empty() {
+            self.barrier()?;
         }
-        walked.map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
-        flush()
+        if !self.pushed.insert(block.cid) {
+            return Ok(());
+        }
+        self.bytes += block.data.len();
+        self.batch.push(block);
+        if self.bytes >= BATCH_BYTES || self.batch.len() >= self.batch_blocks {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Begins to put what is gathered; waits only for a place in flight.
+    fn flush(&mut self) -> Result<(), ReplicationError> {
+        let batch = std::mem::take(&mut self.batch);
+        self.bytes = 0;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let backend = Arc::clone(self.backend);
+        let (in_flight, most) = (&mut self.in_flight, self.most_in_flight);
+        self.calls.wait(async move {
+            while in_flight.len() >= most {
+                next(in_flight).await?;
+            }
+            in_flight.spawn(async move { backend.put_many(&batch).await });
+            Ok(())
+        })
+    }
+
+    /// Waits for all puts in flight.
+    fn barrier(&mut self) -> Result<(), ReplicationError> {
+        let in_flight = &mut self.in_flight;
+        self.calls.wait(async move {
+            while !in_flight.is_empty() {
+                next(in_flight).await?;
+            }
+            Ok(())
+        })?;
+        self.pushed = self.batch.iter().map(|block| block.cid).collect();
+        Ok(())
+    }
+
+    /// Returns when all that was added is durable there.
+    pub fn finish(&mut self) -> Result<(), ReplicationError> {
+        if self.in_flight.is_empty() && !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            return self.calls.wait(self.backend.put_many(&batch));
+        }
+        self.flush()?;
+        self.barrier()
     }
 
     /// Replaces every wrong or missing block of a content at the backend. A put
-    /// alone would not: a block of the right length counts as there.
+    /// alone would not: a block of the right length counts as there. Nothing is
+    /// deleted on the word of a call that failed.
     pub fn repair(&self, root: &Cid) -> Result<(), ReplicationError> {
-        let mut failure = None;
+        let failure = RefCell::new(None);
+        let fail = |error: ReplicationError| {
+            *failure.borrow_mut() = Some(error);
+            stopped()
+        };
         let walked = walk_post_order(
             root,
             &mut |_| Ok(true),
-            &mut |id| {
-                self.fetcher.block(id).map_err(|e| ContentError::Io(std::io::Error::other(e)))
-            },
+            &mut |id| self.fetcher.block(id).map_err(fail),
             &mut |id, data| {
-                // "Cannot read" is not "wrong": only proof replaces a block.
-                match self.call(self.backend.get(id, None)) {
-                    Ok(there) if cid::verify(id, &there) == cid::Verdict::Match => return Ok(()),
-                    Ok(_) => {}
-                    Err(ReplicationError::Backend(e))
-                        if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Corrupt) => {}
-                    Err(error) => {
-                        failure = Some(error);
-                        return Err(ContentError::Io(std::io::Error::other("stopped")));
-                    }
+                match self.look(id).map_err(fail)? {
+                    Found::Good => return Ok(()),
+                    Found::Wrong => self.calls.wait(self.backend.delete(id)).map_err(fail)?,
+                    Found::Missing => {}
                 }
                 let block = Block { cid: *id, data: data.clone() };
-                let replaced = self
-                    .call(self.backend.delete(id))
-                    .and_then(|()| self.call(self.backend.put(&block)));
-                replaced.map_err(|error| {
-                    failure = Some(error);
-                    ContentError::Io(std::io::Error::other("stopped"))
-                })
+                self.calls.wait(self.backend.put(&block)).map_err(fail)
             },
         );
-        match (failure, walked) {
-            (Some(error), _) => Err(error),
-            (None, walked) => walked.map_err(|e| ReplicationError::Io(std::io::Error::other(e))),
-        }
+        outcome(failure.into_inner(), walked)
     }
 
-    /// Reads a content back from the backend and re-hashes every block. False
-    /// when one is wrong or missing.
-    pub fn verify(&self, root: &Cid) -> Result<bool, ReplicationError> {
-        let failure = std::cell::RefCell::new(None);
-        let walked = walk_post_order(
-            root,
-            &mut |_| Ok(true),
-            &mut |id| match self.call(self.backend.get(id, None)) {
-                Ok(data) if cid::verify(id, &data) == cid::Verdict::Match => Ok(data),
-                Ok(_) => Err(ContentError::Mismatch(*id)),
-                Err(ReplicationError::Backend(e))
-                    if e.kind == crate::backends::ErrorKind::NotFound =>
-                {
-                    Err(ContentError::Missing(*id))
-                }
-                Err(error) => {
-                    *failure.borrow_mut() = Some(error);
-                    Err(ContentError::Io(std::io::Error::other("stopped")))
-                }
-            },
-            &mut |_, _| Ok(()),
-        );
-        match (failure.into_inner(), walked) {
-            (Some(error), _) => Err(error),
-            (None, Ok(())) => Ok(true),
-            (None, Err(ContentError::Mismatch(_) | ContentError::Missing(_))) => Ok(false),
-            (None, Err(error)) => Err(ReplicationError::Io(std::io::Error::other(error))),
+    fn look(&self, id: &Cid) -> Result<Found, ReplicationError> {
+        match self.calls.wait(self.backend.get(id, None)) {
+            Ok(data) if cid::verify(id, &data) == cid::Verdict::Match => Ok(Found::Good),
+            Ok(_) => Ok(Found::Wrong),
+            Err(ReplicationError::Backend(e)) if e.kind == ErrorKind::NotFound => {
+                Ok(Found::Missing)
+            }
+            Err(ReplicationError::Backend(e)) if e.kind == ErrorKind::Corrupt => Ok(Found::Wrong),
+            Err(error) => Err(error),
         }
+    }
+}
+
+async fn next(in_flight: &mut JoinSet<Result<(), BackendError>>) -> Result<(), BackendError> {
+    match in_flight.join_next().await {
+        None => Ok(()),
+        Some(Ok(result)) => result,
+        Some(Err(cut)) => {
+            Err(BackendError::new(ErrorKind::Other, format!("a put was cut off: {cut}")))
+        }
+    }
+}
+
+/// A node's children, with the length of the block where the node says it.
+fn children(node: &Node) -> Vec<(Cid, Option<u64>)> {
+    let outside = |id: &Cid| inline_block(id).is_none();
+    match node {
+        Node::File { links, .. } => links
+            .iter()
+            .filter(|link| outside(&link.cid))
+            .map(|link| (link.cid, (link.cid.codec() == cid::RAW).then_some(link.size)))
+            .collect(),
+        other => other.children().into_iter().filter(outside).map(|id| (id, None)).collect(),
+    }
+}
+
+/// Reads a content back from a backend and hashes every block. The second part
+/// of the answer is the number of bytes read.
+pub(super) fn read_back(
+    backend: &Arc<dyn Backend>,
+    calls: &Calls,
+    root: &Cid,
+) -> Result<(Found, u64), ReplicationError> {
+    let failure = RefCell::new(None);
+    let mut bytes = 0;
+    let walked = walk_post_order(
+        root,
+        &mut |_| Ok(true),
+        &mut |id| match calls.wait(backend.get(id, None)) {
+            Ok(data) if cid::verify(id, &data) == cid::Verdict::Match => {
+                bytes += data.len() as u64;
+                Ok(data)
+            }
+            Ok(_) => Err(ContentError::Mismatch(*id)),
+            Err(ReplicationError::Backend(e)) if e.kind == ErrorKind::NotFound => {
+                Err(ContentError::Missing(*id))
+            }
+            Err(error) => {
+                *failure.borrow_mut() = Some(error);
+                Err(stopped())
+            }
+        },
+        &mut |_, _| Ok(()),
+    );
+    match (failure.into_inner(), walked) {
+        (Some(error), _) => Err(error),
+        (None, Ok(())) => Ok((Found::Good, bytes)),
+        (None, Err(ContentError::Mismatch(_))) => Ok((Found::Wrong, bytes)),
+        (None, Err(ContentError::Missing(_))) => Ok((Found::Missing, bytes)),
+        (None, Err(error)) => Err(ReplicationError::Io(std::io::Error::other(error))),
     }
 }

@@ -1,1 +1,10 @@
+//! The replicator over real local stores, places in memory and planned faults.
+//! Waiting is for conditions with a bound; nothing sleeps for a time.
 
+mod acknowledge;
+mod copies;
+mod faults;
+mod harness;
+mod policy;
+mod reads;
+mod throughput;
