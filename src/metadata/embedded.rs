@@ -8,7 +8,7 @@ use fjall::{
 };
 use parking_lot::{Condvar, Mutex};
 
-use super::{Commit, Engine, MetadataError, Reader, Transaction, keys};
+use super::{Commit, Engine, MetadataError, Reader, Transaction, journal, keys};
 
 /// Bytes of each keyspace's memtable before it is written out; two of them and
 /// one being flushed bound what the engine holds besides its cache.
@@ -118,6 +118,19 @@ impl EmbeddedEngine {
     }
 
     fn open_with(dir: &Path, cache_bytes: u64, space: Space) -> Result<Self, MetadataError> {
+        match journal::trim(dir) {
+            Ok(None) => {}
+            Ok(Some(torn)) => tracing::warn!(
+                bytes = torn.bytes, kept = %torn.kept.display(),
+                "the machine stopped amid a write: what was not synced is set aside"
+            ),
+            Err(error) => {
+                return Err(MetadataError::Storage(format!(
+                    "the journal in {} cannot be checked: {error}",
+                    dir.display()
+                )));
+            }
+        }
         let database = OptimisticTxDatabase::builder(dir)
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNAL_BYTES)

@@ -14,6 +14,7 @@ pub mod checkpoint;
 mod embedded;
 mod engine;
 mod error;
+mod journal;
 pub(crate) mod keys;
 mod memory;
 mod namespace;

@@ -18,6 +18,13 @@ pub(super) struct Candidate {
     pub space: Option<(u64, u64)>,
 }
 
+impl Candidate {
+    /// Takes a write of so many bytes now.
+    pub fn takes(&self, size: u64) -> bool {
+        self.available && self.space.is_none_or(|(_, free)| free >= size)
+    }
+}
+
 /// What placement decided, and why it passed the others over.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Choice {

@@ -48,9 +48,10 @@ impl Places {
         domains(&record.copies, &|id| self.domain_of(id))
     }
 
-    /// How many domains hold it or take writes now, the local one included.
-    pub fn reachable(&self, held: &BTreeSet<String>) -> usize {
-        self.with(held, |candidate| candidate.available)
+    /// How many domains hold it or take `size` more bytes now, the local one
+    /// included.
+    pub fn reachable(&self, held: &BTreeSet<String>, size: u64) -> usize {
+        self.with(held, |candidate| candidate.takes(size))
     }
 
     /// How many domains hold it or could ever: those that are away count,

@@ -19,6 +19,8 @@ const FAILURES_OF_A_TIMEOUT: u32 = 3;
 /// A place that was full takes part again with this much space (or a twentieth
 /// of a small one), so that it does not come and go with each block.
 const SPACE_AFTER_FULL: u64 = 64 << 20;
+/// Less than this more free space is no reason to look at the queue again.
+const SPACE_STEP: u64 = 1 << 20;
 
 struct Entry {
     spec: BackendSpec,
@@ -28,6 +30,9 @@ struct Entry {
     state: BackendState,
     failures: u32,
     usage: Usage,
+    /// The least space that was free since contents without room were last
+    /// looked at again.
+    least_free: Option<u64>,
     last_error: String,
     /// Of reads, as a moving average.
     latency: Duration,
@@ -65,6 +70,7 @@ impl Registry {
             state: BackendState::Down,
             failures: 0,
             usage: Usage::default(),
+            least_free: None,
             last_error,
             latency: Duration::ZERO,
         };
@@ -177,7 +183,7 @@ impl Registry {
 
     /// Distinct places that take writes now, the local one included.
     pub fn places_now(&self) -> usize {
-        self.places().reachable(&std::collections::BTreeSet::new())
+        self.places().reachable(&std::collections::BTreeSet::new(), 0)
     }
 
     /// Backends to open or to probe: those that are down, read-only or full
@@ -197,9 +203,10 @@ impl Registry {
         if let Some(backend) = opened {
             entry.revive(backend);
         }
-        let enough = entry.usage.capacity_bytes.map_or(SPACE_AFTER_FULL, |all| {
-            SPACE_AFTER_FULL.min(all / 20)
-        });
+        let enough = entry
+            .usage
+            .capacity_bytes
+            .map_or(SPACE_AFTER_FULL, |all| SPACE_AFTER_FULL.min(all / 20));
         let cramped = before == BackendState::Full
             && entry.usage.available_bytes.is_some_and(|free| free < enough);
         let read_only =
@@ -258,9 +265,24 @@ impl Registry {
         }
     }
 
+    /// The place said how much room it has. With clearly more than before, what
+    /// found too little is due again.
     pub(super) fn set_usage(&self, id: &BackendId, usage: Usage) {
-        if let Some(entry) = self.entries.write().get_mut(id) {
-            entry.usage = usage;
+        let mut entries = self.entries.write();
+        let Some(entry) = entries.get_mut(id) else { return };
+        let more = match (entry.least_free, usage.available_bytes) {
+            (Some(least), Some(free)) => free > least + (least / 20).max(SPACE_STEP),
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let least = if more { None } else { entry.least_free };
+        entry.least_free = match (least, usage.available_bytes) {
+            (Some(least), Some(free)) => Some(least.min(free)),
+            (_, free) => free,
+        };
+        entry.usage = usage;
+        if more {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
         }
     }
 }
@@ -353,13 +375,32 @@ mod tests {
     }
 
     #[test]
+    fn space_that_grows_by_and_by_makes_what_had_no_room_due() {
+        let (registry, id, _) = with_one();
+        let space = |free| Usage {
+            used_bytes: None,
+            capacity_bytes: Some(1 << 30),
+            available_bytes: Some(free),
+        };
+        registry.set_usage(&id, space(8 << 20));
+        registry.set_usage(&id, space(2 << 20));
+        let epoch = registry.epoch();
+        registry.set_usage(&id, space((2 << 20) + (512 << 10)));
+        assert_eq!(registry.epoch(), epoch);
+        registry.set_usage(&id, space((3 << 20) + 1));
+        assert_eq!(registry.epoch(), epoch + 1);
+        registry.set_usage(&id, Usage::default());
+        assert_eq!(registry.epoch(), epoch + 2);
+    }
+
+    #[test]
     fn a_backend_that_never_opened_counts_as_a_place_to_come() {
         let registry = Registry::new("here".into());
         let spec = BackendSpec { id: "x".parse().unwrap(), url: "file:///x".into() };
         registry.add(spec, Err("not mounted".into()));
         let places = registry.places();
         let none = std::collections::BTreeSet::new();
-        assert_eq!((places.reachable(&none), places.configured(&none)), (1, 2));
+        assert_eq!((places.reachable(&none, 0), places.configured(&none)), (1, 2));
         assert_eq!(registry.statuses()[0].last_error, "not mounted");
     }
 }

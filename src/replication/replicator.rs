@@ -119,8 +119,9 @@ impl Replicator {
     }
 
     /// Waits until `root` has the copies of `policy`'s level, in distinct failure
-    /// domains. When it cannot (at once, when too few places are in reach; else
-    /// at the deadline): `Ok` with what was reached, when the policy queues.
+    /// domains. When it cannot (too few places are in reach, or the deadline
+    /// passed): `Ok` with what was reached, when the policy queues; then it
+    /// waits for the places that are in reach all the same.
     ///
     /// # Errors
     /// `BelowLevel` when the policy says fail; `ShuttingDown` then, too.
@@ -145,7 +146,9 @@ impl Replicator {
             if have >= want {
                 return Ok(WriteResult::QuorumAchieved);
             }
-            let no_place = places.reachable(&held) < want;
+            let reachable = places.reachable(&held, record.tsize);
+            let no_place =
+                reachable < want && (have >= reachable || policy.on_degraded == OnDegraded::Fail);
             let late = start.elapsed() >= self.core.options.level_deadline;
             if no_place || late || self.core.is_stopped() {
                 return self.degraded(policy, (have, want), no_place.then_some(&places));
