@@ -44,15 +44,15 @@ fn records_hold(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn under_faults_parents_follow_children_and_no_copy_is_recorded_that_is_not_whole(
         seed in any::<u64>(),
         sizes in prop::collection::vec((0u64..4, 0usize..3000), 1..12),
-        refused in 0u8..15,
-        applied_then_failed in 0u8..30,
-        full in 0u8..10,
+        refused in 0u8..8,
+        applied_then_failed in 0u8..20,
+        full in 0u8..5,
     ) {
         let mut world = World::new();
         let plan = FaultPlan { refused, applied_then_failed, full, ..FaultPlan::default() };
