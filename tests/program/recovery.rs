@@ -88,7 +88,8 @@ fn a_damaged_local_block_is_read_from_a_backend_and_repaired() {
     mount.umount().ok();
     let segments = volume.dir.join("store/segments");
     let mut damaged = 0;
-    for entry in fs::read_dir(&segments).unwrap() {
+    let folders = fs::read_dir(&segments).unwrap().map(|folder| folder.unwrap().path());
+    for entry in folders.flat_map(|folder| fs::read_dir(folder).unwrap()) {
         let file = fs::OpenOptions::new().write(true).open(entry.unwrap().path()).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, b"damage", 1_500_000).unwrap();
         damaged += 1;
