@@ -1,4 +1,4 @@
-//! Builds a UnixFS tree from files on the disk and writes it into a CAR.
+//! Builds a `UnixFS` tree from files on the disk and writes it into a CAR.
 //! Usage: `export_car DIR`: makes DIR/tree and DIR/tree.car
 
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! The second root of `cairn export --metadata`: a UnixFS directory with
+//! The second root of `cairn export --metadata`: a `UnixFS` directory with
 //! Parquet tables of the exported subtree, in the schema of checkpoints. The
 //! top inode is the one whose parent is itself.
 
@@ -27,7 +27,7 @@ fn file_name(table: Table) -> String {
     format!("{}.parquet", table.name())
 }
 
-/// Writes rows into Parquet files and these into UnixFS; gives the directory's
+/// Writes rows into Parquet files and these into `UnixFS`; gives the directory's
 /// CID and all blocks. The row of the exported inode has itself as its parent.
 ///
 /// # Errors
@@ -190,7 +190,7 @@ impl Tables {
         true
     }
 
-    /// A node that UnixFS cannot express: a FIFO, socket or device.
+    /// A node that `UnixFS` cannot express: a FIFO, socket or device.
     pub fn special(&self, ino: Ino) -> Option<ImportNode> {
         let row = self.inodes.get(&ino)?;
         let known = matches!(

@@ -1,6 +1,6 @@
 //! CAR archives: writing, strict reading, export of a tree, import into one.
 //!
-//! An export is plain UnixFS that any IPFS tool opens; with metadata a second
+//! An export is plain `UnixFS` that any IPFS tool opens; with metadata a second
 //! root holds Parquet tables, so that modes, owners, times, xattrs and hard
 //! links come back. An import trusts nothing: lengths, varints and hashes are
 //! checked, and the DAG is walked from the root before anything becomes visible.

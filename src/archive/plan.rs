@@ -113,7 +113,7 @@ impl Archive {
     /// Says what to make. Every content's profile is named.
     ///
     /// # Errors
-    /// `Content` when a part is no valid UnixFS; `Unusable` when a name, target
+    /// `Content` when a part is no valid `UnixFS`; `Unusable` when a name, target
     /// or depth is none that a filesystem takes.
     pub fn plan(&self) -> Result<ImportPlan, ArchiveError> {
         self.plan_with(None)
@@ -215,7 +215,7 @@ impl Planner<'_> {
 
     /// Plans the entries of directories, and of those below them. What is in the
     /// tree is made as the tree has it; rows add attributes, hard links and the
-    /// nodes that UnixFS cannot express.
+    /// nodes that `UnixFS` cannot express.
     fn fill(&mut self, mut stack: Vec<Open>, tables: Option<&Tables>) -> Result<(), ArchiveError> {
         // Of inodes with a node: its index, and the CID it was made from.
         let mut linked: HashMap<crate::types::Ino, (usize, Option<Cid>)> = HashMap::new();

@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     /// Print JSON.
     #[arg(long, global = true)]
     pub json: bool,
-    /// error, warn, info, debug, trace, or a filter as in RUST_LOG.
+    /// error, warn, info, debug, trace, or a filter as in `RUST_LOG`.
     #[arg(long, global = true, env = "CAIRN_LOG_LEVEL")]
     pub log_level: Option<String>,
     /// text or json.
@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 pub(super) struct MountOrVolume {
     /// A mountpoint, or any path in it.
     pub mountpoint: Option<PathBuf>,
-    /// The volume's folder (default: $CAIRN_VOLUME, else ~/.local/share/cairn/default).
+    /// The volume's folder (default: $`CAIRN_VOLUME`, else ~/.local/share/cairn/default).
     #[arg(long)]
     pub volume: Option<PathBuf>,
 }
@@ -53,13 +53,13 @@ pub(super) struct MountOrVolume {
     after_help = "Examples:\n  cairn init --volume ~/volume --backend /mnt/b/cairn --backend 'file:///mnt/c/cairn?domain=attic'\n  cairn init --volume ~/volume --policy min=1,target=2"
 )]
 pub(super) struct Init {
-    /// The volume's folder (default: $CAIRN_VOLUME, else ~/.local/share/cairn/default).
+    /// The volume's folder (default: $`CAIRN_VOLUME`, else ~/.local/share/cairn/default).
     #[arg(long)]
     pub volume: Option<PathBuf>,
-    /// A backend besides the local store: a path, or file:///path?id=NAME&domain=NAME&capacity=SIZE&read_only=1.
+    /// A backend besides the local store: a path, or <file:///path?id=NAME&domain=NAME&capacity=SIZE&read_only=1>.
     #[arg(long = "backend", value_name = "URL")]
     pub backends: Vec<String>,
-    /// Copies: min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue; any part.
+    /// Copies: `min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue`; any part.
     #[arg(long, default_value = "")]
     pub policy: String,
     /// How CIDs are made: unixfs-v1-2025 or unixfs-v0-2015.
@@ -333,7 +333,7 @@ pub(super) enum PolicyVerb {
         after_help = "Examples:\n  cairn policy set min=2,target=3 --volume ~/volume\n  cairn policy set min=3,target=4 ~/data/thesis\n  cairn policy set '' ~/data/thesis     (inherits again)"
     )]
     Set {
-        /// min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue; any part.
+        /// `min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue`; any part.
         text: String,
         /// A path in a mount (default: the volume's).
         path: Option<PathBuf>,

@@ -17,7 +17,6 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use serde_json::Value;
 
 use self::arguments::{Arguments, BackendVerb, ConfigVerb, PolicyVerb, Verb};
 use self::client::Target;
@@ -176,11 +175,8 @@ fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure> {
         }
         BackendVerb::Show { id, volume } => {
             let value = Target::of_volume(volume)?.send(&Command::BackendList, output)?;
-            let one = value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|backend| backend["id"] == Value::from(id.clone()));
+            let one =
+                value.as_array().into_iter().flatten().find(|backend| backend["id"] == id.clone());
             let one = one.ok_or_else(|| {
                 Failure::new(
                     ErrorCode::NotFound,

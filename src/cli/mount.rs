@@ -23,7 +23,7 @@ use crate::telemetry::{LogFormat, init_logging};
 /// A daemon's log is set aside at a mount when it is longer.
 const LOG_BYTES: u64 = 16 << 20;
 /// How long an unmount waits for the daemon to end.
-const UMOUNT_DEADLINE: Duration = Duration::from_secs(120);
+const UMOUNT_DEADLINE: Duration = Duration::from_mins(2);
 
 fn usage(text: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::Usage, text)
@@ -36,7 +36,7 @@ pub(super) fn helper_arguments(words: &[OsString]) -> Result<Vec<OsString>, Fail
     while let Some(word) = words.next() {
         match word.to_str() {
             Some("-o") => {
-                options.push(words.next().cloned().ok_or_else(|| usage("-o needs options"))?)
+                options.push(words.next().cloned().ok_or_else(|| usage("-o needs options"))?);
             }
             // Sloppy, fake, no mtab, verbose, type: nothing here depends on them.
             Some("-t") => drop(words.next()),
@@ -304,20 +304,19 @@ pub(super) fn umount(
     let command = Command::Umount { force, timeout_s };
     let answer = crate::api::connect(&dir, &command, &mut |report| bar.show(&report));
     bar.clear();
-    let value = match answer {
-        Some(answer) => answer?,
-        None => {
-            // The daemon is dead: its mount, if any, only needs to be detached.
-            let dead = mounts().into_iter().find(|mount| mount.volume == dir);
-            let Some(dead) = dead else {
-                return Err(Failure::new(
-                    ErrorCode::NotFound,
-                    format!("the volume {} is not mounted", dir.display()),
-                ));
-            };
-            crate::fuse::unmount(&dead.mountpoint, true).map_err(super::failed)?;
-            json!({ "mountpoint": dead.mountpoint.display().to_string(), "pending": 0, "checkpoint": null })
-        }
+    let value = if let Some(answer) = answer {
+        answer?
+    } else {
+        // The daemon is dead: its mount, if any, only needs to be detached.
+        let dead = mounts().into_iter().find(|mount| mount.volume == dir);
+        let Some(dead) = dead else {
+            return Err(Failure::new(
+                ErrorCode::NotFound,
+                format!("the volume {} is not mounted", dir.display()),
+            ));
+        };
+        crate::fuse::unmount(&dead.mountpoint, true).map_err(super::failed)?;
+        json!({ "mountpoint": dead.mountpoint.display().to_string(), "pending": 0, "checkpoint": null })
     };
     let (start, pause) = (Instant::now(), Shutdown::default());
     while Lock::is_held(&dir) {

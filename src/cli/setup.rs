@@ -110,7 +110,7 @@ impl Steps {
         future: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, Failure> {
         let start = Instant::now();
-        let result = match self.bridge.wait(Duration::from_secs(60), future) {
+        let result = match self.bridge.wait(Duration::from_mins(1), future) {
             Ok(result) => {
                 result.map_err(|e| Failure::new(ErrorCode::Failed, format!("{name} failed: {e}")))
             }

@@ -169,6 +169,7 @@ pub struct CheckpointConfig {
 /// `[replication]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "the unit is in the name of each setting")]
 pub struct ReplicationConfig {
     /// Seconds of one call.
     pub call_deadline_s: u64,

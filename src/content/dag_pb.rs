@@ -1,4 +1,4 @@
-//! dag-pb and UnixFS protobuf, byte for byte.
+//! dag-pb and `UnixFS` protobuf, byte for byte.
 //!
 //! Rules: ipfs/specs `src/unixfs.md`, "dag-pb Node" and "Data Field"; IPLD
 //! dag-pb spec. We write what Kubo writes: links first, then data; each link
@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::types::Cid;
 
-/// UnixFS `Data.Type`.
+/// `UnixFS` `Data.Type`.
 pub(super) const TYPE_RAW: u64 = 0;
 pub(super) const TYPE_DIRECTORY: u64 = 1;
 pub(super) const TYPE_FILE: u64 = 2;
@@ -30,7 +30,7 @@ pub(super) struct PbNode {
     pub data: Option<Bytes>,
 }
 
-/// The UnixFS message in a node's data.
+/// The `UnixFS` message in a node's data.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct UnixFs {
     pub kind: u64,
@@ -84,7 +84,7 @@ pub(super) fn link_field_len(cid: u64, name: u64, tsize: u64) -> u64 {
     1 + varint_len(body) + body
 }
 
-/// Encodes a node from its links and its UnixFS message.
+/// Encodes a node from its links and its `UnixFS` message.
 pub(super) fn encode(links: &[PbLink], unixfs: &UnixFs) -> Vec<u8> {
     let data = encode_unixfs(unixfs);
     let mut out = Vec::with_capacity(data.len() + 8 + links.len() * 56);
@@ -247,7 +247,7 @@ fn once<T>(slot: &mut Option<T>, value: T, what: &str) -> Result<(), String> {
     }
 }
 
-/// Decodes the UnixFS message of a node.
+/// Decodes the `UnixFS` message of a node.
 pub(super) fn decode_unixfs(bytes: &Bytes) -> Result<UnixFs, String> {
     let mut fields = Fields { rest: bytes.clone() };
     let mut message = UnixFs::default();

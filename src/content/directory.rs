@@ -6,10 +6,10 @@ use super::node::inline_block;
 use super::{ContentError, DirectoryEstimate, Link, Load, Node, Profile, Sink, parse_node};
 use crate::types::Cid;
 
-/// One entry of a UnixFS directory.
+/// One entry of a `UnixFS` directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectoryEntry {
-    /// The UnixFS name: UTF-8, escaped by [`super::escape_name`] where the
+    /// The `UnixFS` name: UTF-8, escaped by [`super::escape_name`] where the
     /// file's name is not.
     pub name: String,
     /// What it names. `size` is not used in a directory.
@@ -88,7 +88,7 @@ pub fn read_directory(
     Ok(())
 }
 
-/// Encodes a symbolic link (UnixFS type 4; always dag-pb). The target's bytes
+/// Encodes a symbolic link (`UnixFS` type 4; always dag-pb). The target's bytes
 /// are stored as they are.
 #[must_use]
 pub fn symlink(profile: &Profile, target: &[u8]) -> (Link, Bytes) {

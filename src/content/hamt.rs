@@ -1,4 +1,4 @@
-//! HAMT-sharded directories (ipfs/specs `src/unixfs.md`, "HAMTDirectory").
+//! HAMT-sharded directories (ipfs/specs `src/unixfs.md`, "`HAMTDirectory`").
 
 use std::io::Cursor;
 

@@ -1,4 +1,4 @@
-//! Bytes to DAGs and back: chunking, UnixFS over dag-pb, directories with HAMT
+//! Bytes to DAGs and back: chunking, `UnixFS` over dag-pb, directories with HAMT
 //! sharding, walks and verification.
 //!
 //! Pure: no file, no network, no clock. Blocks leave through a sink and enter

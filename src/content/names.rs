@@ -1,4 +1,4 @@
-//! Names in the UnixFS view, which knows only UTF-8.
+//! Names in the `UnixFS` view, which knows only UTF-8.
 //!
 //! A byte that is not part of valid UTF-8 becomes U+FFFD followed by two
 //! upper-case hexadecimal digits. A U+FFFD that is in the name itself is escaped
@@ -16,7 +16,7 @@ fn push_escaped(out: &mut String, bytes: &[u8]) {
     }
 }
 
-/// The UnixFS form of a file name; see `src/docs/format.md`, "Names in UnixFS".
+/// The `UnixFS` form of a file name; see `src/docs/format.md`, "Names in `UnixFS`".
 #[must_use]
 pub fn escape_name(name: &[u8]) -> String {
     let mut out = String::with_capacity(name.len());

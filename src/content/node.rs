@@ -10,7 +10,7 @@ const MAX_IDENTITY: usize = 128;
 /// Largest HAMT fanout that is read (CVE-2023-23625).
 const MAX_FANOUT: u64 = 1024;
 
-/// Optional POSIX metadata of UnixFS 1.5.
+/// Optional POSIX metadata of `UnixFS` 1.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UnixFsMetadata {
     /// Permission bits (and unknown high bits, kept).
@@ -32,14 +32,14 @@ pub enum Node {
         links: Vec<Link>,
         /// Content bytes of the whole sub-DAG.
         size: u64,
-        /// UnixFS 1.5 metadata.
+        /// `UnixFS` 1.5 metadata.
         metadata: UnixFsMetadata,
     },
     /// A flat directory.
     Directory {
         /// In stored order.
         entries: Vec<DirectoryEntry>,
-        /// UnixFS 1.5 metadata.
+        /// `UnixFS` 1.5 metadata.
         metadata: UnixFsMetadata,
     },
     /// One shard of a sharded directory.
@@ -50,14 +50,14 @@ pub enum Node {
         shards: Vec<Link>,
         /// The CIDs of both, in stored order.
         order: Vec<Cid>,
-        /// UnixFS 1.5 metadata (root shard only).
+        /// `UnixFS` 1.5 metadata (root shard only).
         metadata: UnixFsMetadata,
     },
     /// A symbolic link.
     Symlink {
         /// The target's bytes.
         target: Bytes,
-        /// UnixFS 1.5 metadata.
+        /// `UnixFS` 1.5 metadata.
         metadata: UnixFsMetadata,
     },
 }
@@ -74,7 +74,7 @@ impl Node {
         }
     }
 
-    /// UnixFS 1.5 metadata; a raw block has none.
+    /// `UnixFS` 1.5 metadata; a raw block has none.
     #[must_use]
     pub fn metadata(&self) -> UnixFsMetadata {
         match self {
@@ -96,7 +96,7 @@ pub fn inline_block(id: &Cid) -> Option<Bytes> {
 /// Decodes a block whose hash is already checked.
 ///
 /// # Errors
-/// `Malformed` when the bytes break dag-pb, UnixFS or HAMT rules
+/// `Malformed` when the bytes break dag-pb, `UnixFS` or HAMT rules
 /// (block sizes not matching links, fanout over 1024, ...); `UnsupportedCodec`.
 pub fn parse_node(id: &Cid, data: &Bytes) -> Result<Node, ContentError> {
     let malformed = |codec, reason: String| ContentError::Malformed { cid: *id, codec, reason };

@@ -10,7 +10,7 @@ pub enum DirectoryEstimate {
     Links,
 }
 
-/// The parameters that decide a CID (IPIP-499, "UnixFS CID profiles").
+/// The parameters that decide a CID (IPIP-499, "`UnixFS` CID profiles").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Profile {
     /// As users and Parquet name it.
@@ -37,7 +37,7 @@ pub struct Profile {
 pub struct UnknownProfile(pub String);
 
 impl Profile {
-    /// The default: CIDv1, raw leaves, 1 MiB chunks, 1024 links.
+    /// The default: `CIDv1`, raw leaves, 1 MiB chunks, 1024 links.
     pub const UNIXFS_V1_2025: Self = Self {
         name: "unixfs-v1-2025",
         cid_version: 1,

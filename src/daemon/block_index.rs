@@ -52,7 +52,7 @@ impl BlockIndex for EngineIndex {
                 for change in page {
                     match change {
                         IndexChange::Put(cid, place) => {
-                            tx.put(&keys::of_cid(keys::BLOCK, cid), &encode(place))
+                            tx.put(&keys::of_cid(keys::BLOCK, cid), &encode(place));
                         }
                         IndexChange::Remove(cid) => tx.delete(&keys::of_cid(keys::BLOCK, cid)),
                         IndexChange::Mark(segment, len) => {

@@ -56,7 +56,7 @@ pub(super) fn export(
         &roots,
         &mut |id| volume.replicator.fetch(id).map_err(|e| archive::io_error(&e)),
         &mut |done, total| {
-            progress(ProgressReport { what: "blocks".into(), done, total: Some(total) })
+            progress(ProgressReport { what: "blocks".into(), done, total: Some(total) });
         },
     )
     .map_err(of_archive)?;

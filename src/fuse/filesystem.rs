@@ -22,7 +22,7 @@ use crate::vfs::{Caller, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
 
 /// We are the only writer: the kernel may keep what it knows, and is told of
 /// changes behind its back.
-const TTL: Duration = Duration::from_secs(3600);
+const TTL: Duration = Duration::from_hours(1);
 /// Inode numbers are never reused, so one generation does.
 const GENERATION: Generation = Generation(0);
 /// Bytes of one write request.

@@ -60,6 +60,7 @@ pub(super) fn attributes(ino: Ino, row: &InodeRecord) -> FileAttr {
 }
 
 /// `Some(None)` is now, by our clock.
+#[expect(clippy::option_option, reason = "unset, now, or a time")]
 pub(super) fn set_time(time: Option<TimeOrNow>) -> Option<Option<Timestamp>> {
     time.map(|time| match time {
         TimeOrNow::SpecificTime(at) => Some(asked_time(at)),

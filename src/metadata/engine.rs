@@ -25,7 +25,7 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Returns when everything committed before the call is on stable storage.
     /// Calls at the same time share one flush. A failure poisons the engine:
-    /// no later persist succeeds (a failed fsync tells once; PostgreSQL's
+    /// no later persist succeeds (a failed fsync tells once; `PostgreSQL`'s
     /// fsync findings of 2018).
     ///
     /// # Errors

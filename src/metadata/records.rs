@@ -167,7 +167,7 @@ pub struct QueueRecord {
     pub last_error: String,
 }
 
-/// A file whose staged bytes are durable but not sealed (LOCAL_DURABILITY). Its
+/// A file whose staged bytes are durable but not sealed (`LOCAL_DURABILITY`). Its
 /// bitmaps are rows of their own, so that an fsync writes those that changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagedRecord {

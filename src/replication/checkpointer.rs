@@ -37,7 +37,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Times and limits of checkpoints.
 #[derive(Debug, Clone)]
 pub struct CheckpointerOptions {
-    /// The volume's `checkpoints` folder (plain Parquet files for people and DuckDB).
+    /// The volume's `checkpoints` folder (plain Parquet files for people and `DuckDB`).
     pub dir: PathBuf,
     /// Whose metadata this is.
     pub volume: VolumeId,
@@ -236,7 +236,7 @@ impl Checkpointer {
         &self,
         future: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, ReplicationError> {
-        match self.bridge.wait(Duration::from_secs(600), future) {
+        match self.bridge.wait(Duration::from_mins(10), future) {
             Ok(result) => Ok(result?),
             Err(e) => Err(BackendError::new(ErrorKind::Timeout, e.to_string()).into()),
         }

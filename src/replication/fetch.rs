@@ -71,13 +71,12 @@ impl Fetcher {
         }
         let (flight, mine) = {
             let mut flights = self.flights.lock();
-            match flights.get(id) {
-                Some(flight) => (Arc::clone(flight), false),
-                None => {
-                    let flight = Arc::new(Flight::default());
-                    flights.insert(*id, Arc::clone(&flight));
-                    (flight, true)
-                }
+            if let Some(flight) = flights.get(id) {
+                (Arc::clone(flight), false)
+            } else {
+                let flight = Arc::new(Flight::default());
+                flights.insert(*id, Arc::clone(&flight));
+                (flight, true)
             }
         };
         let answer = if mine {
@@ -87,7 +86,7 @@ impl Fetcher {
                 flight,
                 answer: Err("the read was cut off".to_owned()),
             };
-            pilot.answer = self.from_backends(id)?;
+            pilot.answer = self.elsewhere(id)?;
             pilot.answer.clone()
         } else {
             // Each backend's calls have deadlines, so the flight lands.
@@ -116,7 +115,7 @@ impl Fetcher {
         }
     }
 
-    fn from_backends(&self, id: &Cid) -> Result<Answer, ReplicationError> {
+    fn elsewhere(&self, id: &Cid) -> Result<Answer, ReplicationError> {
         let places = self.registry.by_speed();
         let (answer, wrong) = match self.calls.wait(async { Ok(self.race(id, places).await) }) {
             Ok(raced) => raced,

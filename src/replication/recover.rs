@@ -17,7 +17,7 @@ use crate::runtime::Bridge;
 use crate::types::{Cid, VolumeId, cid};
 
 /// Deadline of one call while recovering.
-const CALL: Duration = Duration::from_secs(120);
+const CALL: Duration = Duration::from_mins(2);
 
 /// Where to recover from.
 pub struct RecoverSource {
@@ -70,7 +70,7 @@ impl Source<'_> {
         }
     }
 
-    /// Streams a UnixFS file of the backend into a local file.
+    /// Streams a `UnixFS` file of the backend into a local file.
     fn file(&self, entry: &FileEntry, to: &Path) -> Result<(), ReplicationError> {
         let other = |e: ContentError| ReplicationError::Io(std::io::Error::other(e));
         let root: Cid =

@@ -290,7 +290,7 @@ impl Registry {
 impl Entry {
     fn revive(&mut self, backend: Arc<dyn Backend>) {
         let capabilities = backend.capabilities();
-        self.kind = backend.kind().to_owned();
+        backend.kind().clone_into(&mut self.kind);
         self.domain.clone_from(&capabilities.failure_domain);
         self.state = if capabilities.read_only { BackendState::ReadOnly } else { BackendState::Up };
         self.failures = 0;

@@ -36,8 +36,8 @@ impl Default for ReplicatorOptions {
         Self {
             parallel_rounds: 4,
             call_deadline: Duration::from_secs(30),
-            level_deadline: Duration::from_secs(60),
-            backoff: (Duration::from_secs(1), Duration::from_secs(300)),
+            level_deadline: Duration::from_mins(1),
+            backoff: (Duration::from_secs(1), Duration::from_mins(5)),
             probe_interval: Duration::from_secs(5),
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Two kinds of segment: *flat* (a sealed staging file; leaf `i` at its natural
 //! offset, possibly sparse) and *pack* (small blocks and dag-pb nodes, framed
-//! as CARv1). Blocks are found by a [`BlockIndex`] that the volume supplies.
+//! as `CARv1`). Blocks are found by a [`BlockIndex`] that the volume supplies.
 //! A block enters the index only after its bytes are on stable storage, so
 //! after a crash the index never points at bytes that are not there; a pack's
 //! unindexed tail is cut at open. A block is hashed at its first use after a

@@ -1,4 +1,4 @@
-//! The open pack: small blocks, framed as CAR (CARv1 specification), made
+//! The open pack: small blocks, framed as CAR (`CARv1` specification), made
 //! durable in groups.
 //!
 //! The header has a fixed size, so that a pack can be begun before its content
@@ -277,7 +277,7 @@ impl PackWriter {
     }
 
     /// A failed sync tells once and may have thrown the bytes away (fsync
-    /// findings of PostgreSQL, 2018): nothing more is accepted in this life.
+    /// findings of `PostgreSQL`, 2018): nothing more is accepted in this life.
     fn poison(&self, error: StoreError) -> StoreError {
         tracing::error!(%error, "a sync failed; the store takes no more writes");
         self.poisoned.store(true, Ordering::Release);

@@ -52,7 +52,7 @@ impl PageMap {
         let mut at = page + 1;
         while at < end {
             let leaf = at / self.per_leaf;
-            if !first && at % self.per_leaf == 0 && !self.leaves.contains_key(&leaf) {
+            if !first && at.is_multiple_of(self.per_leaf) && !self.leaves.contains_key(&leaf) {
                 // A leaf without bitmap has nothing set; skip to the next that has one.
                 let next = self.leaves.range(leaf..).next().map_or(end, |(n, _)| n * self.per_leaf);
                 at = next.min(end);

@@ -63,6 +63,7 @@ pub(super) enum Body {
 ///
 /// A base flat segment could be reflinked (FICLONE) instead of overlaid where
 /// the disk can: `create_file` is the place. The overlay is what every disk can.
+#[expect(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 pub struct Staging {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
@@ -229,7 +230,7 @@ impl Staging {
         if data.is_empty() {
             return Ok(());
         }
-        let end = self.end_of(offset, data.len() as u64)?;
+        let end = Self::end_of(offset, data.len() as u64)?;
         self.touch(offset.min(self.len), end);
         self.materialize(end, base)?;
         if let Body::Memory(bytes) = &mut self.body {
@@ -255,7 +256,7 @@ impl Staging {
     }
 
     pub(super) fn resize(&mut self, len: u64) -> Result<(), StoreError> {
-        self.end_of(len, 0)?;
+        Self::end_of(len, 0)?;
         if len == self.len {
             return Ok(());
         }
@@ -291,7 +292,7 @@ impl Staging {
         keep_size: bool,
         base: &dyn BaseReader,
     ) -> Result<(), StoreError> {
-        let end = self.end_of(range.start, range.end.saturating_sub(range.start))?;
+        let end = Self::end_of(range.start, range.end.saturating_sub(range.start))?;
         if end > self.len && !keep_size {
             self.resize(end)?;
         }
@@ -327,7 +328,7 @@ impl Staging {
         keep_size: bool,
         _base: &dyn BaseReader,
     ) -> Result<(), StoreError> {
-        let end = self.end_of(range.start, range.end.saturating_sub(range.start))?;
+        let end = Self::end_of(range.start, range.end.saturating_sub(range.start))?;
         if range.is_empty() {
             return Ok(());
         }
@@ -514,7 +515,7 @@ impl Staging {
         let first = written.start / PAGE;
         let last = (written.end - 1) / PAGE;
         self.complete_edge(first, &written, base)?;
-        if last != first { self.complete_edge(last, &written, base) } else { Ok(()) }
+        if last == first { Ok(()) } else { self.complete_edge(last, &written, base) }
     }
 
     fn complete_edge(
@@ -550,7 +551,7 @@ impl Staging {
         self.generations.touch(start.min(end - 1) / size, (end - 1) / size);
     }
 
-    fn end_of(&self, offset: u64, len: u64) -> Result<u64, StoreError> {
+    fn end_of(offset: u64, len: u64) -> Result<u64, StoreError> {
         offset.checked_add(len).filter(|end| *end <= Self::MAX_LEN).ok_or(StoreError::TooLarge)
     }
 }

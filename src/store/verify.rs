@@ -60,17 +60,16 @@ impl LocalStore {
         let root = self.layout.root();
         let space = self.disk.space(root).map_err(|e| StoreError::io(root, e))?;
         let known = *self.used.lock();
-        let used_bytes = match known {
-            Some(used) => used,
-            None => {
-                let mut used = 0;
-                self.each_file(&mut |id| {
-                    used += self.allocated(id)?;
-                    Ok(())
-                })?;
-                *self.used.lock() = Some(used);
-                used
-            }
+        let used_bytes = if let Some(used) = known {
+            used
+        } else {
+            let mut used = 0;
+            self.each_file(&mut |id| {
+                used += self.allocated(id)?;
+                Ok(())
+            })?;
+            *self.used.lock() = Some(used);
+            used
         };
         Ok(StoreUsage {
             used_bytes,

@@ -23,7 +23,7 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     Sha256::digest(data).into()
 }
 
-/// The CIDv1 of a block with this codec and sha2-256 digest.
+/// The `CIDv1` of a block with this codec and sha2-256 digest.
 #[must_use]
 pub fn v1(codec: u64, digest: &[u8; 32]) -> Cid {
     // 32 bytes always fit a 64-byte multihash, so the fallback is unreachable.
@@ -31,7 +31,7 @@ pub fn v1(codec: u64, digest: &[u8; 32]) -> Cid {
     Cid::new_v1(codec, hash)
 }
 
-/// The CIDv0 (dag-pb, sha2-256) of a block with this digest.
+/// The `CIDv0` (dag-pb, sha2-256) of a block with this digest.
 #[must_use]
 pub fn v0(digest: &[u8; 32]) -> Cid {
     let hash = Multihash::wrap(SHA2_256, digest).unwrap_or_default();
@@ -39,13 +39,13 @@ pub fn v0(digest: &[u8; 32]) -> Cid {
     Cid::new_v0(hash).unwrap_or_default()
 }
 
-/// Hashes `data` into the CIDv1 of a raw block.
+/// Hashes `data` into the `CIDv1` of a raw block.
 #[must_use]
 pub fn of_raw(data: &[u8]) -> Cid {
     v1(RAW, &sha256(data))
 }
 
-/// Hashes `data` into the CIDv1 of a dag-pb node.
+/// Hashes `data` into the `CIDv1` of a dag-pb node.
 #[must_use]
 pub fn of_dag_pb(data: &[u8]) -> Cid {
     v1(DAG_PB, &sha256(data))

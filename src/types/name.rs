@@ -20,7 +20,7 @@ pub enum InvalidName {
 }
 
 impl Name {
-    /// The longest name, in bytes (Linux NAME_MAX).
+    /// The longest name, in bytes (Linux `NAME_MAX`).
     pub const MAX_LEN: usize = 255;
 
     /// Checks and takes `bytes`.

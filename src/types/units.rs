@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 /// A point in time as POSIX has it: seconds since 1970 (may be negative) and
-/// nanoseconds in 0..1_000_000_000 that count forward from them.
+/// nanoseconds in `0..1_000_000_000` that count forward from them.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
 )]

@@ -20,7 +20,7 @@ struct Frame {
 impl Vfs {
     /// CID of what is written now; a dirty file is committed first; the nodes
     /// of directories go to the store. Devices, pipes and sockets are not part
-    /// of the UnixFS view.
+    /// of the `UnixFS` view.
     ///
     /// # Errors
     /// Of committing; EINVAL for a special node itself.
@@ -48,21 +48,17 @@ impl Vfs {
         let record = self.record(ino)?;
         let profile = &self.options.profile;
         Ok(match record.kind {
-            FileKind::File => Some(match &record.content {
-                Some(root) => {
-                    let content = self.namespace.content(root)?;
-                    Link {
-                        cid: *root,
-                        size: record.size,
-                        tsize: content.map_or(record.size, |c| c.tsize),
-                    }
+            FileKind::File => Some(if let Some(root) = &record.content {
+                let content = self.namespace.content(root)?;
+                Link {
+                    cid: *root,
+                    size: record.size,
+                    tsize: content.map_or(record.size, |c| c.tsize),
                 }
-                None => {
-                    let (link, block) = leaf(profile, &[]);
-                    self.store
-                        .append(&[Block { cid: link.cid, data: block.unwrap_or_default() }])?;
-                    link
-                }
+            } else {
+                let (link, block) = leaf(profile, &[]);
+                self.store.append(&[Block { cid: link.cid, data: block.unwrap_or_default() }])?;
+                link
             }),
             FileKind::Symlink => {
                 let (link, data) = symlink(profile, &record.target);

@@ -198,7 +198,7 @@ impl Vfs {
         found.ok_or_else(|| Errno::NXIO.into())
     }
 
-    /// copy_file_range. A whole clean file copied into an empty one shares its
+    /// `copy_file_range`. A whole clean file copied into an empty one shares its
     /// content and costs no bytes.
     ///
     /// # Errors
@@ -213,11 +213,13 @@ impl Vfs {
         if !target.options.write {
             return Err(Errno::BADF.into());
         }
-        if source.node.ino != target.node.ino && from_offset == 0 && to_offset == 0 {
-            if let Some(copied) = self.share_content(&source.node, &target.node, len)? {
-                target.wrote.store(true, Ordering::Release);
-                return Ok(copied);
-            }
+        if source.node.ino != target.node.ino
+            && from_offset == 0
+            && to_offset == 0
+            && let Some(copied) = self.share_content(&source.node, &target.node, len)?
+        {
+            target.wrote.store(true, Ordering::Release);
+            return Ok(copied);
         }
         let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
         let mut done = 0;

@@ -367,7 +367,7 @@ impl Vfs {
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<Node>, VfsError> {
-        self.nodes.get_or_load(ino, || Ok(self.record(ino)?))
+        self.nodes.get_or_load(ino, || self.record(ino))
     }
 
     /// The row as readers see it: what is written counts.

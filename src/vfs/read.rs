@@ -94,9 +94,8 @@ impl Vfs {
             }
         }
         let block = self.replicator.fetch(id)?;
-        let data = match parse_node(id, &block)? {
-            DagNode::Raw(data) | DagNode::File { data, .. } => data,
-            _ => return Err(rustix::io::Errno::IO.into()),
+        let (DagNode::Raw(data) | DagNode::File { data, .. }) = parse_node(id, &block)? else {
+            return Err(rustix::io::Errno::IO.into());
         };
         let start = offset as usize;
         match data.get(start..start + buf.len()) {

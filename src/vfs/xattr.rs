@@ -4,9 +4,9 @@ use crate::types::Ino;
 use rustix::io::Errno;
 
 const PREFIX: &[u8] = b"user.cairn.";
-/// Largest value (Linux XATTR_SIZE_MAX).
+/// Largest value (Linux `XATTR_SIZE_MAX`).
 const MAX_VALUE: usize = 65_536;
-/// Longest name (Linux XATTR_NAME_MAX).
+/// Longest name (Linux `XATTR_NAME_MAX`).
 const MAX_NAME: usize = 255;
 
 impl Vfs {

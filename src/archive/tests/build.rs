@@ -60,7 +60,7 @@ impl Blocks {
     }
 }
 
-/// A tree with every kind that UnixFS has, a file of several blocks, contents
+/// A tree with every kind that `UnixFS` has, a file of several blocks, contents
 /// and a directory that occur twice.
 pub fn tree(blocks: &Blocks, profile: &Profile) -> Link {
     let large: Vec<u8> = (0..2_500_000u32).map(|i| (i % 251) as u8).collect();

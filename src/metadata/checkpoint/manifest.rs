@@ -14,7 +14,7 @@ const FORMAT: u32 = 1;
 pub struct FileEntry {
     /// The table, or `delta`.
     pub table: String,
-    /// Of the file's UnixFS content (profile unixfs-v1-2025), as text.
+    /// Of the file's `UnixFS` content (profile unixfs-v1-2025), as text.
     pub cid: String,
     /// Length in bytes.
     pub bytes: u64,

@@ -117,7 +117,7 @@ pub fn read_delta(path: &Path) -> Result<Vec<Change>, MetadataError> {
                 let (root, copy) = copy_of(row)?;
                 match changes.last_mut() {
                     Some(Change::Content(of, Some(record))) if *of == root => {
-                        record.copies.push(copy)
+                        record.copies.push(copy);
                     }
                     _ => return Err(damaged(path, "a copy without its content")),
                 }

@@ -305,9 +305,9 @@ impl Check<'_> {
         if orphan != (right.nlink == 0) {
             self.index(&orphan_key, if orphan { "left over" } else { "missing" });
             if orphan {
-                self.fixes.remove(&orphan_key)
+                self.fixes.remove(&orphan_key);
             } else {
-                self.fixes.put(&orphan_key, vec![1])
+                self.fixes.put(&orphan_key, vec![1]);
             }
         }
         if directory {

@@ -14,7 +14,7 @@ impl Namespace {
         self.engine.get(&key)?.ok_or(MetadataError::NoAttribute)
     }
 
-    /// Sets an extended attribute; `create`/`replace` as XATTR_CREATE/REPLACE.
+    /// Sets an extended attribute; `create`/`replace` as `XATTR_CREATE/REPLACE`.
     ///
     /// # Errors
     /// `Exists` (create), `NoAttribute` (replace), `NotFound`.

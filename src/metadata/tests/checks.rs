@@ -213,7 +213,7 @@ fn what_cannot_be_repaired_is_told_and_left_alone() {
         let sample = sample(tree);
         let inner = tree.create(sample.directory, &name("in"), &node(FileKind::Directory)).unwrap();
         change(tree, &keys::inode(sample.directory), |row: &mut InodeRecord| {
-            row.parent = inner.ino
+            row.parent = inner.ino;
         });
         let mut said = String::new();
         tree.check(false, &mut |problem| said += &problem.to_string()).unwrap();

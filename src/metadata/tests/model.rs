@@ -264,7 +264,7 @@ fn run(tree: &Namespace, ops: &[Op]) {
     let mut model = Model::new();
     let mut replica = Rows::default();
     for (step, op) in ops.iter().enumerate() {
-        apply(tree, &mut model, &mut replica, op, step as i64 + 10);
+        apply(tree, &mut model, &mut replica, op, i64::try_from(step).unwrap() + 10);
     }
     compare(tree, &model);
     assert_sound(tree);
@@ -412,7 +412,7 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
                 size: u64::from(n),
                 mtime: now,
             };
-            assert_eq!(tree.commit_contents(&[commit.clone()]).unwrap(), [!late]);
+            assert_eq!(tree.commit_contents(std::slice::from_ref(&commit)).unwrap(), [!late]);
             if !late {
                 (node.content, node.size) = (commit.root, commit.size);
                 node.version += 1;

@@ -11,7 +11,7 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 #[test]
 fn a_quorum_is_acknowledged_while_the_third_place_hangs_and_others_go_on() {
     let (mut world, places) = World::with(&["a", "b", "slow"]);
-    places[2].set_delay(Some(Duration::from_secs(3600)));
+    places[2].set_delay(Some(Duration::from_hours(1)));
     let policy = policy("min=2,target=4,max=5,level=QUORUM");
     let start = Instant::now();
     for n in 0..300 {
@@ -107,7 +107,7 @@ fn all_is_not_acknowledged_while_a_configured_place_is_away() {
 #[test]
 fn the_end_wakes_who_waits() {
     let (mut world, places) = World::with(&["a"]);
-    places[0].set_delay(Some(Duration::from_secs(3600)));
+    places[0].set_delay(Some(Duration::from_hours(1)));
     let policy = policy("");
     let root = world.commit(b"waits", &policy);
     let (replicator, start) = (world.replicator().clone(), Instant::now());

@@ -104,7 +104,7 @@ fn a_round_that_fails_is_repeated_after_its_pause_and_not_before() {
     let mut world = World::new();
     let clock = Arc::new(ManualClock::at(Timestamp { seconds: 1_000_000, nanoseconds: 0 }));
     world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
-    world.options.backoff = (Duration::from_secs(10), Duration::from_secs(3600));
+    world.options.backoff = (Duration::from_secs(10), Duration::from_hours(1));
     let place = world.add_memory("a");
     world.start();
     place.fail(Operation::PutMany, ErrorKind::Denied);

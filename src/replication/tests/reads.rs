@@ -84,7 +84,7 @@ fn wrong_bytes_are_never_served_and_are_replaced_where_they_lie() {
 #[test]
 fn a_place_that_is_late_is_overtaken_by_the_next() {
     let (world, places, root, data) = elsewhere();
-    places[0].set_delay(Some(Duration::from_secs(3600)));
+    places[0].set_delay(Some(Duration::from_hours(1)));
     let start = Instant::now();
     assert_eq!(world.replicator().fetch(&root).unwrap(), data);
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
