@@ -11,6 +11,7 @@ mod attributes;
 mod cars;
 mod crash;
 mod files;
+mod kubo;
 mod lifecycle;
 mod names;
 mod recovery;
