@@ -18,6 +18,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
+use super::local_manifests::{highest_local, newest_local, remove_before};
 use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::content::{ContentError, Profile, import_file};
@@ -84,6 +85,8 @@ struct State {
     ended: u64,
     running: bool,
     policy: Policy,
+    /// Sequences up to this are taken, here or at a backend.
+    floor: u64,
     /// Why the last write failed, for those who waited for it.
     failed: Option<(u64, String)>,
 }
@@ -124,7 +127,8 @@ impl Checkpointer {
         options: CheckpointerOptions,
     ) -> Result<Arc<Self>, ReplicationError> {
         fs::create_dir_all(&options.dir)?;
-        let mut state = State { policy, ..State::default() };
+        let floor = highest_local(&options.dir)?;
+        let mut state = State { policy, floor, ..State::default() };
         if let Some((manifest, id)) = newest_local(&options.dir)? {
             state.manifest = Some(Arc::new(manifest));
             state.manifest_cid = Some(id);
@@ -214,10 +218,11 @@ impl Checkpointer {
                 None => Err(BackendError::new(ErrorKind::Unavailable, "not in reach").into()),
             };
             match done {
-                Ok(()) => {
+                Ok(true) => {
                     self.state.lock().complete.insert(id.clone(), manifest.sequence);
                     self.changed.notify_all();
                 }
+                Ok(false) => {}
                 Err(error) => {
                     tracing::debug!(%error, backend = %id, "the metadata waits for a backend");
                     if let ReplicationError::Backend(error) = &error {
@@ -242,16 +247,29 @@ impl Checkpointer {
         }
     }
 
+    /// Brings a manifest and its files to a backend. False: it could not be
+    /// this one, and a new base was written instead.
     fn upload(
         &self,
         backend: &Arc<dyn Backend>,
         manifest: &Manifest,
         manifest_cid: &Cid,
         have: u64,
-    ) -> Result<(), ReplicationError> {
+    ) -> Result<bool, ReplicationError> {
+        if have == 0 && self.is_behind(backend, manifest, manifest_cid)? {
+            return self.begin_anew(manifest);
+        }
         // A backend that holds manifest `have` whole holds all files up to it.
         for file in manifest.files().filter(|file| file.sequence > have) {
-            self.upload_file(backend, &self.options.dir.join(Manifest::local_name(file)))?;
+            let path = self.options.dir.join(Manifest::local_name(file));
+            match self.upload_file(backend, &path) {
+                Ok(id) if id.to_string() == file.cid => {}
+                Err(error) if !is_missing(&error) => return Err(error),
+                _ => {
+                    tracing::error!(path = %path.display(), "a checkpoint is damaged here; a new base is written");
+                    return self.begin_anew(manifest);
+                }
+            }
         }
         let block = Block { cid: *manifest_cid, data: Bytes::from(manifest.encode()?) };
         self.call(backend.put(&block))?;
@@ -263,10 +281,54 @@ impl Checkpointer {
                 self.call(backend.delete_name(old))?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn upload_file(&self, backend: &Arc<dyn Backend>, path: &Path) -> Result<(), ReplicationError> {
+    /// Whether the backend has a manifest that this one would not come after:
+    /// this volume lost its own, or another life of it writes there, too.
+    fn is_behind(
+        &self,
+        backend: &Arc<dyn Backend>,
+        manifest: &Manifest,
+        manifest_cid: &Cid,
+    ) -> Result<bool, ReplicationError> {
+        let prefix = name_prefix(&manifest.volume);
+        let names = self.call(backend.names(&prefix))?;
+        let number = |name: &str| name.strip_prefix(&prefix)?.parse::<u64>().ok();
+        let newest = names.iter().filter_map(|(name, id)| Some((number(name)?, id))).max();
+        let Some((newest, id)) = newest else { return Ok(false) };
+        if newest < manifest.sequence || (newest == manifest.sequence && id == manifest_cid) {
+            return Ok(false);
+        }
+        tracing::error!(
+            backend = %backend.location(),
+            there = newest,
+            here = manifest.sequence,
+            "a backend has newer metadata of this volume than its folder; a base is written after it"
+        );
+        let mut state = self.state.lock();
+        state.floor = state.floor.max(newest);
+        Ok(true)
+    }
+
+    /// Writes a base unless one was written after `seen`; its upload is next.
+    fn begin_anew(&self, seen: &Manifest) -> Result<bool, ReplicationError> {
+        let done = {
+            let state = self.state.lock();
+            let base = state.manifest.as_ref().map_or(0, |manifest| manifest.base.sequence);
+            base > seen.sequence && base > state.floor
+        };
+        if !done {
+            self.write_shared(true)?;
+        }
+        Ok(false)
+    }
+
+    fn upload_file(
+        &self,
+        backend: &Arc<dyn Backend>,
+        path: &Path,
+    ) -> Result<Cid, ReplicationError> {
         let mut batch: Vec<Block> = Vec::new();
         let mut failure = None;
         let mut send = |batch: &mut Vec<Block>| {
@@ -286,10 +348,15 @@ impl Checkpointer {
                 batch.push(Block { cid: id, data });
                 if batch.len() * (1 << 20) >= BATCH_BYTES { send(&mut batch) } else { Ok(()) }
             })
-            .and_then(|_| if batch.is_empty() { Ok(()) } else { send(&mut batch) });
+            .and_then(|link| {
+                if !batch.is_empty() {
+                    send(&mut batch)?;
+                }
+                Ok(link.cid)
+            });
         match (failure, walked) {
             (Some(error), _) => Err(error),
-            (None, Ok(())) => Ok(()),
+            (None, Ok(root)) => Ok(root),
             (None, Err(error)) => Err(ReplicationError::Io(std::io::Error::other(error))),
         }
     }
@@ -415,8 +482,10 @@ impl Checkpointer {
             let previous = state.manifest.clone();
             let need_base = base || self.needs_base(&state);
             let policy = state.policy.clone();
+            let newest = previous.as_ref().map_or(0, |manifest| manifest.sequence);
+            let sequence = newest.max(state.floor) + 1;
             drop(state);
-            let result = self.write(previous.as_deref(), need_base, &policy);
+            let result = self.write(previous.as_deref(), need_base, sequence, &policy);
             state = self.state.lock();
             state.running = false;
             self.changed.notify_all();
@@ -458,12 +527,12 @@ impl Checkpointer {
         &self,
         previous: Option<&Manifest>,
         base: bool,
+        sequence: u64,
         policy: &Policy,
     ) -> Result<Option<(Manifest, Cid)>, ReplicationError> {
         if !base && !self.namespace.has_marks()? {
             return Ok(None);
         }
-        let sequence = previous.map_or(1, |manifest| manifest.sequence + 1);
         let dir = &self.options.dir;
         let (token, base_entry, deltas) = match previous {
             Some(previous) if !base => {
@@ -533,6 +602,11 @@ impl Checkpointer {
     }
 }
 
+/// Whether a local file is not there.
+fn is_missing(error: &ReplicationError) -> bool {
+    matches!(error, ReplicationError::Io(e) if e.kind() == std::io::ErrorKind::NotFound)
+}
+
 fn entry(file: &WrittenFile, sequence: u64) -> Result<FileEntry, ReplicationError> {
     let link =
         import_file(&Profile::UNIXFS_V1_2025, &mut File::open(&file.path)?, &mut |_, _| Ok(()))
@@ -544,61 +618,4 @@ fn entry(file: &WrittenFile, sequence: u64) -> Result<FileEntry, ReplicationErro
         rows: file.rows,
         sequence,
     })
-}
-
-/// The newest local manifest that decodes and whose files are all there.
-fn newest_local(dir: &Path) -> Result<Option<(Manifest, Cid)>, ReplicationError> {
-    let mut names: Vec<PathBuf> =
-        fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    names.retain(|path| path.extension().is_some_and(|ext| ext == "json"));
-    names.sort();
-    for path in names.into_iter().rev() {
-        let bytes = fs::read(&path)?;
-        match Manifest::decode(&bytes) {
-            Ok(manifest) => {
-                let whole = manifest.files().all(|file| {
-                    let local = fs::metadata(dir.join(Manifest::local_name(file)));
-                    local.is_ok_and(|meta| meta.len() == file.bytes)
-                });
-                if whole {
-                    return Ok(Some((manifest, cid::of_raw(&bytes))));
-                }
-                tracing::warn!(path = %path.display(), "a checkpoint is incomplete here; a new base is written");
-                // Its sequence is used up all the same: no deltas, and a base
-                // that is missing, make the next write a base.
-                let hollow = Manifest {
-                    deltas: Vec::new(),
-                    base: BaseEntry { sequence: 0, files: Vec::new() },
-                    ..manifest
-                };
-                return Ok(Some((hollow, cid::of_raw(&bytes))));
-            }
-            Err(error @ crate::metadata::MetadataError::TooNew { .. }) => return Err(error.into()),
-            Err(error) => tracing::warn!(%error, path = %path.display(), "a manifest is damaged"),
-        }
-    }
-    Ok(None)
-}
-
-/// Removes local files of bases before `sequence`; the base before the current
-/// one stays.
-fn remove_before(dir: &Path, sequence: u64) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.filter_map(Result::ok) {
-        let name = entry.file_name();
-        let number = name
-            .to_str()
-            .and_then(|name| name.split_once('-'))
-            .and_then(|(_, rest)| rest.get(..12))
-            .and_then(|digits| digits.parse::<u64>().ok());
-        if number.is_none_or(|number| number >= sequence) {
-            continue;
-        }
-        let path = entry.path();
-        let removed =
-            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        if let Err(error) = removed {
-            tracing::warn!(%error, path = %path.display(), "an old checkpoint stays");
-        }
-    }
 }

@@ -16,6 +16,7 @@ mod error;
 mod executor;
 mod fetch;
 mod health;
+mod local_manifests;
 mod placement;
 mod planner;
 mod policy;

@@ -2,6 +2,7 @@
 //! Waiting is for conditions with a bound; nothing sleeps for a time.
 
 mod acknowledge;
+mod checkpoints;
 mod copies;
 mod faults;
 mod harness;

@@ -17,4 +17,6 @@ pub use self::tables::Table;
 pub use self::write::{BaseWriter, DeltaWriter, WrittenFile};
 
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod tests;

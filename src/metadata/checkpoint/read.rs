@@ -77,18 +77,28 @@ pub fn read_table(
         return Ok(Box::new(rows.map(move |row| change_of(table, true, row?))));
     }
     // Both files are in the order of the CIDs: a merge join holds one content.
-    let mut copies = table_rows(&dir.join("copies.parquet"), Table::Copies)?.peekable();
-    Ok(Box::new(rows.map(move |row| {
-        let change = change_of(Table::Contents, true, row?)?;
-        let Change::Content(root, Some(mut record)) = change else { return Ok(change) };
-        let wanted = Cell::Text(root.to_string());
-        while let Some(next) = copies.next_if(|row| match row {
-            Ok(row) => row.first() == Some(&wanted),
-            Err(_) => true,
-        }) {
-            record.copies.push(copy_of(next?)?.1);
-        }
-        Ok(Change::Content(root, Some(record)))
+    let path = dir.join("copies.parquet");
+    let mut copies = table_rows(&path, Table::Copies)?.peekable();
+    let mut rows = rows;
+    Ok(Box::new(std::iter::from_fn(move || {
+        let Some(row) = rows.next() else {
+            // A copy that no content took: the files do not belong together.
+            let left = copies.next()?;
+            return Some(left.and_then(|_| Err(damaged(&path, "a copy without its content"))));
+        };
+        let joined = row.and_then(|row| {
+            let change = change_of(Table::Contents, true, row)?;
+            let Change::Content(root, Some(mut record)) = change else { return Ok(change) };
+            let wanted = Cell::Text(root.to_string());
+            while let Some(next) = copies.next_if(|row| match row {
+                Ok(row) => row.first() == Some(&wanted),
+                Err(_) => true,
+            }) {
+                record.copies.push(copy_of(next?)?.1);
+            }
+            Ok(Change::Content(root, Some(record)))
+        });
+        Some(joined)
     })))
 }
 

@@ -275,9 +275,10 @@ impl DeltaWriter {
     /// `Io`, `Checkpoint`.
     pub fn push(&mut self, change: &Change) -> Result<(), MetadataError> {
         let (table, put, row, copies) = rows_of(change);
+        let before = self.held.len();
         self.held.push((table, put, row));
         self.held.extend(copies.into_iter().map(|copy| (Table::Copies, true, copy)));
-        self.rows += 1;
+        self.rows += (self.held.len() - before) as u64;
         if self.held.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 

@@ -1,0 +1,138 @@
+//! The checkpointer when its own files are damaged or gone: what it writes next
+//! is whole again, and comes after all that was written before.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::harness::{World, bytes, eventually, policy};
+use crate::backends::{Backend, MemoryBackend};
+use crate::metadata::{Engine, MemoryEngine, Namespace};
+use crate::replication::{Checkpointer, CheckpointerOptions, RecoverSource, recover};
+use crate::runtime::Shutdown;
+use crate::types::{Ino, Name, Timestamp, VolumeId, WriterId};
+
+struct Life {
+    checkpointer: Arc<Checkpointer>,
+    shutdown: Shutdown,
+}
+
+impl Life {
+    fn end(self, world: &World) {
+        self.shutdown.trigger();
+        drop(self.checkpointer);
+        // Tree and world hold it; a thread of the checkpointer would be a third.
+        eventually("all threads end", || Arc::strong_count(&world.namespace) <= 1);
+    }
+}
+
+fn folder(world: &World) -> PathBuf {
+    world.dir.path().join("checkpoints")
+}
+
+fn start(world: &World, volume: VolumeId) -> Life {
+    let shutdown = Shutdown::default();
+    let checkpointer = Checkpointer::start(
+        Arc::clone(&world.namespace),
+        Arc::clone(&world.registry),
+        policy(""),
+        world.bridge.clone(),
+        Arc::clone(&world.clock),
+        shutdown.clone(),
+        CheckpointerOptions {
+            dir: folder(world),
+            volume,
+            writer: WriterId::random(),
+            profile: "unixfs-v1-2025".into(),
+            delta_interval: Duration::from_hours(1),
+            base_interval: Duration::from_hours(1),
+            base_bytes: 1 << 30,
+            max_deltas: 1000,
+            level_deadline: Duration::from_secs(20),
+        },
+    );
+    Life { checkpointer: checkpointer.unwrap(), shutdown }
+}
+
+/// Names in the tree that a bare machine gets from this place.
+fn recovered(world: &World, place: &Arc<MemoryBackend>) -> Vec<String> {
+    let engine = Arc::new(MemoryEngine::default()) as Arc<dyn Engine>;
+    let tree = Namespace::open(engine, Timestamp::default()).unwrap();
+    let backend = Arc::clone(place) as Arc<dyn Backend>;
+    let dir = tempfile::tempdir().unwrap();
+    let source = RecoverSource { backend, volume: None };
+    let _recovered = recover(&source, &tree, dir.path(), &world.bridge).unwrap();
+    let has = |n: &u32| {
+        let name = Name::new(format!("file-{n}")).unwrap();
+        tree.lookup(Ino::ROOT, &name).is_ok()
+    };
+    (1..9u32).filter(has).map(|n| n.to_string()).collect()
+}
+
+fn newest_name(world: &World, place: &Arc<MemoryBackend>) -> String {
+    let names = world.bridge.wait(Duration::from_secs(5), place.names("volumes/")).unwrap();
+    names.unwrap().pop().map(|(name, _)| name).unwrap_or_default()
+}
+
+#[test]
+fn a_damaged_manifest_is_followed_by_a_base_with_a_new_number() {
+    let (mut world, places) = World::with(&["a"]);
+    world.stop();
+    let volume = VolumeId::random();
+    let life = start(&world, volume);
+    world.commit(b"1", &policy(""));
+    assert_eq!(life.checkpointer.checkpoint(false).unwrap().sequence, 1);
+    world.commit(b"2", &policy(""));
+    assert_eq!(life.checkpointer.checkpoint(false).unwrap().sequence, 2);
+    life.end(&world);
+    let path = folder(&world).join("manifest-000000000002.json");
+    fs::write(&path, b"{ \"format\": 1, \"vol").unwrap();
+    let life = start(&world, volume);
+    world.commit(b"3", &policy(""));
+    assert_eq!(life.checkpointer.checkpoint(false).unwrap().sequence, 3);
+    // Only the damaged manifest knew of the second file.
+    assert_eq!(recovered(&world, &places[0]), ["1", "2", "3"]);
+    life.end(&world);
+}
+
+#[test]
+fn a_damaged_delta_is_never_passed_off_as_whole() {
+    let (mut world, _) = World::with(&["a"]);
+    world.stop();
+    let life = start(&world, VolumeId::random());
+    world.commit(b"1", &policy(""));
+    life.checkpointer.checkpoint(false).unwrap();
+    world.commit(b"2", &policy(""));
+    life.checkpointer.checkpoint(false).unwrap();
+    let path = folder(&world).join("delta-000000000002.parquet");
+    let length = fs::metadata(&path).unwrap().len();
+    fs::write(&path, bytes(1, usize::try_from(length).unwrap())).unwrap();
+    let late = world.add_memory("b");
+    life.checkpointer.serve_backends();
+    eventually("the new place has a checkpoint", || !newest_name(&world, &late).is_empty());
+    assert_eq!(recovered(&world, &late), ["1", "2"]);
+    life.end(&world);
+}
+
+#[test]
+fn a_volume_that_lost_its_checkpoints_goes_on_after_those_of_its_backends() {
+    let (mut world, places) = World::with(&["a"]);
+    world.stop();
+    let volume = VolumeId::random();
+    let life = start(&world, volume);
+    for n in 1..4 {
+        world.commit(&bytes(n, 10), &policy(""));
+        life.checkpointer.checkpoint(false).unwrap();
+    }
+    let before = newest_name(&world, &places[0]);
+    assert!(before.ends_with("00003"), "{before}");
+    life.end(&world);
+    fs::remove_dir_all(folder(&world)).unwrap();
+    let life = start(&world, volume);
+    world.commit(b"4", &policy(""));
+    life.checkpointer.checkpoint(false).unwrap();
+    eventually("a newer name", || newest_name(&world, &places[0]) > before);
+    assert_eq!(recovered(&world, &places[0]), ["1", "2", "3", "4"]);
+    life.end(&world);
+}
