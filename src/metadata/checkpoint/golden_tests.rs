@@ -293,3 +293,17 @@ fn a_manifest_of_a_newer_format_is_told_from_damage() {
     let cut = Manifest::decode(&text.as_bytes()[..text.len() - 2]).unwrap_err().to_string();
     assert!(cut.contains("does not decode"), "{cut}");
 }
+
+#[test]
+fn the_document_names_every_column_of_every_table() {
+    let text = include_str!("../../docs/format.md");
+    for table in Table::ALL {
+        let begin = text.find(&format!("**{}** - ", table.name())).unwrap();
+        let section = text[begin..].split("\n**").next().unwrap();
+        for (column, _) in table.columns() {
+            let stem = column.trim_end_matches("_ns").trim_end_matches("_s");
+            let named = [format!("`{column}`"), format!("`{stem}_`"), format!("`{stem}_s`")];
+            assert!(named.iter().any(|name| section.contains(name)), "{}.{column}", table.name());
+        }
+    }
+}
