@@ -61,6 +61,7 @@ struct Options {
     policy: Vec<String>,
     kernel: Vec<String>,
     read_only: bool,
+    remount: bool,
     allow_other: Option<bool>,
     volume: Option<PathBuf>,
 }
@@ -77,6 +78,7 @@ fn parse_options(lists: &[String]) -> Result<Options, Failure> {
                 options.policy.push(word.to_owned());
             }
             ("volume", Some(dir)) => options.volume = Some(dir.into()),
+            ("remount", None) => options.remount = true,
             ("ro", None) => options.read_only = true,
             ("rw", None) => options.read_only = false,
             ("allow_other", None) => options.allow_other = Some(true),
@@ -104,7 +106,10 @@ fn parse_options(lists: &[String]) -> Result<Options, Failure> {
                 | "exec"
                 | "async"
                 | "default_permissions"
-                | "comment",
+                | "comment"
+                // What mount(8) takes from /proc/mounts at a remount.
+                | "user_id"
+                | "group_id",
                 _,
             ) => {}
             (other, _) if other.starts_with("x-") || other.starts_with("X-") => {}
@@ -125,6 +130,9 @@ pub(super) fn mount(
     output: &Output,
 ) -> Result<(), Failure> {
     let options = parse_options(&request.options)?;
+    if options.remount {
+        return remount(request, &options);
+    }
     let dir = volume_dir(request.volume.as_ref().or(options.volume.as_ref()))?;
     let mountpoint = std::path::absolute(&request.mountpoint).map_err(super::failed)?;
     let mode = VolumeMode {
@@ -164,6 +172,23 @@ pub(super) fn mount(
         crate::daemon::tell(ready, &text).map_err(super::failed)?;
     }
     result
+}
+
+/// `-o remount`: flags of the kernel's mount. The policy of a mount is not one.
+fn remount(request: &Mount, options: &Options) -> Result<(), Failure> {
+    if !options.policy.is_empty() {
+        return Err(usage(
+            "level=, min= and the like cannot change while mounted: use `cairn policy set`, or unmount and mount again",
+        ));
+    }
+    let mountpoint = std::path::absolute(&request.mountpoint).map_err(super::failed)?;
+    let kernel = MountOptions {
+        read_only: request.read_only || options.read_only,
+        kernel_options: options.kernel.clone(),
+        ..MountOptions::default()
+    };
+    crate::fuse::remount(&mountpoint, &kernel)
+        .map_err(|error| super::failed(format!("{}: remount: {error}", mountpoint.display())))
 }
 
 /// Makes the volume when there is none; adds backends that it does not have.

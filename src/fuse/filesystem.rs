@@ -111,9 +111,10 @@ impl CairnFs {
 impl Filesystem for CairnFs {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         // The writeback cache is off: it would hide when bytes are written, and
-        // a full disk from the writer.
+        // a full disk from the writer. Nor is O_TRUNC left to `open`: the kernel
+        // would ask for it before it finds that the file is being executed, and
+        // pull the code away from a running program.
         for wanted in [
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,

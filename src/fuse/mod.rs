@@ -4,9 +4,11 @@
 //! read requests at once; what waits for backends (close, fsync, a CID) goes to
 //! threads of its own and is answered from there.
 
+mod direct;
 mod filesystem;
 mod reply;
 mod session;
 mod workers;
 
+pub use self::direct::remount;
 pub use self::session::{MountError, MountOptions, Session, mount, unmount};

@@ -129,15 +129,10 @@ fn check(mountpoint: &Path) -> Result<(), MountError> {
 fn kernel_option(word: &str) -> MountOption {
     match word {
         "noatime" => MountOption::NoAtime,
-        "atime" => MountOption::Atime,
         "nosuid" => MountOption::NoSuid,
-        "suid" => MountOption::Suid,
         "nodev" => MountOption::NoDev,
-        "dev" => MountOption::Dev,
         "noexec" => MountOption::NoExec,
-        "exec" => MountOption::Exec,
         "sync" => MountOption::Sync,
-        "async" => MountOption::Async,
         "dirsync" => MountOption::DirSync,
         other => MountOption::CUSTOM(other.to_owned()),
     }
@@ -155,25 +150,32 @@ pub fn mount(
 ) -> Result<Session, MountError> {
     check(mountpoint)?;
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(options.source.clone()),
-        MountOption::Subtype("cairn".into()),
-        MountOption::DefaultPermissions,
-    ];
-    if rustix::process::geteuid().is_root() {
-        config.mount_options.extend([MountOption::Dev, MountOption::Suid]);
-    }
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
-    config.mount_options.extend(options.kernel_options.iter().map(|word| kernel_option(word)));
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.max(1));
     config.clone_fd = true;
     let workers = Workers::start().map_err(|e| failed(mountpoint, e.to_string()))?;
     let filesystem = CairnFs { vfs: Arc::clone(vfs), workers };
-    let background = fuser::spawn_mount(filesystem, mountpoint, &config)
-        .map_err(|e| failed(mountpoint, format!("the kernel refuses the mount: {e}")))?;
+    let refused = |e| failed(mountpoint, format!("the kernel refuses the mount: {e}"));
+    let background = if rustix::process::geteuid().is_root() {
+        let device = super::direct::mount(mountpoint, options).map_err(refused)?;
+        fuser::Session::from_fd(filesystem, device, config.acl, config)
+            .and_then(fuser::Session::spawn)
+            .map_err(|error| {
+                // The device is closed: what is there is dead.
+                unmount(mountpoint, true).err().unwrap_or_else(|| refused(error))
+            })?
+    } else {
+        config.mount_options = vec![
+            MountOption::FSName(options.source.clone()),
+            MountOption::Subtype("cairn".into()),
+            MountOption::DefaultPermissions,
+        ];
+        if options.read_only {
+            config.mount_options.push(MountOption::RO);
+        }
+        config.mount_options.extend(options.kernel_options.iter().map(|word| kernel_option(word)));
+        fuser::spawn_mount(filesystem, mountpoint, &config).map_err(refused)?
+    };
     vfs.set_kernel_cache(Arc::new(Kernel(background.notifier())));
     // The first answer proves that requests are served.
     std::fs::metadata(mountpoint)

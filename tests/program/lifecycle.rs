@@ -150,6 +150,51 @@ fn mount_8_reaches_the_program_as_mount_cairn() {
 }
 
 #[test]
+fn root_mounts_have_a_type_of_their_own_and_can_be_remounted() {
+    let Some(world) = World::mountable("lifecycle::remount") else { return };
+    if !rustix::process::geteuid().is_root() {
+        return crate::support::skip("lifecycle::remount", "only root remounts");
+    }
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = table.lines().find(|line| line.contains(mount.at.to_str().unwrap())).unwrap();
+    assert!(line.contains(" fuse.cairn rw,"), "{line}");
+    let helper = world.path("mount.fuse.cairn");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_cairn"), &helper).unwrap();
+    let remount = |options: &str| {
+        let mut command = world.command(helper.to_str().unwrap());
+        command.args([volume.text().as_str(), mount.at.to_str().unwrap(), "-o", options]);
+        run(command, std::time::Duration::from_mins(1))
+    };
+    remount("remount,ro,relatime,user_id=0,group_id=0,default_permissions,allow_other").ok();
+    assert_eq!(fs::write(mount.path("x"), b"x").unwrap_err().raw_os_error(), Some(30));
+    remount("remount,level=ALL").fails(2, &["cairn policy set"]);
+    remount("rw,remount").ok();
+    fs::write(mount.path("x"), b"x").unwrap();
+    let open = fs::File::options().append(true).open(mount.path("x")).unwrap();
+    remount("remount,ro").fails(1, &["busy"]);
+    drop(open);
+}
+
+#[test]
+fn a_program_that_runs_is_not_truncated_under_its_feet() {
+    let Some(world) = World::mountable("lifecycle::running") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    let program = mount.path("sleep");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let mut running = std::process::Command::new(&program).arg("60").spawn().unwrap();
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::TRUNC;
+    let refused = rustix::fs::open(&program, flags, rustix::fs::Mode::empty());
+    assert_eq!(refused.unwrap_err(), rustix::io::Errno::TXTBSY);
+    assert!(fs::metadata(&program).unwrap().len() > 0);
+    assert!(running.try_wait().unwrap().is_none(), "the program died");
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
+
+#[test]
 fn the_kernels_own_unmount_and_signals_end_the_daemon_cleanly() {
     let Some(world) = World::mountable("lifecycle::other_ends") else { return };
     let volume = world.volume(&["b"], "min=1,target=2,max=2");
