@@ -22,6 +22,8 @@ use crate::telemetry::{LogFormat, init_logging};
 
 /// A daemon's log is set aside at a mount when it is longer.
 const LOG_BYTES: u64 = 16 << 20;
+/// How long a remount asks again while files are open for writing.
+const REMOUNT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long an unmount waits for the daemon to end.
 const UMOUNT_DEADLINE: Duration = Duration::from_mins(2);
 
@@ -187,8 +189,21 @@ fn remount(request: &Mount, options: &Options) -> Result<(), Failure> {
         kernel_options: options.kernel.clone(),
         ..MountOptions::default()
     };
-    crate::fuse::remount(&mountpoint, &kernel)
-        .map_err(|error| super::failed(format!("{}: remount: {error}", mountpoint.display())))
+    let (start, pause) = (Instant::now(), Shutdown::default());
+    loop {
+        match crate::fuse::remount(&mountpoint, &kernel) {
+            Ok(()) => return Ok(()),
+            // The kernel counts a file as open until we have heard of its close.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::ResourceBusy
+                    && start.elapsed() < REMOUNT_PATIENCE
+                    && !pause.wait(Duration::from_millis(20)) => {}
+            Err(error) => {
+                let text = format!("{}: remount: {error}", mountpoint.display());
+                return Err(super::failed(text));
+            }
+        }
+    }
 }
 
 /// Makes the volume when there is none; adds backends that it does not have.
