@@ -5,7 +5,6 @@
 //! (blocks), `checkpoints/` (Parquet) and `daemon.log`. One process holds a
 //! volume at a time: the daemon of a mount, or a verb that works offline.
 
-mod block_index;
 mod check;
 mod handler;
 mod identity;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
-use super::block_index::EngineIndex;
 use super::identity::{Identity, Lock};
 use crate::api::{ErrorCode, Failure};
 use crate::backends::{BackendSpec, open, refuse_overlap, wrap};
@@ -18,7 +17,7 @@ use crate::replication::{
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock};
 use crate::store::{LocalStore, StoreOptions};
 use crate::types::VolumeId;
-use crate::vfs::{Vfs, VfsOptions, VfsParts};
+use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
 
 /// How a volume is opened.
 #[derive(Debug, Clone, Default)]
@@ -182,6 +181,8 @@ impl Volume {
         );
         let namespace =
             Arc::new(Namespace::open(Arc::clone(&engine), clock.now()).map_err(failed)?);
+        // The store cuts what the index does not name: that must not come back.
+        engine.persist().map_err(failed)?;
         let options = StoreOptions {
             pack_bytes: config.store.pack_bytes.0,
             cache_bytes: config.store.node_cache_bytes.0,

@@ -261,6 +261,7 @@ impl World {
         let problem = &mut |problem: VerifyProblem| panic!("{}", problem.error);
         self.store.verify(true, problem, &mut |_, _| {}).unwrap();
         let records = self.engine.records();
+        let mut keep = Vec::new();
         for (ino, (sizes, pages)) in &records {
             let options = StagingOptions { memory_limit: 1000, leaf_size: LEAF };
             let disk = Arc::new(self.disk.clone());
@@ -270,8 +271,8 @@ impl World {
             let mut bytes = vec![0; sizes.0 as usize + 1];
             let count = staging.read_at(0, &mut bytes, &NoBase).unwrap();
             assert!(bytes[..count] == file_bytes(ino.0, sizes.0), "inode {ino} is torn");
+            keep.push(staging.id());
         }
-        let keep: Vec<Ino> = records.keys().copied().collect();
         self.store.discard_staging_except(&keep).unwrap();
     }
 }

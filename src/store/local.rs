@@ -12,7 +12,7 @@ use super::disk::{Disk, RealDisk};
 use super::layout::Layout;
 use super::pack::PackWriter;
 use super::segment::Files;
-use super::{BlockIndex, IndexChange, Location, StoreError};
+use super::{BlockIndex, IndexChange, Location, Staging, StagingOptions, StoreError};
 use crate::types::{Block, Cid, Ino, SegmentId, cid};
 
 /// Sizes and limits of the store.
@@ -104,7 +104,7 @@ impl LocalStore {
         Self::open_on(Arc::new(RealDisk), dir, index, &options)
     }
 
-    pub(super) fn open_on(
+    pub(crate) fn open_on(
         disk: Arc<dyn Disk>,
         dir: &Path,
         index: Arc<dyn BlockIndex>,
@@ -249,6 +249,27 @@ impl LocalStore {
             self.put(&recent, &[block], true)?
         };
         self.sync(ticket)
+    }
+
+    /// The staging of a file over a base of `base_size` bytes, on this store's disk.
+    #[must_use]
+    pub fn stage(&self, ino: Ino, base_size: u64, options: StagingOptions) -> Staging {
+        Staging::on(self.disk.clone(), &self.layout.staging(), ino, base_size, options)
+    }
+
+    /// [`Staging::adopt`] on this store's disk.
+    ///
+    /// # Errors
+    /// `Io` when there is no such file or the pages do not fit.
+    pub fn adopt(
+        &self,
+        ino: Ino,
+        sizes: (u64, u64, u64),
+        pages: &[(u64, Vec<u8>)],
+        options: StagingOptions,
+    ) -> Result<Staging, StoreError> {
+        let disk = self.disk.clone();
+        Staging::adopt_on(disk, &self.layout.staging(), ino, sizes, pages, options)
     }
 
     /// Path of the staging folder.
@@ -399,11 +420,11 @@ impl LocalStore {
         }
     }
 
-    /// Removes staging files of inodes that are not in `keep`; how many.
+    /// Removes staging files that are not in `keep`; how many.
     ///
     /// # Errors
     /// `Io`.
-    pub fn discard_staging_except(&self, keep: &[Ino]) -> Result<u64, StoreError> {
+    pub fn discard_staging_except(&self, keep: &[SegmentId]) -> Result<u64, StoreError> {
         super::recover::discard_staging(self.disk.as_ref(), &self.layout, keep)
     }
 }

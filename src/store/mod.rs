@@ -26,7 +26,7 @@ mod recover;
 mod seal;
 mod segment;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 mod staging;
 mod staging_file;
 mod verify;

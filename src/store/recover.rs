@@ -6,7 +6,7 @@ use super::disk::{Disk, OpenHow};
 use super::layout::{self, Layout, SegmentKind};
 use super::pack::{PREFIX_LEN, PackWriter};
 use super::{BlockIndex, StoreError};
-use crate::types::Ino;
+use crate::types::SegmentId;
 
 /// Makes the folders, cuts what no index entry can refer to, and goes on in
 /// the newest pack that has room.
@@ -72,18 +72,18 @@ pub(super) fn recover(
     Ok(())
 }
 
-/// Removes staging files whose inode is not in `keep`.
+/// Removes staging files that are not in `keep`.
 pub(super) fn discard_staging(
     disk: &dyn Disk,
     layout: &Layout,
-    keep: &[Ino],
+    keep: &[SegmentId],
 ) -> Result<u64, StoreError> {
-    let keep: HashSet<Ino> = keep.iter().copied().collect();
+    let keep: HashSet<SegmentId> = keep.iter().copied().collect();
     let folder = layout.staging();
     let mut removed = 0;
     for name in disk.list(&folder).map_err(|e| StoreError::io(&folder, e))? {
-        let Some((ino, _)) = layout::parse_staging_name(&name) else { continue };
-        if !keep.contains(&ino) {
+        let Some((_, id)) = layout::parse_staging_name(&name) else { continue };
+        if !keep.contains(&id) {
             let path = folder.join(name);
             disk.remove(&path).map_err(|e| StoreError::io(&path, e))?;
             removed += 1;

@@ -48,7 +48,7 @@ struct State {
 
 /// Clones share the disk.
 #[derive(Debug, Clone, Default)]
-pub(super) struct SimDisk(Arc<Mutex<State>>);
+pub(crate) struct SimDisk(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct SimFile {
@@ -132,6 +132,21 @@ impl SimDisk {
     /// The power goes at the `n`th sync from the beginning (1 is the first).
     pub fn cut_at(&self, n: u64) {
         self.0.lock().cut_at = Some(n);
+    }
+
+    /// The power stays.
+    pub fn disarm(&self) {
+        self.0.lock().cut_at = None;
+    }
+
+    /// The power goes now.
+    pub fn cut(&self) {
+        self.0.lock().off = true;
+    }
+
+    /// A sync of something that has no bytes here.
+    pub fn sync(&self, path: &Path) -> io::Result<()> {
+        self.sync_dir(path)
     }
 
     pub fn is_off(&self) -> bool {

@@ -135,6 +135,12 @@ impl Staging {
         }
     }
 
+    /// The id that its file has, also as a segment.
+    #[must_use]
+    pub fn id(&self) -> SegmentId {
+        self.id
+    }
+
     /// Bytes of the file now.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -259,6 +265,9 @@ impl Staging {
         Self::end_of(len, 0)?;
         if len == self.len {
             return Ok(());
+        }
+        if len == 0 && self.recorded {
+            self.begin_anew()?;
         }
         self.thaw()?;
         if matches!(self.body, Body::Memory(_)) && len > self.options.memory_limit {

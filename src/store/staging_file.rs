@@ -110,6 +110,17 @@ impl Staging {
         Ok(())
     }
 
+    /// Before all is cut away: what a record names stays as it is, so that a
+    /// crash finds all of the old bytes, never new ones between them.
+    pub(super) fn begin_anew(&mut self) -> Result<(), StoreError> {
+        self.release()?;
+        self.id = layout::new_id(SegmentKind::Flat);
+        self.body = Body::Nothing;
+        (self.synced, self.named) = (false, false);
+        (self.sealed, self.recorded) = (false, false);
+        Ok(())
+    }
+
     fn cut_to_record(&mut self, size: u64) -> Result<(), StoreError> {
         let Body::File { path, file } = &self.body else { return Ok(()) };
         let found = file.stat().map_err(|e| StoreError::io(path, e))?.len;

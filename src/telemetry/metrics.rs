@@ -84,6 +84,8 @@ metrics! {
         "cairn_vfs_commits", "Files committed";
     pub vfs_leaves_hashed: Counter = Counter::default(),
         "cairn_vfs_leaves_hashed", "Leaves hashed";
+    pub vfs_hashed_bytes: Counter = Counter::default(),
+        "cairn_vfs_hashed_bytes", "Bytes of leaves and inner nodes hashed";
     pub vfs_nodes_hashed: Counter = Counter::default(),
         "cairn_vfs_nodes_hashed", "Inner nodes hashed";
     pub vfs_dirty_bytes: Gauge = Gauge::default(),

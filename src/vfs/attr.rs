@@ -83,6 +83,10 @@ impl Vfs {
         if !rows {
             return self.record(ino);
         }
+        // Under the state's lock: a commit beside would put its own mtime over
+        // this one, and its content would not be in the row that we take.
+        let node = self.nodes.get(ino);
+        let mut state = node.as_ref().map(|node| node.state.write());
         let row = self.namespace.update_inode(ino, &mut |inode| {
             if let Some(mode) = set.mode {
                 inode.mode = mode & 0o7777;
@@ -105,15 +109,17 @@ impl Vfs {
             inode.ctime = now;
             Ok(())
         })?;
-        self.records.remove(&ino);
-        if let Some(node) = self.nodes.get(ino) {
-            let mut state = node.state.write();
-            state.take_row(row);
-            if let Some(mtime) = mtime {
-                state.record.mtime = mtime;
-            }
+        self.forget_record(ino);
+        let Some(state) = &mut state else {
+            // It may have been opened meanwhile.
+            self.reload(&[ino])?;
+            return self.record(ino);
+        };
+        state.take_row(row);
+        if let Some(mtime) = mtime {
+            state.record.mtime = mtime;
         }
-        self.record(ino)
+        Ok(state.record.clone())
     }
 
     /// Space of the disk below; never asks a backend.

@@ -18,7 +18,7 @@ use super::node::{Node, NodeState};
 use super::{GraftContent, Vfs, VfsError};
 use crate::content::{ContentError, Link, Profile, leaf, rebuild};
 use crate::metadata::{
-    ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, VerifyMethod,
+    ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, VerifyMethod,
 };
 use crate::replication::Policy;
 use crate::store::{SealedLeaf, Staging};
@@ -80,6 +80,15 @@ impl Committer {
 
     pub fn stop(&self) {
         self.queue.lock().stopped = true;
+        self.wake.notify_all();
+    }
+
+    /// Forgets what waits, as a crash does.
+    #[cfg(test)]
+    pub fn abandon(&self) {
+        let mut queue = self.queue.lock();
+        queue.stopped = true;
+        queue.waiting.clear();
         self.wake.notify_all();
     }
 
@@ -194,7 +203,9 @@ impl Vfs {
         let mut failures: BTreeMap<Ino, VfsError> = BTreeMap::new();
         let mut hashed: BTreeMap<Ino, Hashed> = BTreeMap::new();
         for (node, state) in &mut locked {
-            if !state.dirty || state.record.nlink == 0 {
+            // What has no name is committed only for who asks.
+            let wanted = nodes.get(&node.ino).is_some_and(|(_, dones)| !dones.is_empty());
+            if !state.dirty || (state.record.nlink == 0 && !wanted) {
                 continue;
             }
             match self.hash(node, state) {
@@ -211,6 +222,12 @@ impl Vfs {
                     else {
                         continue;
                     };
+                    if !kept && !self.is_gone(*ino) {
+                        // Nobody else gives an inode its content. Should it be,
+                        // what was written here is not thrown away for it.
+                        failures.insert(*ino, rustix::io::Errno::IO.into());
+                        continue;
+                    }
                     if let Err(error) = self.settle(state, &result.commit, kept) {
                         failures.insert(*ino, error);
                     }
@@ -254,6 +271,13 @@ impl Vfs {
         }
     }
 
+    fn is_gone(&self, ino: Ino) -> bool {
+        match self.namespace.inode(ino) {
+            Ok(row) => row.nlink == 0,
+            Err(error) => matches!(error, MetadataError::NotFound),
+        }
+    }
+
     /// Blocks first, then rows: one flush, one transaction.
     fn make_durable(
         &self,
@@ -286,14 +310,14 @@ impl Vfs {
         kept: bool,
     ) -> Result<(), VfsError> {
         if let Some(staging) = state.staging.take() {
-            self.memory_bytes.fetch_sub(staging.memory_bytes(), Ordering::Relaxed);
+            self.charge(state);
             staging.discard_unless_sealed()?;
         }
         telemetry::metrics().vfs_commits.inc();
         state.leaves = None;
         state.dirty = false;
         state.recorded = false;
-        self.records.remove(&commit.ino);
+        self.forget_record(commit.ino);
         if kept {
             state.record.content = commit.root;
             state.record.profile.clone_from(&commit.record.profile);
@@ -387,6 +411,7 @@ impl Vfs {
                 &links,
                 &mut |id| self.load(id),
                 &mut |cid, data| {
+                    self.count_hashed(data.len() as u64);
                     nodes.push(Block { cid, data });
                     Ok::<(), ContentError>(())
                 },
@@ -420,10 +445,16 @@ impl Vfs {
         let one = |index: u64, buffer: &mut Vec<u8>| {
             let whole = (index + 1) * u64::from(profile.chunk_size) <= staging.len();
             if whole && staging.leaf_is_hole(index)? {
-                let (link, block) = hole.get_or_init(|| leaf(profile, &zeros)).clone();
+                let (link, block) = hole
+                    .get_or_init(|| {
+                        self.count_hashed(zeros.len() as u64);
+                        leaf(profile, &zeros)
+                    })
+                    .clone();
                 return Ok((index, link, block));
             }
             staging.read_leaf(index, buffer)?;
+            self.count_hashed(buffer.len() as u64);
             let (link, block) = leaf(profile, buffer);
             Ok::<_, VfsError>((index, link, block))
         };
@@ -458,13 +489,9 @@ impl Vfs {
         })
     }
 
-    fn policy_of_locked(&self, record: &InodeRecord) -> Result<Policy, VfsError> {
-        // The file's own state is locked here: its parents' are not.
-        let above = self.policy_of(record.parent)?;
-        if record.policy.is_empty() {
-            return Ok(above);
-        }
-        Ok(above.overridden_by(&record.policy).unwrap_or(above))
+    /// Of a file whose own state is locked here; its directories' are not.
+    pub(super) fn policy_of_locked(&self, record: &InodeRecord) -> Result<Policy, VfsError> {
+        self.policy_below(Some(record.parent), &record.policy)
     }
 
     fn new_record(

@@ -40,7 +40,6 @@ impl Vfs {
         let _stripe = self.stripe(parent);
         let created = self.namespace.create(parent, name, node)?;
         self.reload(&[parent])?;
-        self.records.insert(created.ino, created.inode.clone());
         self.changed_below(parent)?;
         Ok(created)
     }
@@ -116,15 +115,11 @@ impl Vfs {
 
     /// An inode lost a name; without one it lives while it is open.
     fn lost_name(&self, removed: Removed) -> Result<(), VfsError> {
-        self.records.remove(&removed.ino);
-        let node = self.nodes.get(removed.ino);
-        if let Some(node) = &node {
-            node.state.write().take_row(removed.inode.clone());
-        }
+        self.reload(&[removed.ino])?;
         if removed.inode.nlink > 0 {
             return Ok(());
         }
-        match node {
+        match self.nodes.get(removed.ino) {
             Some(node) if node.opens.load(Ordering::Acquire) > 0 => Ok(()),
             Some(node) => self.end_orphan(&node),
             None => Ok(self.namespace.reap(removed.ino)?),

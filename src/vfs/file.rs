@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
-use crate::metadata::{ContentCommit, InodeRecord, StagedRecord};
+use crate::metadata::{ContentCommit, ContentRecord, InodeRecord, StagedRecord};
 use crate::replication::{Level, WaitOn};
 use crate::store::{Staging, StagingOptions};
 use crate::types::{FileKind, Ino};
@@ -99,6 +99,13 @@ impl Vfs {
         Ok(state.record.size)
     }
 
+    /// Counts what the staging holds in memory now.
+    pub(super) fn charge(&self, state: &mut NodeState) {
+        let held = state.staging.as_ref().map_or(0, Staging::memory_bytes);
+        self.memory_bytes.fetch_add(held.wrapping_sub(state.charged), Ordering::Relaxed);
+        state.charged = held;
+    }
+
     fn staging_options(&self) -> StagingOptions {
         StagingOptions {
             memory_limit: self
@@ -120,20 +127,24 @@ impl Vfs {
         if state.record.kind != FileKind::File {
             return Err(Errno::INVAL.into());
         }
-        let dir = self.store.staging_dir();
         let record = state.record.clone();
-        let staging = state.staging.get_or_insert_with(|| {
-            Staging::over(&dir, node.ino, record.size, self.staging_options())
-        });
+        let fresh = state.staging.is_none();
+        let staging = state
+            .staging
+            .get_or_insert_with(|| self.store.stage(node.ino, record.size, self.staging_options()));
         let base = self.base_of(&record, staging.original_size());
-        let before = staging.memory_bytes();
         let result = apply(staging, &base);
         let over = self.memory_bytes.load(Ordering::Relaxed) > self.options.dirty_bytes;
         let result = if over && result.is_ok() { staging.spill() } else { result };
-        let after = staging.memory_bytes();
-        self.memory_bytes.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
         let size = staging.len();
-        result?;
+        if let Err(error) = result {
+            if fresh && let Some(staging) = state.staging.take() {
+                // Nothing changed: what is committed is still all there is.
+                staging.discard()?;
+            }
+            return Err(error.into());
+        }
+        self.charge(state);
         let now = self.now();
         state.record.size = size;
         state.record.mtime = now;
@@ -202,7 +213,8 @@ impl Vfs {
     /// content and costs no bytes.
     ///
     /// # Errors
-    /// Of reading and writing.
+    /// EBADF when the target is not open for writing or is for appending; of
+    /// reading and writing.
     pub fn copy_range(
         &self,
         (from, from_offset): (HandleId, u64),
@@ -210,9 +222,12 @@ impl Vfs {
         len: u64,
     ) -> Result<u64, VfsError> {
         let (source, target) = (self.handle(from)?, self.handle(to)?);
-        if !target.options.write {
+        if !target.options.write || target.options.append {
             return Err(Errno::BADF.into());
         }
+        // What the copy itself adds to the same file is not copied again.
+        let size = source.node.state.read().record.size;
+        let len = len.min(size.saturating_sub(from_offset));
         if source.node.ino != target.node.ino
             && from_offset == 0
             && to_offset == 0
@@ -254,21 +269,29 @@ impl Vfs {
         if state.dirty || state.staging.is_some() || state.record.size > 0 {
             return Ok(None);
         }
+        // The limits are those of the place that it is copied to.
+        let policy = self.policy_of_locked(&state.record)?;
+        let pin = self.replicator.judge(policy.min, policy.target, policy.max, &content.copies);
+        let (min, target_copies, max) = (policy.min, policy.target, policy.max);
         let commit = ContentCommit {
             ino: target.ino,
             version: state.record.version,
             root: Some(root),
-            record: content,
-            enqueue: true,
+            record: ContentRecord { min, target: target_copies, max, pin, ..content },
+            enqueue: self.replicator.wants_copies(&policy),
             size: record.size,
             mtime: self.now(),
         };
+        let enqueued = commit.enqueue;
         if self.namespace.commit_contents(&[commit])? != [true] {
             return Ok(None);
         }
         state.record = self.namespace.inode(target.ino)?;
         drop(state);
-        self.records.remove(&target.ino);
+        self.forget_record(target.ino);
+        if enqueued {
+            self.replicator.submit(&[root]);
+        }
         self.content_changed(target.ino)?;
         Ok(Some(record.size))
     }
@@ -340,13 +363,13 @@ impl Vfs {
     pub(super) fn end_orphan(&self, node: &Arc<Node>) -> Result<(), VfsError> {
         let mut state = node.state.write();
         if let Some(staging) = state.staging.take() {
-            self.memory_bytes.fetch_sub(staging.memory_bytes(), Ordering::Relaxed);
+            self.charge(&mut state);
             staging.discard()?;
         }
         state.dirty = false;
         drop(state);
         self.namespace.reap(node.ino)?;
-        self.records.remove(&node.ino);
+        self.forget_record(node.ino);
         self.nodes.remove(node.ino);
         Ok(())
     }
@@ -374,25 +397,34 @@ impl Vfs {
         Ok(self.checkpointer.acknowledge(&policy)?)
     }
 
-    /// Makes staged bytes durable without hashing them. False when the file is
-    /// not staged in a file: then a commit is as cheap.
+    /// Makes staged bytes durable without hashing them. False when they are in
+    /// memory and were not synced before: most such files are written once, and
+    /// a commit beside others is cheaper than a file of their own.
     fn sync_staged(&self, node: &Arc<Node>) -> Result<bool, VfsError> {
         let mut state = node.state.write();
-        let Some(staging) = state.staging.as_mut().filter(|staging| !staging.is_in_memory()) else {
+        let again = std::mem::replace(&mut state.synced, true);
+        let Some(staging) = state.staging.as_mut().filter(|s| again || !s.is_in_memory()) else {
             return Ok(false);
         };
         staging.sync()?;
-        let (size, base_size, pages) = (staging.len(), staging.base_size(), staging.pages());
-        let staged = StagedRecord {
-            size,
-            base: state.record.content,
-            base_size,
-            mtime: state.record.mtime,
-            pages,
-        };
-        self.namespace.put_staged(node.ino, &staged)?;
-        state.recorded = true;
+        self.record_staged(node.ino, &mut state)?;
+        self.charge(&mut state);
         Ok(true)
+    }
+
+    /// Puts what is staged on record.
+    fn record_staged(&self, ino: Ino, state: &mut NodeState) -> Result<(), VfsError> {
+        let Some(staging) = &state.staging else { return Ok(()) };
+        let staged = StagedRecord {
+            size: staging.len(),
+            base: state.record.content,
+            base_size: staging.base_size(),
+            mtime: state.record.mtime,
+            pages: staging.pages(),
+        };
+        self.namespace.put_staged(ino, &staged)?;
+        state.recorded = true;
+        Ok(())
     }
 
     /// fsyncdir, and sync of the whole filesystem's names.
@@ -405,7 +437,6 @@ impl Vfs {
 
     /// Takes up staged bytes that a crash left.
     pub(super) fn adopt_staged(&self) -> Result<(), VfsError> {
-        let dir = self.store.staging_dir();
         let mut kept = Vec::new();
         for (ino, staged) in self.namespace.staged()? {
             let record: InodeRecord = match self.namespace.inode(ino) {
@@ -416,18 +447,26 @@ impl Vfs {
                 }
             };
             let sizes = (staged.size, staged.base_size, record.size);
-            let staging = Staging::adopt(&dir, ino, sizes, &staged.pages, self.staging_options())?;
+            let mut staging =
+                self.store.adopt(ino, sizes, &staged.pages, self.staging_options())?;
+            // It may be a copy of what a segment has become.
+            staging.sync()?;
+            kept.push(staging.id());
             let node = self.node(ino)?;
             let mut state = node.state.write();
-            state.record.size = staged.size;
+            // What was cut after the record stays cut.
+            state.record.size = staging.len();
             state.record.mtime = staged.mtime;
             state.record.ctime = state.record.ctime.max(staged.mtime);
             state.staging = Some(staging);
             state.dirty = true;
-            state.recorded = true;
-            kept.push(ino);
+            // What is found now is found again after the next crash.
+            self.record_staged(ino, &mut state)?;
             drop(state);
             self.commit_later(&node);
+        }
+        if !kept.is_empty() {
+            self.namespace.engine().persist()?;
         }
         self.store.discard_staging_except(&kept)?;
         Ok(())

@@ -12,6 +12,7 @@
 //! while a level is waited for.
 
 mod attr;
+mod block_index;
 mod commit;
 mod dir;
 mod directory_cid;
@@ -22,6 +23,7 @@ mod read;
 mod xattr;
 
 pub use self::attr::{Caller, SetAttr, StatFs};
+pub use self::block_index::EngineIndex;
 pub use self::dir::DirEntry;
 pub use self::error::{Errno, VfsError};
 pub use self::file::{HandleId, OpenOptions};
@@ -37,7 +39,9 @@ use self::commit::Committer;
 use self::file::Handle;
 use self::node::{Node, NodeTable};
 use crate::content::{Link, Profile};
-use crate::metadata::{ContentRecord, InodeRecord, Namespace, NewNode, SetAttributes};
+use crate::metadata::{
+    ContentRecord, InodeRecord, MetadataError, Namespace, NewNode, SetAttributes,
+};
 use crate::replication::{Checkpointer, Policy, Replicator, WriteResult};
 use crate::runtime::Clock;
 use crate::store::LocalStore;
@@ -132,6 +136,9 @@ pub struct Vfs {
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     next_handle: AtomicU64,
     records: Cache<Ino, InodeRecord>,
+    /// Rise after each change of a row in the engine: what was loaded across
+    /// one is not kept.
+    row_changes: Vec<AtomicU64>,
     directories: Cache<Ino, Link>,
     /// Rises with each change of the tree; a directory CID that was computed
     /// across a change is not kept.
@@ -139,6 +146,7 @@ pub struct Vfs {
     stripes: Vec<Mutex<()>>,
     committer: Committer,
     memory_bytes: AtomicU64,
+    hashed_bytes: AtomicU64,
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
 }
 
@@ -160,11 +168,13 @@ impl Vfs {
             handles: RwLock::default(),
             next_handle: AtomicU64::new(1),
             records: Cache::new(CACHED_INODES),
+            row_changes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             directories: Cache::new(CACHED_DIRECTORIES),
             tree_version: AtomicU64::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             committer: Committer::default(),
             memory_bytes: AtomicU64::new(0),
+            hashed_bytes: AtomicU64::new(0),
             kernel: RwLock::default(),
         });
         if !vfs.options.read_only {
@@ -224,23 +234,31 @@ impl Vfs {
     /// The policy that holds for an inode: its own, else the nearest
     /// directory's, else the volume's.
     pub fn policy_of(&self, ino: Ino) -> Result<Policy, VfsError> {
-        let mut texts = Vec::new();
-        let mut at = ino;
-        loop {
-            let inode = self.record(at)?;
-            if !inode.policy.is_empty() {
-                texts.push(inode.policy);
-            }
-            if at == Ino::ROOT {
-                break;
-            }
-            at = inode.parent;
+        let inode = self.record(ino)?;
+        if ino == Ino::ROOT {
+            return self.policy_below(None, &inode.policy);
+        }
+        self.policy_below(Some(inode.parent), &inode.policy)
+    }
+
+    /// The policy of what has `text` as its own, in `directory`. A directory
+    /// that is gone (its file is still open) has nothing more to say.
+    fn policy_below(&self, directory: Option<Ino>, text: &str) -> Result<Policy, VfsError> {
+        let mut texts = vec![text.to_owned()];
+        let mut next = directory;
+        while let Some(at) = next {
+            let inode = match self.record(at) {
+                Err(VfsError::Metadata(MetadataError::NotFound)) => break,
+                other => other?,
+            };
+            texts.push(inode.policy);
+            next = (at != Ino::ROOT).then_some(inode.parent);
         }
         let mut policy = self.policy.read().clone();
-        for text in texts.iter().rev() {
+        for text in texts.iter().rev().filter(|text| !text.is_empty()) {
             match policy.overridden_by(text) {
                 Ok(narrower) => policy = narrower,
-                Err(error) => tracing::warn!(%error, %ino, "a stored policy is passed over"),
+                Err(error) => tracing::warn!(%error, "a stored policy is passed over"),
             }
         }
         Ok(policy)
@@ -346,14 +364,23 @@ impl Vfs {
     /// # Errors
     /// `NotFound`.
     pub fn set_times(&self, ino: Ino, times: &SetAttributes) -> Result<(), VfsError> {
-        let row = self.namespace.set_attributes(ino, times)?;
-        self.refresh(ino, row);
-        Ok(())
+        self.namespace.set_attributes(ino, times)?;
+        self.reload(&[ino])
     }
 
     /// Files that wait to be committed.
     pub fn dirty_files(&self) -> u64 {
         self.nodes.dirty_count()
+    }
+
+    /// Bytes of leaves and nodes hashed since the opening.
+    pub fn hashed_bytes(&self) -> u64 {
+        self.hashed_bytes.load(Ordering::Relaxed)
+    }
+
+    fn count_hashed(&self, bytes: u64) {
+        self.hashed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        crate::telemetry::metrics().vfs_hashed_bytes.inc_by(bytes);
     }
 
     /// Stops the committer's threads after a last commit.
@@ -367,7 +394,30 @@ impl Vfs {
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<Node>, VfsError> {
-        self.nodes.get_or_load(ino, || self.record(ino))
+        let seen = self.changes_of(ino);
+        let node = self.nodes.get_or_load(ino, || self.record(ino))?;
+        if self.changes_of(ino) != seen {
+            self.reload(&[ino])?;
+        }
+        Ok(node)
+    }
+
+    fn changes_of(&self, ino: Ino) -> u64 {
+        self.row_changes[(ino.0 as usize) % STRIPES].load(Ordering::SeqCst)
+    }
+
+    /// Keeps a row that was read after `seen` was taken, unless it changed.
+    fn keep_record(&self, ino: Ino, record: InodeRecord, seen: u64) {
+        self.records.insert(ino, record);
+        if self.changes_of(ino) != seen {
+            self.records.remove(&ino);
+        }
+    }
+
+    /// The row in the engine is another now.
+    fn forget_record(&self, ino: Ino) {
+        self.row_changes[(ino.0 as usize) % STRIPES].fetch_add(1, Ordering::SeqCst);
+        self.records.remove(&ino);
     }
 
     /// The row as readers see it: what is written counts.
@@ -378,25 +428,25 @@ impl Vfs {
         if let Some(record) = self.records.get(&ino) {
             return Ok(record);
         }
+        let seen = self.changes_of(ino);
         let record = self.namespace.inode(ino)?;
-        self.records.insert(ino, record.clone());
+        self.keep_record(ino, record.clone(), seen);
         Ok(record)
     }
 
-    /// A row changed in the engine: caches and open state follow.
-    fn refresh(&self, ino: Ino, row: InodeRecord) {
-        self.records.remove(&ino);
-        if let Some(node) = self.nodes.get(ino) {
-            node.state.write().take_row(row);
-        }
-    }
-
-    /// The rows of these inodes changed in a way that only the engine knows.
+    /// The rows of these inodes changed in the engine: caches and open state
+    /// follow. The row is read under the state's lock: a commit that runs at the
+    /// same time is in it, or comes after it.
     fn reload(&self, inos: &[Ino]) -> Result<(), VfsError> {
         for ino in inos {
-            self.records.remove(ino);
+            self.forget_record(*ino);
             if let Some(node) = self.nodes.get(*ino) {
-                node.state.write().take_row(self.namespace.inode(*ino)?);
+                let mut state = node.state.write();
+                match self.namespace.inode(*ino) {
+                    Ok(row) => state.take_row(row),
+                    Err(MetadataError::NotFound) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())

@@ -29,6 +29,10 @@ pub(super) struct NodeState {
     pub record: InodeRecord,
     /// Bytes that are not committed.
     pub staging: Option<Staging>,
+    /// Bytes of it in the count of dirty memory.
+    pub charged: u64,
+    /// It was synced since it was opened: who syncs again will sync often.
+    pub synced: bool,
     /// Size, mtime or ctime differ from the stored row.
     pub dirty: bool,
     /// Staged bytes are recorded in the engine.
@@ -92,6 +96,8 @@ impl NodeTable {
         let state = NodeState {
             record,
             staging: None,
+            charged: 0,
+            synced: false,
             dirty: false,
             recorded: false,
             leaves: None,

@@ -1,1 +1,10 @@
+//! The filesystem without a kernel: random histories beside a plain model, and
+//! what a change costs.
 
+mod hashing;
+mod log_engine;
+mod model;
+mod random;
+mod recovery;
+mod walk;
+mod world;

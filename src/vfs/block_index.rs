@@ -12,7 +12,8 @@ const PAGE: usize = 4096;
 
 /// A block index over an engine. Keys: `B` cid, `P` segment; see `metadata::keys`.
 /// A location is 20 bytes: segment, offset (u64 BE), length (u32 BE).
-pub(super) struct EngineIndex {
+pub struct EngineIndex {
+    /// Where the rows are.
     pub engine: Arc<dyn Engine>,
 }
 
