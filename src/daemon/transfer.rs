@@ -209,6 +209,7 @@ fn graft(
         let new = NewNode {
             kind: node.kind,
             mode: node.mode.unwrap_or(if directory { 0o755 } else { 0o644 }),
+            umask: None,
             uid: node.uid.unwrap_or(owner.0),
             gid: node.gid.unwrap_or(owner.1),
             rdev: node.rdev,

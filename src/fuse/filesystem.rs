@@ -17,7 +17,7 @@ use super::reply::{attributes, errno, file_type, kind_of_mode, set_time};
 use super::workers::Workers;
 use crate::metadata::{Created, InodeRecord, RenameMode};
 use crate::telemetry;
-use crate::types::{FileKind, Ino, InvalidName, Name};
+use crate::types::{Acl, FileKind, Ino, InvalidName, Name, acl};
 use crate::vfs::{Caller, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
 
 /// We are the only writer: the kernel may keep what it knows, and is told of
@@ -83,6 +83,14 @@ fn open_options(flags: OpenFlags) -> OpenOptions {
     }
 }
 
+/// The groups of a process besides its own (proc(5), `Groups` in status).
+fn supplementary_groups(pid: u32) -> Vec<u32> {
+    // A process that is gone has none.
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
 impl CairnFs {
     fn make(
         &self,
@@ -90,11 +98,12 @@ impl CairnFs {
         parent: INodeNo,
         wanted: &OsStr,
         kind: FileKind,
-        (mode, rdev, target): (u32, u32, &[u8]),
+        (mode, umask, rdev, target): (u32, u32, u32, &[u8]),
     ) -> Result<(Ino, InodeRecord), Errno> {
         let wanted = name(wanted)?;
         let owner = (request.uid(), request.gid());
-        let made = || self.vfs.make(Ino(parent.0), &wanted, kind, (mode, rdev), owner, target);
+        let bits = (mode, umask, rdev);
+        let made = || self.vfs.make_masked(Ino(parent.0), &wanted, kind, bits, owner, target);
         timed("create", made).map(|Created { ino, inode }| (ino, inode))
     }
 
@@ -115,6 +124,10 @@ impl Filesystem for CairnFs {
         // would ask for it before it finds that the file is being executed, and
         // pull the code away from a running program.
         for wanted in [
+            // The kernel enforces ACLs; what is made inherits them here, so the
+            // umask is applied here, too.
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -187,13 +200,13 @@ impl Filesystem for CairnFs {
         parent: INodeNo,
         wanted: &OsStr,
         mode: u32,
-        _: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let made = kind_of_mode(mode)
             .ok_or(Errno::EINVAL)
-            .and_then(|kind| self.make(request, parent, wanted, kind, (mode, rdev, &[])));
+            .and_then(|kind| self.make(request, parent, wanted, kind, (mode, umask, rdev, &[])));
         send_entry(reply, made);
     }
 
@@ -203,10 +216,13 @@ impl Filesystem for CairnFs {
         parent: INodeNo,
         wanted: &OsStr,
         mode: u32,
-        _: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        send_entry(reply, self.make(request, parent, wanted, FileKind::Directory, (mode, 0, &[])));
+        send_entry(
+            reply,
+            self.make(request, parent, wanted, FileKind::Directory, (mode, umask, 0, &[])),
+        );
     }
 
     fn symlink(
@@ -220,7 +236,7 @@ impl Filesystem for CairnFs {
         let target = target.as_os_str().as_bytes();
         send_entry(
             reply,
-            self.make(request, parent, wanted, FileKind::Symlink, (0o777, 0, target)),
+            self.make(request, parent, wanted, FileKind::Symlink, (0o777, 0, 0, target)),
         );
     }
 
@@ -284,11 +300,11 @@ impl Filesystem for CairnFs {
         parent: INodeNo,
         wanted: &OsStr,
         mode: u32,
-        _: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let made = self.make(request, parent, wanted, FileKind::File, (mode, 0, &[]));
+        let made = self.make(request, parent, wanted, FileKind::File, (mode, umask, 0, &[]));
         let opened = made.and_then(|(ino, row)| {
             let options = OpenOptions { truncate: false, ..open_options(OpenFlags(flags)) };
             timed("open", || self.vfs.open_file(ino, options)).map(|id| (ino, row, id))
@@ -453,7 +469,7 @@ impl Filesystem for CairnFs {
 
     fn setxattr(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         key: &OsStr,
         value: &[u8],
@@ -461,8 +477,20 @@ impl Filesystem for CairnFs {
         _: u32,
         reply: ReplyEmpty,
     ) {
+        let (ino, key) = (Ino(ino.0), key.as_bytes());
         let modes = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        let set = || self.vfs.set_xattr(Ino(ino.0), key.as_bytes(), value, modes);
+        let set = || {
+            if key != acl::ACCESS && key != acl::DEFAULT {
+                return self.vfs.set_xattr(ino, key, value, modes);
+            }
+            let list = Acl::parse(value).ok_or(VfsError::Posix(rustix::io::Errno::INVAL))?;
+            // `fuser` 0.18 does not pass FUSE_SETXATTR_ACL_KILL_SGID on: asked here.
+            let group = self.vfs.attributes(ino)?.gid;
+            let member = request.uid() == 0
+                || request.gid() == group
+                || supplementary_groups(request.pid()).contains(&group);
+            self.vfs.set_acl(ino, key, &list, !member)
+        };
         send_empty(reply, timed("setxattr", set));
     }
 

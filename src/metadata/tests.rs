@@ -22,7 +22,16 @@ pub(super) fn name(text: &str) -> Name {
 }
 
 pub(super) fn node(kind: FileKind) -> NewNode {
-    NewNode { kind, mode: 0o755, uid: 1, gid: 2, rdev: 0, target: Vec::new(), now: at(1) }
+    NewNode {
+        kind,
+        mode: 0o755,
+        uid: 1,
+        gid: 2,
+        umask: None,
+        rdev: 0,
+        target: Vec::new(),
+        now: at(1),
+    }
 }
 
 pub(super) fn embedded(dir: &Path) -> Arc<dyn Engine> {

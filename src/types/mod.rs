@@ -4,6 +4,7 @@
 //! A value of these types is already valid: input is checked where it enters,
 //! and the proof travels in the type. Nothing here does I/O.
 
+pub mod acl;
 mod block;
 pub mod cid;
 mod ids;
@@ -12,6 +13,7 @@ mod name;
 mod secret;
 mod units;
 
+pub use self::acl::Acl;
 pub use self::block::Block;
 pub use self::cid::Cid;
 pub use self::ids::{BackendId, InvalidBackendId, SegmentId, VolumeId, WriterId};

@@ -57,7 +57,28 @@ impl Vfs {
         (uid, gid): (u32, u32),
         target: &[u8],
     ) -> Result<Created, VfsError> {
-        let node = NewNode { kind, mode, uid, gid, rdev, target: target.to_vec(), now: self.now() };
+        let target = target.to_vec();
+        let now = self.now();
+        let node = NewNode { kind, mode, umask: None, uid, gid, rdev, target, now };
+        self.create(parent, name, &node)
+    }
+
+    /// Makes a node for a program: its umask, or the directory's default ACL,
+    /// narrows the mode.
+    ///
+    /// # Errors
+    /// As [`Vfs::create`].
+    pub fn make_masked(
+        &self,
+        parent: Ino,
+        name: &Name,
+        kind: FileKind,
+        (mode, umask, rdev): (u32, u32, u32),
+        (uid, gid): (u32, u32),
+        target: &[u8],
+    ) -> Result<Created, VfsError> {
+        let (umask, target, now) = (Some(umask), target.to_vec(), self.now());
+        let node = NewNode { kind, mode, umask, uid, gid, rdev, target, now };
         self.create(parent, name, &node)
     }
 

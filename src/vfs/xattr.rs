@@ -1,6 +1,6 @@
 use super::{Vfs, VfsError};
 use crate::metadata::PinState;
-use crate::types::Ino;
+use crate::types::{Acl, FileKind, Ino, acl};
 use rustix::io::Errno;
 
 const PREFIX: &[u8] = b"user.cairn.";
@@ -83,9 +83,9 @@ impl Vfs {
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(Errno::RANGE.into());
         }
-        if name.starts_with(b"system.posix_acl_") {
-            // ACLs are not enforced yet: storing one would pretend they are.
-            return Err(Errno::OPNOTSUPP.into());
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            let list = Acl::parse(value).ok_or(Errno::INVAL)?;
+            return self.set_acl(ino, name, &list, false);
         }
         if name == b"user.cairn.policy" {
             return self.set_policy_text(ino, value);
@@ -135,6 +135,30 @@ impl Vfs {
             return Err(Errno::PERM.into());
         }
         self.namespace.remove_xattr(ino, name, self.now())?;
+        self.reload(&[ino])
+    }
+
+    /// Sets an ACL, `name` being [`acl::ACCESS`] or [`acl::DEFAULT`]; an empty
+    /// one removes it. `drop_setgid`: the caller may not keep the setgid bit.
+    ///
+    /// # Errors
+    /// EACCES for a default list of what is no directory; EOPNOTSUPP for one of a
+    /// symlink.
+    pub fn set_acl(
+        &self,
+        ino: Ino,
+        name: &[u8],
+        list: &Acl,
+        drop_setgid: bool,
+    ) -> Result<(), VfsError> {
+        self.refuse_read_only()?;
+        match self.record(ino)?.kind {
+            FileKind::Symlink => return Err(Errno::OPNOTSUPP.into()),
+            FileKind::Directory => {}
+            _ if name == acl::DEFAULT && !list.is_empty() => return Err(Errno::ACCESS.into()),
+            _ => {}
+        }
+        self.namespace.set_acl(ino, name, list, drop_setgid, self.now())?;
         self.reload(&[ino])
     }
 }

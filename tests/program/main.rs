@@ -7,6 +7,7 @@
 
 mod support;
 
+mod acl;
 mod attributes;
 mod cars;
 mod crash;

@@ -70,6 +70,9 @@ impl Namespace {
             let mut inode = before.clone();
             change(&mut inode)?;
             if inode != before {
+                if inode.mode != before.mode && inode.has_xattrs {
+                    super::acl::follow_mode(tx, ino, inode.mode)?;
+                }
                 tx.delta.inode(Some(&before), Some(&inode));
                 tx.put_inode(ino, &inode);
             }

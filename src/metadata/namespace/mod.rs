@@ -6,6 +6,7 @@
 //! to the same transaction: counters are exact after a crash, and no change can
 //! slip between a checkpoint's snapshot and its marks.
 
+mod acl;
 mod check;
 mod contents;
 mod directory;
@@ -180,6 +181,7 @@ impl Namespace {
                 // Who makes the volume owns its root.
                 uid: rustix::process::geteuid().as_raw(),
                 gid: rustix::process::getegid().as_raw(),
+                umask: None,
                 rdev: 0,
                 target: Vec::new(),
                 now,

@@ -136,6 +136,7 @@ impl Namespace {
                     mode: 0o700,
                     uid: root.uid,
                     gid: root.gid,
+                    umask: None,
                     rdev: 0,
                     target: Vec::new(),
                     now: root.mtime,

@@ -8,8 +8,11 @@ use crate::types::{FileKind, Ino, Name, Timestamp};
 pub struct NewNode {
     /// Its kind.
     pub kind: FileKind,
-    /// Permission bits (umask already applied).
+    /// Permission bits.
     pub mode: u32,
+    /// Made by a program with this umask: it applies unless the directory has a
+    /// default ACL, which is inherited then. `None`: the bits are exact.
+    pub umask: Option<u32>,
     /// Owner.
     pub uid: u32,
     /// Group (the parent's when the parent is setgid; then a new directory is
@@ -198,6 +201,9 @@ impl Namespace {
             if directory.mode & SETGID != 0 {
                 inode.gid = directory.gid;
                 inode.mode |= if is_directory { SETGID } else { 0 };
+            }
+            if let Some(umask) = node.umask.filter(|_| node.kind != FileKind::Symlink) {
+                super::acl::inherit(tx, (parent, &directory), (ino, &mut inode), umask)?;
             }
             add_entry(tx, (parent, &mut directory), name, (ino, node.kind), node.now);
             tx.put_inode(parent, &directory);

@@ -135,6 +135,7 @@ impl World {
             mode: 0o644,
             uid: 0,
             gid: 0,
+            umask: None,
             rdev: 0,
             target: Vec::new(),
             now,
