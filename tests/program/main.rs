@@ -15,5 +15,6 @@ mod files;
 mod kubo;
 mod lifecycle;
 mod names;
+mod programs;
 mod recovery;
 mod verbs;
