@@ -146,8 +146,8 @@ tar -C {tree} --xattrs --xattrs-include='*' --acls --sparse -cf all.tar .
 tar -C there --xattrs --xattrs-include='*' --acls -xpf all.tar --numeric-owner
 tar -C there --xattrs --xattrs-include='*' --acls --sparse -cf again.tar .
 tar -C back --xattrs --xattrs-include='*' --acls -xpf again.tar --numeric-owner
-rsync -aHAX --checksum {tree}/ synced/
-[ -z "$(rsync -aHAX --checksum --itemize-changes --delete {tree}/ synced/)" ]
+rsync -aHAX --modify-window=-1 --checksum {tree}/ synced/
+[ -z "$(rsync -aHAX --modify-window=-1 --checksum --itemize-changes --delete {tree}/ synced/)" ]
 "#
         ),
     );
