@@ -443,28 +443,6 @@ fn changed_golden_files(tree: &Tree) -> Vec<String> {
     found
 }
 
-/// Tests that the page of semantics names, between brackets, and that are not
-/// there (any more).
-fn tests_named_in_vain(tree: &Tree) -> Vec<String> {
-    const PAGE: &str = "src/docs/semantics.md";
-    let text = String::from_utf8_lossy(tree.get(PAGE).map_or(b"".as_slice(), Vec::as_slice));
-    let there: BTreeSet<String> = tree
-        .iter()
-        .filter(|(path, _)| is_rust(path))
-        .flat_map(|(_, bytes)| {
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            let names = text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next());
-            names.map(str::to_owned).collect::<Vec<_>>()
-        })
-        .collect();
-    let lists = text.split('[').skip(1).filter_map(|rest| rest.split(']').next());
-    let named = lists.flat_map(|list| list.split('`').skip(1).step_by(2));
-    named
-        .filter(|name| !there.contains(*name))
-        .map(|name| format!("{PAGE}: there is no test `{name}`"))
-        .collect()
-}
-
 /// Fails with all violations.
 fn none(found: &[String]) {
     assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
@@ -518,11 +496,6 @@ fn every_module_opens_with_what_it_owns() {
 #[test]
 fn golden_files_stay_as_they_were_written() {
     none(&changed_golden_files(&repository()));
-}
-
-#[test]
-fn the_page_of_semantics_names_tests_that_are_there() {
-    none(&tests_named_in_vain(&repository()));
 }
 
 /// The rules themselves: each finds what was planted, and only that.
@@ -648,13 +621,6 @@ mod rules {
             ],
             &["changed: a golden file is never edited", "  new/one`", "removed: a golden"],
         );
-    }
-
-    #[test]
-    fn a_test_that_is_named_in_vain_is_found() {
-        let page = "- Holds. [`it_holds`,\n  `it_is_gone`] Code: `x[0]`, `y`.";
-        let files = [("src/docs/semantics.md", page), ("tests/a.rs", "#[test]\nfn it_holds() {}")];
-        finds(tests_named_in_vain, &files, &["`it_is_gone`"]);
     }
 
     #[test]
