@@ -104,6 +104,7 @@ pub fn status_json(volume: &Volume) -> Value {
         "checkpoint": {
             "sequence": checkpoint.sequence, "cid": checkpoint.cid,
             "age_s": checkpoint.age_s, "copies": checkpoint.copies,
+            "refused": checkpoint.refused,
         },
     })
 }

@@ -9,10 +9,10 @@ use crate::api::{ErrorCode, Failure};
 use crate::backends::{BackendSpec, open, refuse_overlap, wrap};
 use crate::config::{Config, TEMPLATE};
 use crate::content::Profile;
-use crate::metadata::{EmbeddedEngine, Engine, EventRecord, Namespace};
+use crate::metadata::{EmbeddedEngine, Engine, EventRecord, MetadataError, Namespace};
 use crate::replication::{
     Checkpointer, CheckpointerOptions, Policy, Progress, RecoverSource, Recovered, Registry,
-    Replicator, ReplicatorOptions, recover,
+    ReplicationError, Replicator, ReplicatorOptions, recover,
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock};
 use crate::store::{LocalStore, StoreOptions};
@@ -78,6 +78,19 @@ pub(super) fn failed(error: impl std::fmt::Display) -> Failure {
 
 fn usage(error: impl std::fmt::Display) -> Failure {
     Failure::new(ErrorCode::Usage, error.to_string())
+}
+
+/// Why the metadata cannot be used.
+fn unusable(volume: &Path, error: &MetadataError) -> Failure {
+    let text = format!("{}: {error}", volume.join("meta").display());
+    match error {
+        MetadataError::Unopenable(_) => Failure::new(ErrorCode::Damaged, text),
+        MetadataError::Damaged { .. } => Failure::new(
+            ErrorCode::Damaged,
+            format!("{text}; or `cairn recover --from` a backend, into a new folder"),
+        ),
+        _ => Failure::new(ErrorCode::Failed, text),
+    }
 }
 
 /// Reads backend URLs; each gets an id of its own.
@@ -177,10 +190,10 @@ impl Volume {
         let shutdown = Shutdown::default();
         let engine: Arc<dyn Engine> = Arc::new(
             EmbeddedEngine::open(&dir.join("meta"), config.store.engine_cache_bytes.0)
-                .map_err(|e| failed(format!("{}: {e}", dir.join("meta").display())))?,
+                .map_err(|e| unusable(dir, &e))?,
         );
-        let namespace =
-            Arc::new(Namespace::open(Arc::clone(&engine), clock.now()).map_err(failed)?);
+        let namespace = Namespace::open(Arc::clone(&engine), clock.now());
+        let namespace = Arc::new(namespace.map_err(|e| unusable(dir, &e))?);
         // The store cuts what the index does not name: that must not come back.
         engine.persist().map_err(failed)?;
         let options = StoreOptions {
@@ -235,7 +248,10 @@ impl Volume {
                 level_deadline,
             },
         )
-        .map_err(failed)?;
+        .map_err(|error| match error {
+            ReplicationError::Behind { .. } => Failure::new(ErrorCode::Damaged, error.to_string()),
+            other => failed(other),
+        })?;
         let vfs = Vfs::open(VfsParts {
             namespace: Arc::clone(&namespace),
             store: Arc::clone(&store),

@@ -103,11 +103,31 @@ fn storage(error: &fjall::Error) -> MetadataError {
     MetadataError::Storage(text)
 }
 
+/// An error while opening: damage, unless somebody else is to blame.
+fn opening(error: &fjall::Error) -> MetadataError {
+    use std::io::ErrorKind as Kind;
+    match error {
+        fjall::Error::Locked | fjall::Error::Poisoned | fjall::Error::InvalidVersion(Some(_)) => {
+            storage(error)
+        }
+        fjall::Error::Io(io)
+            if !matches!(
+                io.kind(),
+                Kind::NotFound | Kind::AlreadyExists | Kind::UnexpectedEof | Kind::InvalidData
+            ) =>
+        {
+            storage(error)
+        }
+        other => MetadataError::Unopenable(other.to_string()),
+    }
+}
+
 impl EmbeddedEngine {
     /// Opens or makes the engine in `dir`; `cache_bytes` bounds its block cache.
     ///
     /// # Errors
-    /// `Storage` when the files are damaged, in use or of a newer format.
+    /// `Unopenable` when the files are damaged; `Storage` when they are in use or
+    /// of a newer format.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, MetadataError> {
         let place = dir.to_path_buf();
         let space = Space::new(move || {
@@ -137,10 +157,10 @@ impl EmbeddedEngine {
             .worker_threads(1)
             .max_cached_files(Some(128))
             .open()
-            .map_err(|e| storage(&e))?;
+            .map_err(|e| opening(&e))?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
-        let rows = database.keyspace("rows", options).map_err(|e| storage(&e))?;
-        let blocks = database.keyspace("blocks", options).map_err(|e| storage(&e))?;
+        let rows = database.keyspace("rows", options).map_err(|e| opening(&e))?;
+        let blocks = database.keyspace("blocks", options).map_err(|e| opening(&e))?;
         let (flush, flushed) = (Mutex::default(), Condvar::new());
         Ok(Self { database, rows, blocks, flush, flushed, space })
     }

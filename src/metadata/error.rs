@@ -50,6 +50,12 @@ pub enum MetadataError {
         /// The newest this binary reads.
         supported: u32,
     },
+    /// The engine's files are damaged (refused at open).
+    #[error(
+        "the metadata cannot be opened ({0}): `cairn recover --from` a backend brings the volume \
+         back in a new folder"
+    )]
+    Unopenable(String),
     /// The engine's storage failed (EIO; the engine is poisoned for writing).
     #[error("metadata storage failed: {0}")]
     Storage(String),

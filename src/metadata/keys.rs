@@ -21,6 +21,7 @@
 //! | `Fstats` | counters |
 //! | `Fmarks` | first epoch whose marks are not all taken |
 //! | `Fevents` | first event that is not taken |
+//! | `Fcheckpoint` | newest checkpoint that was begun |
 //!
 //! Marks and events have numbers that only rise, and their tables are read from
 //! the first number that is not taken: a scan never walks over what was removed
@@ -49,6 +50,7 @@ pub(crate) const NEXT_INO: &[u8] = b"Fnext";
 pub(crate) const STATS: &[u8] = b"Fstats";
 pub(crate) const MARKS_TAKEN: &[u8] = b"Fmarks";
 pub(crate) const EVENTS_TAKEN: &[u8] = b"Fevents";
+pub(crate) const CHECKPOINT: &[u8] = b"Fcheckpoint";
 
 /// A table byte and a number.
 pub(crate) fn number(table: u8, value: u64) -> Vec<u8> {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-use super::local_manifests::{highest_local, newest_local, remove_before};
+use super::local_manifests::{highest_local, newest_local, newest_number, remove_before};
 use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::content::{ContentError, Profile, import_file};
@@ -34,6 +34,8 @@ use crate::types::{BackendId, Block, Cid, VolumeId, WriterId, cid};
 const KEPT_NAMES: usize = 8;
 /// Bytes of blocks in one put.
 const BATCH_BYTES: usize = 4 << 20;
+/// Until a backend with a checkpoint that is not ours is looked at again.
+const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 
 /// Times and limits of checkpoints.
 #[derive(Debug, Clone)]
@@ -69,6 +71,8 @@ pub struct CheckpointStatus {
     pub age_s: u64,
     /// Places that hold it whole, the local one included.
     pub copies: u32,
+    /// Backends that no metadata is written to, with the reason.
+    pub refused: Vec<String>,
 }
 
 #[derive(Default)]
@@ -78,6 +82,8 @@ struct State {
     base_written: Option<Instant>,
     /// Newest sequence that each backend holds whole.
     complete: BTreeMap<BackendId, u64>,
+    /// Backends that no metadata is written to, and why.
+    refused: BTreeMap<BackendId, String>,
     /// Backends with a thread.
     served: BTreeSet<BackendId>,
     /// Group commit: writes begun and ended, and whether one runs.
@@ -116,7 +122,7 @@ impl Checkpointer {
     /// Reads the newest local manifest and starts the interval thread.
     ///
     /// # Errors
-    /// `Io`; `Metadata` when a local manifest is of a newer format.
+    /// `Io`; `Metadata` when a local manifest is of a newer format; `Behind`.
     pub fn start(
         namespace: Arc<Namespace>,
         registry: Arc<Registry>,
@@ -127,7 +133,13 @@ impl Checkpointer {
         options: CheckpointerOptions,
     ) -> Result<Arc<Self>, ReplicationError> {
         fs::create_dir_all(&options.dir)?;
-        let floor = highest_local(&options.dir)?;
+        let known = namespace.noted_checkpoint()?;
+        let found = newest_number(&options.dir)?;
+        if found > known {
+            let location = options.dir.display().to_string();
+            return Err(ReplicationError::Behind { known, found, location });
+        }
+        let floor = known.max(highest_local(&options.dir)?);
         let mut state = State { policy, floor, ..State::default() };
         if let Some((manifest, id)) = newest_local(&options.dir)? {
             state.manifest = Some(Arc::new(manifest));
@@ -219,7 +231,10 @@ impl Checkpointer {
             };
             match done {
                 Ok(true) => {
-                    self.state.lock().complete.insert(id.clone(), manifest.sequence);
+                    let mut state = self.state.lock();
+                    state.complete.insert(id.clone(), manifest.sequence);
+                    state.refused.remove(id);
+                    drop(state);
                     self.changed.notify_all();
                 }
                 Ok(false) => {}
@@ -229,7 +244,14 @@ impl Checkpointer {
                         self.registry.failed(id, error);
                     }
                     self.changed.notify_all();
-                    if self.shutdown.wait(Duration::from_millis(500)) {
+                    let pause = if let ReplicationError::Behind { .. } = &error {
+                        tracing::error!(%error, backend = %id, "no metadata is written there");
+                        self.state.lock().refused.insert(id.clone(), error.to_string());
+                        REFUSED_PAUSE
+                    } else {
+                        Duration::from_millis(500)
+                    };
+                    if self.shutdown.wait(pause) {
                         return;
                     }
                 }
@@ -256,8 +278,8 @@ impl Checkpointer {
         manifest_cid: &Cid,
         have: u64,
     ) -> Result<bool, ReplicationError> {
-        if have == 0 && self.is_behind(backend, manifest, manifest_cid)? {
-            return self.begin_anew(manifest);
+        if have == 0 {
+            self.refuse_to_bury(backend, manifest, manifest_cid)?;
         }
         // A backend that holds manifest `have` whole holds all files up to it.
         for file in manifest.files().filter(|file| file.sequence > have) {
@@ -284,31 +306,28 @@ impl Checkpointer {
         Ok(true)
     }
 
-    /// Whether the backend has a manifest that this one would not come after:
-    /// this volume lost its own, or another life of it writes there, too.
-    fn is_behind(
+    /// Refuses a backend that has a checkpoint which this tree does not know:
+    /// a newer name here would bury it.
+    fn refuse_to_bury(
         &self,
         backend: &Arc<dyn Backend>,
         manifest: &Manifest,
         manifest_cid: &Cid,
-    ) -> Result<bool, ReplicationError> {
+    ) -> Result<(), ReplicationError> {
         let prefix = name_prefix(&manifest.volume);
         let names = self.call(backend.names(&prefix))?;
         let number = |name: &str| name.strip_prefix(&prefix)?.parse::<u64>().ok();
-        let newest = names.iter().filter_map(|(name, id)| Some((number(name)?, id))).max();
-        let Some((newest, id)) = newest else { return Ok(false) };
-        if newest < manifest.sequence || (newest == manifest.sequence && id == manifest_cid) {
-            return Ok(false);
+        let newest = names.iter().filter_map(|(name, id)| Some((number(name)?, *id))).max();
+        match newest {
+            Some((found, id))
+                if found > manifest.sequence
+                    || (found == manifest.sequence && id != *manifest_cid) =>
+            {
+                let location = backend.location();
+                Err(ReplicationError::Behind { known: manifest.sequence, found, location })
+            }
+            _ => Ok(()),
         }
-        tracing::error!(
-            backend = %backend.location(),
-            there = newest,
-            here = manifest.sequence,
-            "a backend has newer metadata of this volume than its folder; a base is written after it"
-        );
-        let mut state = self.state.lock();
-        state.floor = state.floor.max(newest);
-        Ok(true)
     }
 
     /// Writes a base unless one was written after `seen`; its upload is next.
@@ -316,7 +335,7 @@ impl Checkpointer {
         let done = {
             let state = self.state.lock();
             let base = state.manifest.as_ref().map_or(0, |manifest| manifest.base.sequence);
-            base > seen.sequence && base > state.floor
+            base > seen.sequence
         };
         if !done {
             self.write_shared(true)?;
@@ -377,7 +396,7 @@ impl Checkpointer {
         let start = Instant::now();
         let mut state = self.state.lock();
         loop {
-            let (have, want) = (self.copies_of(&state, sequence), self.wanted(policy));
+            let (have, want) = (self.copies_of(&state, sequence), self.wanted(&state, policy));
             if have >= want {
                 return Ok(());
             }
@@ -398,8 +417,8 @@ impl Checkpointer {
 
     /// The metadata's quorum is `max(3, N/2 + 1)` of N places in reach, clipped
     /// to N.
-    fn wanted(&self, policy: &Policy) -> usize {
-        let places = self.registry.places_now();
+    fn wanted(&self, state: &State, policy: &Policy) -> usize {
+        let places = self.registry.places_now().saturating_sub(state.refused.len()).max(1);
         match policy.level {
             Level::LocalDurability => 1,
             Level::Single => 2.min(places),
@@ -428,7 +447,9 @@ impl Checkpointer {
         let mut state = self.state.lock();
         while start.elapsed() < self.options.level_deadline {
             let lagging = self.registry.candidates().iter().any(|c| {
-                c.available && state.complete.get(&c.id).is_none_or(|held| *held < sequence)
+                c.available
+                    && !state.refused.contains_key(&c.id)
+                    && state.complete.get(&c.id).is_none_or(|held| *held < sequence)
             });
             if !lagging {
                 break;
@@ -450,6 +471,7 @@ impl Checkpointer {
             cid: state.manifest_cid.map(|id| id.to_string()),
             age_s: u64::try_from(age).unwrap_or(0),
             copies: u32::try_from(holders).unwrap_or(u32::MAX).saturating_add(1),
+            refused: state.refused.iter().map(|(id, why)| format!("{id}: {why}")).collect(),
         }
     }
 
@@ -534,6 +556,7 @@ impl Checkpointer {
             return Ok(None);
         }
         let dir = &self.options.dir;
+        self.namespace.note_checkpoint(sequence)?;
         let (token, base_entry, deltas) = match previous {
             Some(previous) if !base => {
                 let path = dir.join(format!("delta-{sequence:012}.parquet"));

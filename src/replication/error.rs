@@ -41,6 +41,21 @@ pub enum ReplicationError {
         /// What was found instead.
         reason: String,
     },
+    /// The tree does not know a checkpoint that it wrote (EIO): it is not the
+    /// newest state of the volume, and must not be taken for it.
+    #[error(
+        "{location} has checkpoint {found}, which this volume's metadata does not know (it is at \
+         {known}): `meta` lost changes or is an old copy, or another life of the volume writes \
+         there; `cairn recover --from` a backend brings the newest state into a new folder"
+    )]
+    Behind {
+        /// The newest checkpoint that the tree knows.
+        known: u64,
+        /// The newest one that is there.
+        found: u64,
+        /// Where.
+        location: String,
+    },
     /// The daemon is stopping (ESHUTDOWN).
     #[error("the volume is being unmounted")]
     ShuttingDown,

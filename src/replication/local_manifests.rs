@@ -57,6 +57,18 @@ fn number_of(path: &Path) -> Option<u64> {
     rest.get(..12)?.parse().ok()
 }
 
+/// The sequence of the newest manifest, whole or not; 0 when there is none.
+pub(super) fn newest_number(dir: &Path) -> Result<u64, ReplicationError> {
+    let mut newest = 0;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ext| ext == "json") {
+            newest = newest.max(number_of(&path).unwrap_or(0));
+        }
+    }
+    Ok(newest)
+}
+
 /// The highest sequence that any name in the folder has: none of them is used again.
 pub(super) fn highest_local(dir: &Path) -> Result<u64, ReplicationError> {
     let mut highest = 0;

@@ -175,6 +175,7 @@ fn load(
         other => Ok(other),
     });
     let count = namespace.load_rows(&mut rows)?;
+    namespace.note_checkpoint(manifest.sequence)?;
     let policy =
         manifest.policy.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
     let backends = manifest

@@ -61,7 +61,8 @@ impl VfsError {
                 ReplicationError::NoGoodCopy { .. }
                 | ReplicationError::BelowLevel { .. }
                 | ReplicationError::Backend(_)
-                | ReplicationError::NoCheckpoint { .. } => Os::IO,
+                | ReplicationError::NoCheckpoint { .. }
+                | ReplicationError::Behind { .. } => Os::IO,
                 ReplicationError::Io(source) => of_io(source),
                 ReplicationError::Metadata(error) => of_metadata(error),
                 ReplicationError::Store(error) => of_store(error),
@@ -94,6 +95,7 @@ fn of_metadata(error: &MetadataError) -> Os {
         MetadataError::NoSpace => Os::NOSPC,
         MetadataError::Damaged { .. }
         | MetadataError::TooNew { .. }
+        | MetadataError::Unopenable(_)
         | MetadataError::Storage(_)
         | MetadataError::Checkpoint(_) => Os::IO,
         MetadataError::Io(error) => of_io(error),

@@ -11,6 +11,7 @@ mod acl;
 mod attributes;
 mod cars;
 mod crash;
+mod damage;
 mod files;
 mod kubo;
 mod lifecycle;

@@ -34,6 +34,13 @@ use self::place::Place;
 use super::{Backend, BackendError, Capabilities, ErrorKind, Layout, ListPage, Presence, Usage};
 use crate::types::{Block, Cid};
 
+/// Why a place may be read-only without being set so.
+const MOUNTED_READ_ONLY: &str = "its filesystem is mounted read-only";
+
+fn is_mounted_read_only(path: &Path) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
 /// What a directory backend is told.
 #[derive(Debug, Clone, Default)]
 pub struct DirOptions {
@@ -62,11 +69,9 @@ impl DirBackend {
     pub fn open(root: &Path, options: DirOptions, create: bool) -> Result<Self, BackendError> {
         let path = std::path::absolute(root)
             .map_err(|error| errno::explain(root, "find", errno::errno_of(&error)))?;
-        let mount_is_read_only = rustix::fs::statvfs(&path)
-            .is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY));
-        let read_only = match (options.read_only, mount_is_read_only) {
+        let read_only = match (options.read_only, is_mounted_read_only(&path)) {
             (true, _) => Some("it is set so (`read_only=1` in its URL)"),
-            (false, true) => Some("its filesystem is mounted read-only"),
+            (false, true) => Some(MOUNTED_READ_ONLY),
             (false, false) => None,
         };
         let place = Place::open(&path, create, read_only.is_none())?;
@@ -236,8 +241,16 @@ impl Backend for DirBackend {
 
     async fn probe(&self) -> Result<(), BackendError> {
         let writable = self.read_only.is_none();
+        let was_mounted_so = self.read_only == Some(MOUNTED_READ_ONLY);
         self.run(move |blocks| {
             blocks.place.check()?;
+            if was_mounted_so && !is_mounted_read_only(&blocks.place.path) {
+                let message = format!(
+                    "{} can be written again: it has to be opened anew",
+                    blocks.place.path.display()
+                );
+                return Err(BackendError::new(ErrorKind::Unavailable, message));
+            }
             if writable { blocks.place.try_write() } else { Ok(()) }
         })
         .await

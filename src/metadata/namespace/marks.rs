@@ -188,6 +188,29 @@ impl Namespace {
         Ok(token)
     }
 
+    /// Notes that a checkpoint is about to be written. [`Namespace::snapshot_rows`]
+    /// makes the note durable, so no checkpoint exists whose number the tree
+    /// does not know, unless the tree lost what it had acknowledged.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn note_checkpoint(&self, sequence: u64) -> Result<(), MetadataError> {
+        self.run(|tx| {
+            let known = tx.get::<u64>(keys::CHECKPOINT)?.unwrap_or(0);
+            tx.inner.put(keys::CHECKPOINT, &encode(&known.max(sequence)));
+            Ok(())
+        })
+    }
+
+    /// The newest checkpoint that was begun; 0 when none was.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn noted_checkpoint(&self) -> Result<u64, MetadataError> {
+        let value = self.engine.get(keys::CHECKPOINT)?;
+        value.map_or(Ok(0), |value| decode(keys::CHECKPOINT, &value))
+    }
+
     /// Removes the marks (and events) that `token`'s checkpoint has taken;
     /// those that a later change renewed are of a later epoch and stay. To be
     /// called when the checkpoint is durable.

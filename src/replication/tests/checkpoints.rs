@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::harness::{World, bytes, eventually, policy};
 use crate::backends::{Backend, MemoryBackend};
 use crate::metadata::{Engine, MemoryEngine, Namespace};
-use crate::replication::{Checkpointer, CheckpointerOptions, RecoverSource, recover};
+use crate::replication::{
+    Checkpointer, CheckpointerOptions, RecoverSource, ReplicationError, recover,
+};
 use crate::runtime::Shutdown;
 use crate::types::{Ino, Name, Timestamp, VolumeId, WriterId};
 
@@ -32,6 +34,10 @@ fn folder(world: &World) -> PathBuf {
 }
 
 fn start(world: &World, volume: VolumeId) -> Life {
+    try_start(world, volume).unwrap()
+}
+
+fn try_start(world: &World, volume: VolumeId) -> Result<Life, ReplicationError> {
     let shutdown = Shutdown::default();
     let checkpointer = Checkpointer::start(
         Arc::clone(&world.namespace),
@@ -52,7 +58,7 @@ fn start(world: &World, volume: VolumeId) -> Life {
             level_deadline: Duration::from_secs(20),
         },
     );
-    Life { checkpointer: checkpointer.unwrap(), shutdown }
+    Ok(Life { checkpointer: checkpointer?, shutdown })
 }
 
 /// Names in the tree that a bare machine gets from this place.
@@ -131,8 +137,35 @@ fn a_volume_that_lost_its_checkpoints_goes_on_after_those_of_its_backends() {
     fs::remove_dir_all(folder(&world)).unwrap();
     let life = start(&world, volume);
     world.commit(b"4", &policy(""));
-    life.checkpointer.checkpoint(false).unwrap();
-    eventually("a newer name", || newest_name(&world, &places[0]) > before);
+    assert_eq!(life.checkpointer.checkpoint(false).unwrap().sequence, 4);
+    assert!(newest_name(&world, &places[0]) > before);
     assert_eq!(recovered(&world, &places[0]), ["1", "2", "3", "4"]);
+    life.end(&world);
+}
+
+#[test]
+fn a_tree_that_went_back_in_time_buries_no_newer_checkpoint() {
+    let (mut world, places) = World::with(&["a"]);
+    world.stop();
+    let volume = VolumeId::random();
+    let life = start(&world, volume);
+    world.commit(b"1", &policy(""));
+    life.checkpointer.checkpoint(false).unwrap();
+    world.commit(b"2", &policy(""));
+    life.checkpointer.checkpoint(false).unwrap();
+    life.end(&world);
+    // The metadata is lost; an empty tree takes its place.
+    let engine = Arc::new(MemoryEngine::default()) as Arc<dyn Engine>;
+    world.namespace = Arc::new(Namespace::open(engine, Timestamp::default()).unwrap());
+    let error = try_start(&world, volume).err().unwrap();
+    assert!(matches!(error, ReplicationError::Behind { known: 0, found: 2, .. }), "{error}");
+    // Not even when the local checkpoints are gone, too.
+    fs::remove_dir_all(folder(&world)).unwrap();
+    let life = start(&world, volume);
+    life.checkpointer.checkpoint(true).unwrap();
+    eventually("it says so", || life.checkpointer.status().refused.len() == 1);
+    let reason = life.checkpointer.status().refused.remove(0);
+    assert!(reason.contains("cairn recover"), "{reason}");
+    assert_eq!(recovered(&world, &places[0]), ["1", "2"]);
     life.end(&world);
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use self::run::{Run, run};
-pub use self::tree::{difference, make_tree, snapshot};
+pub use self::tree::{Entry, difference, make_tree, snapshot};
 
 /// A temporary home with everything that a test makes in it.
 pub struct World {
