@@ -443,6 +443,27 @@ fn changed_golden_files(tree: &Tree) -> Vec<String> {
     found
 }
 
+/// Names of tests in brackets that no source file has.
+fn tests_that_are_not_there(tree: &Tree) -> Vec<String> {
+    let mut known = BTreeSet::new();
+    for (_, bytes) in tree.iter().filter(|(path, _)| is_rust(path)) {
+        let text = String::from_utf8_lossy(bytes);
+        let names = text.split("fn ").skip(1).filter_map(|rest| rest.split('(').next());
+        known.extend(names.map(str::to_owned));
+    }
+    let mut found = Vec::new();
+    for (path, bytes) in tree.iter().filter(|(path, _)| path.starts_with("src/docs/")) {
+        let text = String::from_utf8_lossy(bytes);
+        for part in text.split("[`").skip(1).filter_map(|rest| rest.split_once("`]")) {
+            let names = part.0.split('`').map(|name| name.trim_matches([',', ' ', '\n']));
+            for name in names.filter(|name| !name.is_empty() && !known.contains(*name)) {
+                found.push(format!("{path}: there is no test `{name}`"));
+            }
+        }
+    }
+    found
+}
+
 /// Fails with all violations.
 fn none(found: &[String]) {
     assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
@@ -491,6 +512,18 @@ fn unsafe_code_is_only_in_listed_files() {
 #[test]
 fn every_module_opens_with_what_it_owns() {
     none(&undocumented_modules(&repository()));
+}
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    none(&tests_that_are_not_there(&repository()));
+    let planted = |text: &str| {
+        let code = ("src/a.rs".to_owned(), b"#[test]\nfn it_holds() {}".to_vec());
+        let document = ("src/docs/a.md".to_owned(), text.as_bytes().to_vec());
+        tests_that_are_not_there(&[code, document].into()).len()
+    };
+    assert_eq!(planted("- A line. [`it_holds`]"), 0);
+    assert_eq!(planted("- A line. [`it_holds`,\n  `it_does_not`]"), 1);
 }
 
 #[test]

@@ -122,7 +122,8 @@ impl Filesystem for CairnFs {
         // The writeback cache is off: it would hide when bytes are written, and
         // a full disk from the writer. Nor is O_TRUNC left to `open`: the kernel
         // would ask for it before it finds that the file is being executed, and
-        // pull the code away from a running program.
+        // pull the code away from a running program; and an ordinary user's
+        // would leave setuid on the file.
         for wanted in [
             // The kernel enforces ACLs; what is made inherits them here, so the
             // umask is applied here, too.

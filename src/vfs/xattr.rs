@@ -4,6 +4,8 @@ use crate::types::{Acl, FileKind, Ino, acl};
 use rustix::io::Errno;
 
 const PREFIX: &[u8] = b"user.cairn.";
+/// What a name may begin with.
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 /// Largest value (Linux `XATTR_SIZE_MAX`).
 const MAX_VALUE: usize = 65_536;
 /// Longest name (Linux `XATTR_NAME_MAX`).
@@ -86,6 +88,10 @@ impl Vfs {
         if name == acl::ACCESS || name == acl::DEFAULT {
             let list = Acl::parse(value).ok_or(Errno::INVAL)?;
             return self.set_acl(ino, name, &list, false);
+        }
+        // What else begins with `system.` is the kernel's, or nobody's.
+        if !NAMESPACES.iter().any(|space| name.starts_with(space)) {
+            return Err(Errno::OPNOTSUPP.into());
         }
         if name == b"user.cairn.policy" {
             return self.set_policy_text(ino, value);

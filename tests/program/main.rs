@@ -18,4 +18,5 @@ mod lifecycle;
 mod names;
 mod programs;
 mod recovery;
+mod semantics;
 mod verbs;
