@@ -286,6 +286,7 @@ fn spawn(
         }
         sender.send(String::from_utf8_lossy(&text).into_owned())
     });
+    let mut ended = None;
     loop {
         if let Ok(text) = receiver.recv_timeout(Duration::from_millis(100)) {
             if text == "ok" {
@@ -302,13 +303,15 @@ fn spawn(
             };
             return Err(Failure::new(code, message));
         }
-        if let Some(status) = child.try_wait().map_err(super::failed)? {
+        // What a daemon wrote before it ended is in the pipe: one more look.
+        if let Some(status) = ended {
             let text = format!(
                 "the daemon ended ({status}) before the mount answered; see {}",
                 log_path.display()
             );
             return Err(super::failed(text));
         }
+        ended = child.try_wait().map_err(super::failed)?;
     }
 }
 
