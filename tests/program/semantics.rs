@@ -70,7 +70,6 @@ fn what_is_not_offered_is_refused_by_its_errno() {
     for name in ["system.other", "odd.name"] {
         assert_eq!(set(name, b"x").unwrap_err(), Errno::OPNOTSUPP, "{name}");
     }
-    assert_eq!(set("system.posix_acl_access", b"no list").unwrap_err(), Errno::INVAL);
     assert_eq!(set("user.cairn.cid", b"x").unwrap_err(), Errno::PERM);
     assert_eq!(set("user.cairn.policy", b"min=9,target=1").unwrap_err(), Errno::INVAL);
     assert_eq!(set("user.big", &vec![1; 65_537]).unwrap_err(), Errno::TOOBIG);
