@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
@@ -29,6 +29,8 @@ use crate::types::{BackendId, Block, Cid, Ino, Timestamp};
 const BATCH_FILES: usize = 256;
 /// A file above this many bytes is a batch of its own.
 const LARGE_BYTES: u64 = 16 << 20;
+/// How long a file that nobody waits for waits for others: a flush for many.
+const LINGER: Duration = Duration::from_millis(50);
 /// Threads that commit.
 const THREADS: usize = 2;
 
@@ -47,7 +49,20 @@ struct Request {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Request>,
+    /// Since when the first of them waits.
+    since: Option<Instant>,
+    /// Somebody waits for one, or memory is short: no lingering.
+    hurried: bool,
     stopped: bool,
+}
+
+impl Queue {
+    /// How long to linger; `None` when it is time.
+    fn linger(&self) -> Option<Duration> {
+        let full = self.waiting.len() >= BATCH_FILES;
+        let since = self.since.filter(|_| !self.hurried && !self.stopped && !full)?;
+        LINGER.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
+    }
 }
 
 /// The queue of files to commit.
@@ -96,7 +111,19 @@ impl Committer {
         if done.is_none() && node.queued.swap(true, Ordering::AcqRel) {
             return;
         }
-        self.queue.lock().waiting.push_back(Request { node: Arc::clone(node), done });
+        let mut queue = self.queue.lock();
+        queue.hurried |= done.is_some();
+        queue.since.get_or_insert_with(Instant::now);
+        queue.waiting.push_back(Request { node: Arc::clone(node), done });
+        // Who lingers looks again by itself.
+        if queue.waiting.len() == 1 || queue.linger().is_none() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Memory is short.
+    fn hurry(&self) {
+        self.queue.lock().hurried = true;
         self.wake.notify_one();
     }
 
@@ -105,6 +132,11 @@ impl Committer {
         let mut queue = self.queue.lock();
         if queue.waiting.is_empty() && !queue.stopped {
             self.wake.wait_for(&mut queue, Duration::from_millis(500));
+        }
+        while !queue.waiting.is_empty()
+            && let Some(left) = queue.linger()
+        {
+            self.wake.wait_for(&mut queue, left);
         }
         let mut batch: Vec<Request> = Vec::new();
         while let Some(request) = queue.waiting.pop_front() {
@@ -118,6 +150,12 @@ impl Committer {
             if large || batch.len() == BATCH_FILES {
                 break;
             }
+        }
+        // What is left was there when this batch was due: it is due as well.
+        if queue.waiting.is_empty() {
+            (queue.since, queue.hurried) = (None, false);
+        } else {
+            self.wake.notify_one();
         }
         (!batch.is_empty()).then_some(batch)
     }
@@ -138,6 +176,9 @@ impl Vfs {
     /// Hands a file to the committer and goes on.
     pub(super) fn commit_later(&self, node: &Arc<Node>) {
         self.committer.push(node, None);
+        if self.memory_bytes.load(Ordering::Relaxed) > self.options.dirty_bytes / 2 {
+            self.committer.hurry();
+        }
     }
 
     /// Commits a file and waits until it is durable locally.
@@ -331,6 +372,7 @@ impl Vfs {
     fn hash(&self, node: &Arc<Node>, state: &mut NodeState) -> Result<Hashed, VfsError> {
         let record = state.record.clone();
         let policy = self.policy_of_locked(&record)?;
+        let hashes = std::mem::take(&mut state.hashes);
         let Some(staging) = state.staging.as_mut() else {
             // Only times changed.
             let content = match &record.content {
@@ -368,7 +410,8 @@ impl Vfs {
         for index in &dirty {
             staging.complete_leaf(*index, &base)?;
         }
-        let changed = self.hash_leaves(&profile, staging, &dirty)?;
+        let known = hashes.of(staging.id());
+        let changed = self.hash_leaves(&profile, staging, &dirty, &known)?;
         let in_file = !staging.is_in_memory() && profile.raw_leaves;
         let mut links = BTreeMap::new();
         let mut seen = std::collections::HashSet::new();
@@ -439,10 +482,16 @@ impl Vfs {
         profile: &Profile,
         staging: &Staging,
         dirty: &[u64],
+        known: &BTreeMap<u64, (u64, Link)>,
     ) -> Result<Vec<(u64, Link, Option<Bytes>)>, VfsError> {
         let zeros = vec![0u8; profile.chunk_size as usize];
         let hole = std::sync::OnceLock::new();
         let one = |index: u64, buffer: &mut Vec<u8>| {
+            if let Some((generation, link)) = known.get(&index)
+                && *generation == staging.generation(index)
+            {
+                return Ok((index, *link, None));
+            }
             let whole = (index + 1) * u64::from(profile.chunk_size) <= staging.len();
             if whole && staging.leaf_is_hole(index)? {
                 let (link, block) = hole

@@ -95,6 +95,7 @@ impl Vfs {
         state.deliver()?;
         let at = if handle.options.append { state.record.size } else { offset };
         self.change(&handle.node, &mut state, |staging, base| staging.write_at(at, data, base))?;
+        self.note_written(&handle.node, &mut state, (at, data.len() as u64));
         handle.wrote.store(true, Ordering::Release);
         Ok(state.record.size)
     }
@@ -298,7 +299,10 @@ impl Vfs {
 
     /// Whether [`Vfs::flush`] may have to wait for a disk or a backend.
     pub fn flush_waits(&self, id: HandleId) -> bool {
-        self.handle(id).is_ok_and(|handle| handle.wrote.load(Ordering::Acquire))
+        self.handle(id).is_ok_and(|handle| {
+            handle.wrote.load(Ordering::Acquire)
+                && self.policy_of(handle.node.ino).is_ok_and(|p| p.wait_on == WaitOn::Close)
+        })
     }
 
     /// close(2) of one descriptor: what it wrote is committed, and has the

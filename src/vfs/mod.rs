@@ -12,6 +12,7 @@
 //! while a level is waited for.
 
 mod attr;
+mod behind;
 mod block_index;
 mod commit;
 mod dir;
@@ -35,6 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 
+use self::behind::Behind;
 use self::commit::Committer;
 use self::file::Handle;
 use self::node::{Node, NodeTable};
@@ -145,6 +147,7 @@ pub struct Vfs {
     tree_version: AtomicU64,
     stripes: Vec<Mutex<()>>,
     committer: Committer,
+    behind: Behind,
     memory_bytes: AtomicU64,
     hashed_bytes: AtomicU64,
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
@@ -173,6 +176,7 @@ impl Vfs {
             tree_version: AtomicU64::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             committer: Committer::default(),
+            behind: Behind::default(),
             memory_bytes: AtomicU64::new(0),
             hashed_bytes: AtomicU64::new(0),
             kernel: RwLock::default(),
@@ -184,6 +188,7 @@ impl Vfs {
             }
         }
         Committer::start(&vfs)?;
+        Behind::start(&vfs)?;
         Ok(vfs)
     }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::behind::Hashes;
 use super::{Errno, VfsError};
 use crate::content::LeafSpan;
 use crate::metadata::InodeRecord;
@@ -33,6 +34,8 @@ pub(super) struct NodeState {
     pub charged: u64,
     /// It was synced since it was opened: who syncs again will sync often.
     pub synced: bool,
+    /// Hashes made behind the writer.
+    pub hashes: Hashes,
     /// Size, mtime or ctime differ from the stored row.
     pub dirty: bool,
     /// Staged bytes are recorded in the engine.
@@ -97,6 +100,7 @@ impl NodeTable {
             record,
             staging: None,
             charged: 0,
+            hashes: Hashes::default(),
             synced: false,
             dirty: false,
             recorded: false,
