@@ -5,7 +5,9 @@
 //! idle, sync, a CID that is asked for) the committer hashes what changed, makes
 //! the blocks durable (many files, one flush), and only then gives the inodes
 //! their new roots. After a crash a file has its last committed or
-//! fsync-acknowledged content, never a torn one.
+//! fsync-acknowledged content, never a torn one; but bytes written into a file
+//! after its fsync at `LOCAL_DURABILITY` may be there in part, as on a local
+//! disk: its staging file is written in place.
 //!
 //! Locks: a directory's stripe, then one inode's state. Only the committer
 //! holds several inodes' states, in the order of their numbers. No lock is held
