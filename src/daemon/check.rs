@@ -1,9 +1,12 @@
 //! `cairn fsck`.
 
+use std::fs::File;
+
 use serde_json::{Value, json};
 
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, ProgressReport};
+use crate::content::{Profile, import_file};
 use crate::metadata::checkpoint::{Manifest, load_checkpoint};
 use crate::store::IndexChange;
 
@@ -138,7 +141,7 @@ fn contents(
     }
 }
 
-/// The newest local checkpoint must load.
+/// The newest local checkpoint must match its CIDs, and load.
 fn checkpoints(volume: &Volume, repair: bool, report: &mut Report) -> Result<(), Failure> {
     let dir = volume.dir.join("checkpoints");
     let mut manifests: Vec<_> = std::fs::read_dir(&dir)
@@ -152,6 +155,16 @@ fn checkpoints(volume: &Volume, repair: bool, report: &mut Report) -> Result<(),
         .map_err(|e| e.to_string())
         .and_then(|bytes| Manifest::decode(&bytes).map_err(|e| e.to_string()))
         .and_then(|manifest| {
+            for file in manifest.files() {
+                let path = dir.join(Manifest::local_name(file));
+                let mut bytes =
+                    File::open(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+                let found = import_file(&Profile::UNIXFS_V1_2025, &mut bytes, &mut |_, _| Ok(()))
+                    .map_err(|e| e.to_string())?;
+                if found.cid.to_string() != file.cid {
+                    return Err(format!("{} does not match its CID", path.display()));
+                }
+            }
             let base = dir.join(format!("base-{:012}", manifest.base.sequence));
             let deltas: Vec<_> =
                 manifest.deltas.iter().map(|file| dir.join(Manifest::local_name(file))).collect();

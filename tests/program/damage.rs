@@ -156,6 +156,7 @@ fn damaged_checkpoint_files_are_found_rewritten_and_never_sent_as_whole() {
     };
     for (part, harm) in [
         ("base-", flip as fn(&Path)),
+        ("base-", flip_early),
         ("delta-", flip),
         ("manifest-", flip),
         ("base-", halve),

@@ -105,6 +105,25 @@ fn sample() -> Sample {
 }
 
 #[test]
+fn an_archive_with_metadata_of_format_1_reads_as_it_was_written() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/golden/metadata-1.car");
+    let sample = sample();
+    let spool = tempfile::tempdir().unwrap();
+    if std::env::var_os("CAIRN_WRITE_GOLDEN").is_some() && !path.exists() {
+        let (second, tables) = encode_metadata(&sample.rows, spool.path()).unwrap();
+        for block in tables {
+            sample.blocks.put(block.cid, block.data);
+        }
+        std::fs::write(&path, sample.blocks.car(2, &[sample.root, second])).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap();
+    let plan = read_in(&spool, &stored).plan_for(&V1).unwrap();
+    assert_eq!(paths(&plan).len(), 9);
+    assert_eq!(plan, sample.plan());
+}
+
+#[test]
 fn attributes_hard_links_and_special_nodes_come_back() {
     let plan = sample().plan();
     let found = paths(&plan);
