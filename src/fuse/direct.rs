@@ -54,6 +54,16 @@ pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> io::Result<Own
     Ok(device)
 }
 
+/// Lets the kernel read ahead further than its 128 KiB, so that a sequential
+/// reader has several requests under way. FUSE's own negotiation can only lower
+/// that figure (`process_init_reply` in fs/fuse/inode.c); this is the way of
+/// Documentation/ABI/testing/sysfs-class-bdi. Only root may: others read slower.
+pub(super) fn read_ahead(mountpoint: &Path, kib: u32) -> io::Result<()> {
+    let device = rustix::fs::stat(mountpoint)?.st_dev;
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
+}
+
 /// Changes the flags of a mount (`mount -o remount,ro`).
 ///
 /// # Errors

@@ -13,6 +13,9 @@ use super::workers::Workers;
 use crate::types::{Ino, Name};
 use crate::vfs::{KernelCache, Vfs};
 
+/// How far the kernel reads ahead: eight of the largest requests.
+const READ_AHEAD_KIB: u32 = 8 << 10;
+
 /// Options of one mount.
 #[derive(Debug, Clone, Default)]
 pub struct MountOptions {
@@ -180,6 +183,9 @@ pub fn mount(
     // The first answer proves that requests are served.
     std::fs::metadata(mountpoint)
         .map_err(|e| failed(mountpoint, format!("the mount does not answer: {e}")))?;
+    if let Err(error) = super::direct::read_ahead(mountpoint, READ_AHEAD_KIB) {
+        tracing::debug!(%error, "the kernel reads ahead as far as it does by itself");
+    }
     Ok(Session { background, mountpoint: mountpoint.to_owned() })
 }
 
