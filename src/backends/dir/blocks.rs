@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,13 +11,17 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::errno::errno_of;
-use super::place::{Place, entries, make_dir, open_dir};
+use super::place::{Place, Temporary, entries, make_dir, open_dir};
 use super::usage::Counter;
 use crate::backends::{BackendError, ErrorKind, ListPage, Presence, check};
 use crate::types::{Block, Cid, cid};
 
 /// Blocks on a page at most, whatever was asked for.
 const PAGE_MAX: usize = 10_000;
+/// Files that are written before they are synced together: bounds open files.
+const CHUNK_FILES: usize = 128;
+/// Their bytes.
+const CHUNK_BYTES: usize = 32 << 20;
 
 /// The block files: `blocks/<shard>/<cid>`.
 pub(super) struct Blocks {
@@ -72,41 +76,57 @@ impl Blocks {
         }
     }
 
-    /// Opens a shard that will be written; its own entry is durable after that.
-    fn make_shard(&self, shard: &str) -> Result<OwnedFd, Errno> {
-        if !self.shards.lock().contains_key(shard) {
+    /// Opens shards that will be written; their own entries are durable then.
+    fn make_shards(&self, shards: &BTreeSet<String>) -> Result<BTreeMap<String, OwnedFd>, Errno> {
+        let fresh: Vec<&String> = {
+            let known = self.shards.lock();
+            shards.iter().filter(|shard| !known.contains_key(*shard)).collect()
+        };
+        for shard in &fresh {
             // Also when it was there: another process may have just made it.
             self.counter.create(shard, || make_dir(&self.place.blocks, shard))?;
-            rustix::fs::fsync(&self.place.blocks)?;
-            self.shards.lock().entry(shard.to_owned()).or_default();
         }
-        match open_dir(&self.place.blocks, shard) {
-            // Somebody removed the empty folder.
-            Err(Errno::NOENT) => {
-                make_dir(&self.place.blocks, shard)?;
-                rustix::fs::fsync(&self.place.blocks)?;
-                open_dir(&self.place.blocks, shard)
+        if !fresh.is_empty() {
+            self.place.sync.dir(&self.place.blocks)?;
+            let mut known = self.shards.lock();
+            for shard in fresh {
+                known.entry(shard.clone()).or_default();
             }
-            other => other,
         }
+        let open = |shard: &String| {
+            let dir = match open_dir(&self.place.blocks, shard) {
+                // Somebody removed the empty folder.
+                Err(Errno::NOENT) => {
+                    make_dir(&self.place.blocks, shard)?;
+                    self.place.sync.dir(&self.place.blocks)?;
+                    open_dir(&self.place.blocks, shard)
+                }
+                other => other,
+            };
+            Ok((shard.clone(), dir?))
+        };
+        shards.iter().map(open).collect()
     }
 
-    /// Brings a shard's entries to the medium, unless they are there.
-    fn sync_shard(&self, shard: &str, dir: &OwnedFd) -> Result<(), Errno> {
-        let renames = {
+    /// Brings shards' entries to the medium, unless they are there.
+    fn sync_shards(&self, dirs: &[(&str, &OwnedFd)]) -> Result<(), Errno> {
+        let mut due = Vec::new();
+        for (shard, dir) in dirs {
             let mut shards = self.shards.lock();
-            let state = shards.entry(shard.to_owned()).or_default();
-            if state.renaming == 0 && state.synced == Some(state.renames) {
-                return Ok(());
+            let state = shards.entry((*shard).to_owned()).or_default();
+            if state.renaming > 0 || state.synced != Some(state.renames) {
+                due.push((*shard, dir.as_fd(), state.renames));
             }
-            state.renames
-        };
-        let synced = rustix::fs::fsync(dir);
+        }
+        let fds: Vec<_> = due.iter().map(|(_, dir, _)| *dir).collect();
+        let synced = self.place.sync.dirs(&fds);
         let mut shards = self.shards.lock();
-        let state = shards.entry(shard.to_owned()).or_default();
-        match synced {
-            Ok(()) => state.synced = state.synced.max(Some(renames)),
-            Err(_) => state.suspect = true,
+        for (shard, _, renames) in due {
+            let state = shards.entry(shard.to_owned()).or_default();
+            match synced {
+                Ok(()) => state.synced = state.synced.max(Some(renames)),
+                Err(_) => state.suspect = true,
+            }
         }
         synced
     }
@@ -127,65 +147,95 @@ impl Blocks {
         }
     }
 
-    /// Stores blocks in order. Directories are synced once for a run of raw
+    /// Stores blocks in order: the bytes of a chunk go to the medium together,
+    /// then it is made visible. Directories are synced once for a run of raw
     /// blocks, and before each other block is made visible: what a crash leaves
     /// is a prefix, but for the order of raw blocks (which link to nothing)
     /// between two nodes. Nothing is acknowledged before all is on the medium.
     pub(super) fn put_all(&self, blocks: &[Block]) -> Result<(), BackendError> {
         blocks.iter().try_for_each(check::block)?;
         self.place.check()?;
+        let mut rest = blocks;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |block: &&Block| {
+                bytes += block.data.len();
+                bytes <= CHUNK_BYTES
+            };
+            let count = rest.iter().take(CHUNK_FILES).take_while(fits).count().max(1);
+            self.put_chunk(&rest[..count])?;
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    fn put_chunk(&self, blocks: &[Block]) -> Result<(), BackendError> {
+        let fail = |errno| self.place.fail("write a block in", errno);
+        let names: Vec<(String, String)> = blocks
+            .iter()
+            .map(|block| block.cid.to_string())
+            .map(|name| (shard_of(&name), name))
+            .collect();
+        let shards = names.iter().map(|(shard, _)| shard.clone()).collect();
+        let dirs = self.make_shards(&shards).map_err(fail)?;
+        let dir_of = |shard: &String| dirs.get(shard).ok_or(Errno::NOENT).map_err(fail);
+        let (mut seen, mut bytes) = (HashSet::new(), 0);
+        let mut files: Vec<Option<Temporary<'_>>> = Vec::with_capacity(blocks.len());
+        for (block, (shard, name)) in blocks.iter().zip(&names) {
+            let len = block.data.len() as u64;
+            let before = Self::length(dir_of(shard)?, name).map_err(fail)?;
+            let here = before == Some(len) && !self.is_suspect(shard);
+            files.push(if here || !seen.insert(block.cid) {
+                None
+            } else {
+                bytes += len;
+                self.refuse_beyond_capacity(bytes)?;
+                Some(self.place.write_temporary(&block.data)?)
+            });
+        }
+        let written: Vec<_> = files.iter().flatten().map(Temporary::as_fd).collect();
+        self.place.sync.files(&written).map_err(fail)?;
         let mut unsynced = BTreeMap::new();
-        for block in blocks {
+        for ((block, (shard, name)), file) in blocks.iter().zip(&names).zip(files) {
             if block.cid.codec() != cid::RAW {
                 self.sync_all(&mut unsynced)?;
             }
-            self.put_one(block, &mut unsynced)?;
+            let dir = dir_of(shard)?;
+            if let Some(file) = file {
+                self.show(shard, dir, name, file, block.data.len() as u64).map_err(fail)?;
+            }
+            unsynced.insert(shard.as_str(), dir);
         }
         self.sync_all(&mut unsynced)
     }
 
-    fn sync_all(&self, unsynced: &mut BTreeMap<String, OwnedFd>) -> Result<(), BackendError> {
-        while let Some((shard, dir)) = unsynced.pop_first() {
-            self.sync_shard(&shard, &dir).map_err(|errno| self.place.fail("sync", errno))?;
-        }
-        Ok(())
+    fn sync_all(&self, unsynced: &mut BTreeMap<&str, &OwnedFd>) -> Result<(), BackendError> {
+        let dirs: Vec<_> = std::mem::take(unsynced).into_iter().collect();
+        self.sync_shards(&dirs).map_err(|errno| self.place.fail("sync", errno))
     }
 
-    fn put_one(
+    /// Gives a file its name.
+    fn show(
         &self,
-        block: &Block,
-        unsynced: &mut BTreeMap<String, OwnedFd>,
-    ) -> Result<(), BackendError> {
-        let fail = |errno| self.place.fail("write a block in", errno);
-        let name = block.cid.to_string();
-        let shard = shard_of(&name);
-        let dir = self.make_shard(&shard).map_err(fail)?;
-        let len = block.data.len() as u64;
-        let before = Self::length(&dir, &name).map_err(fail)?;
-        if before == Some(len) && !self.is_suspect(&shard) {
-            unsynced.insert(shard, dir);
-            return Ok(());
-        }
-        self.refuse_beyond_capacity(len)?;
-        let file = self.place.write_temporary(&block.data)?;
-        let moved = {
-            let change = self.counter.change(&shard);
-            self.shards.lock().entry(shard.clone()).or_default().renaming += 1;
-            // Again, under the lock: another put may have been first.
-            let moved = Self::length(&dir, &name).and_then(|before| {
-                file.move_to(dir.as_fd(), &name)?;
-                change.apply(before.unwrap_or(0), len);
-                Ok(())
-            });
-            let mut shards = self.shards.lock();
-            let state = shards.entry(shard.clone()).or_default();
-            state.renaming -= 1;
-            state.renames += 1;
-            moved
-        };
-        moved.map_err(fail)?;
-        unsynced.insert(shard, dir);
-        Ok(())
+        shard: &str,
+        dir: &OwnedFd,
+        name: &str,
+        file: Temporary<'_>,
+        len: u64,
+    ) -> Result<(), Errno> {
+        let change = self.counter.change(shard);
+        self.shards.lock().entry(shard.to_owned()).or_default().renaming += 1;
+        // Again, under the lock: another put may have been first.
+        let moved = Self::length(dir, name).and_then(|before| {
+            file.move_to(dir.as_fd(), name)?;
+            change.apply(before.unwrap_or(0), len);
+            Ok(())
+        });
+        let mut shards = self.shards.lock();
+        let state = shards.entry(shard.to_owned()).or_default();
+        state.renaming -= 1;
+        state.renames += 1;
+        moved
     }
 
     fn refuse_beyond_capacity(&self, len: u64) -> Result<(), BackendError> {
@@ -261,7 +311,7 @@ impl Blocks {
         let shard = shard_of(&name);
         let Some(dir) = self.open_shard(&shard)? else { return Ok(Presence::Absent) };
         let Some(len) = Self::length(&dir, &name)? else { return Ok(Presence::Absent) };
-        self.sync_shard(&shard, &dir)?;
+        self.sync_shards(&[(&shard, &dir)])?;
         Ok(if self.is_suspect(&shard) { Presence::Unknown } else { Presence::Present(len) })
     }
 
@@ -282,7 +332,7 @@ impl Blocks {
             }
         }
         // Also when it was not there: its removal may not be durable yet.
-        rustix::fs::fsync(&dir).map_err(fail)
+        self.place.sync.dir(&dir).map_err(fail)
     }
 
     /// A page of the listing, in order of shard and then of CID text; the cursor

@@ -16,6 +16,7 @@ mod blocks;
 mod errno;
 mod names;
 mod place;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod usage;

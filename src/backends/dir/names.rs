@@ -20,6 +20,7 @@ pub(super) fn put(place: &Place, name: &str, cid: &Cid) -> Result<(), BackendErr
     check::name(name)?;
     let fail = |errno| place.fail(&format!("write the name `{name}` in"), errno);
     let file = place.write_temporary(format!("{cid}\n").as_bytes())?;
+    place.sync.files(&[file.as_fd()]).map_err(fail)?;
     let mut dir = place
         .names
         .as_fd()
@@ -30,11 +31,11 @@ pub(super) fn put(place: &Place, name: &str, cid: &Cid) -> Result<(), BackendErr
     for part in parents.split('/').filter(|part| !part.is_empty()) {
         make_dir(&dir, part).map_err(fail)?;
         // Also when it was there: its maker may not have synced it yet.
-        rustix::fs::fsync(&dir).map_err(fail)?;
+        place.sync.dir(&dir).map_err(fail)?;
         dir = open_dir(&dir, part).map_err(fail)?;
     }
     file.move_to(dir.as_fd(), leaf).map_err(fail)?;
-    rustix::fs::fsync(&dir).map_err(fail)
+    place.sync.dir(&dir).map_err(fail)
 }
 
 /// Names that begin with `prefix`, sorted. A file that holds no CID is an error
@@ -114,7 +115,7 @@ pub(super) fn delete(place: &Place, name: &str) -> Result<(), BackendError> {
         other => other.map_err(fail)?,
     };
     match rustix::fs::unlinkat(&dir, leaf, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => rustix::fs::fsync(&dir).map_err(fail),
+        Ok(()) | Err(Errno::NOENT) => place.sync.dir(&dir).map_err(fail),
         Err(errno) => Err(fail(errno)),
     }
 }

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::errno::{errno_of, explain};
+use super::sync::Syncer;
 use crate::backends::{BackendError, ErrorKind};
 use crate::types::Timestamp;
 
@@ -39,6 +41,7 @@ pub(super) struct Place {
     pub device: u64,
     pub blocks: OwnedFd,
     pub names: OwnedFd,
+    pub sync: Syncer,
     tmp: OwnedFd,
     root_identity: (u64, u64),
     blocks_identity: (u64, u64),
@@ -121,6 +124,7 @@ impl Place {
             path: path.to_owned(),
             id: marker.id,
             device: stat.st_dev,
+            sync: Syncer::new(&blocks),
             root_identity: identity(&stat),
             blocks_identity: identity(&blocks_stat),
             blocks,
@@ -158,7 +162,7 @@ impl Place {
         explain(&self.path, action, errno)
     }
 
-    /// Writes `data` into a new file in `tmp`, down to the medium.
+    /// Writes `data` into a new file in `tmp`; it is still to be synced.
     pub(super) fn write_temporary(&self, data: &[u8]) -> Result<Temporary<'_>, BackendError> {
         // Unique among processes and among several openings in one process.
         let name = Uuid::new_v4().simple().to_string();
@@ -176,7 +180,6 @@ impl Place {
         }
         (&temporary.file)
             .write_all(data)
-            .and_then(|()| temporary.file.sync_all())
             .map_err(|error| self.fail("write in", errno_of(&error)))?;
         Ok(temporary)
     }
@@ -223,6 +226,10 @@ pub(super) struct Temporary<'a> {
 }
 
 impl Temporary<'_> {
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
     /// Moves it to `name` in `dir`, over what is there. Not durable before
     /// `dir` is synced.
     pub(super) fn move_to(mut self, dir: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
@@ -251,7 +258,8 @@ fn make_path(path: &Path) -> Result<(), BackendError> {
     let fail = |error: std::io::Error| explain(path, "make", errno_of(&error));
     if let Some(parent) = path.parent() {
         make_path(parent)?;
-        match std::fs::create_dir(path) {
+        // It holds every file's bytes, whatever the modes of the files.
+        match std::fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(fail(error));
             }
