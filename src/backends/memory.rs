@@ -29,6 +29,7 @@ struct State {
     order: Vec<Cid>,
     capacity: Option<u64>,
     read_only: bool,
+    durable: bool,
     domain: Option<String>,
     delay: Option<Duration>,
     /// Kind, and how many more times (`None`: until [`MemoryBackend::heal`]).
@@ -96,6 +97,11 @@ impl MemoryBackend {
     /// Refuses writes.
     pub fn set_read_only(&self, read_only: bool) {
         self.state.lock().read_only = read_only;
+    }
+
+    /// Says that it survives: tests of replication take it for a disk.
+    pub fn set_durable(&self, durable: bool) {
+        self.state.lock().durable = durable;
     }
 
     /// Declares another failure domain.
@@ -237,7 +243,7 @@ impl Backend for MemoryBackend {
             list: true,
             delete: true,
             verifies: false,
-            durable: false,
+            durable: state.durable,
             read_only: state.read_only,
             failure_domain: state.domain.clone().unwrap_or_else(|| format!("memory:{}", self.name)),
             parallel_puts: 8,

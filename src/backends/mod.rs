@@ -6,7 +6,7 @@
 //! in `wrap/` forwards every method. `conformance` is the suite that each
 //! implementation passes.
 
-mod check;
+pub(crate) mod check;
 pub mod conformance;
 mod dir;
 mod error;

@@ -1,15 +1,13 @@
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::dir::DirOptions;
-use super::{Backend, BackendError, DirBackend, ErrorKind, MemoryBackend};
+use super::{Backend, BackendError, DirBackend, ErrorKind};
 use crate::types::{BackendId, ByteSize};
 
 /// A backend as the configuration names it.
@@ -18,7 +16,7 @@ use crate::types::{BackendId, ByteSize};
 pub struct BackendSpec {
     /// Its id in the volume.
     pub id: BackendId,
-    /// `file:///path` or `memory:name`. Query parameters are settings:
+    /// `file:///path`. Query parameters are settings:
     /// `domain=`, `capacity=`, `read_only=1`.
     pub url: String,
 }
@@ -55,14 +53,9 @@ fn without_secrets(text: &str) -> Cow<'_, str> {
 /// What a URL says.
 struct Parsed {
     url: Url,
-    place: Where,
+    path: PathBuf,
     id: Option<BackendId>,
     options: DirOptions,
-}
-
-enum Where {
-    Dir(PathBuf),
-    Memory(String),
 }
 
 fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
@@ -81,17 +74,21 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
     if url.fragment().is_some() {
         return Err(invalid("a `#` in a path of a URL is written %23".into()));
     }
-    let place = match url.scheme() {
+    let path = match url.scheme() {
         "file" => {
             let path = url.to_file_path();
             let path = path.map_err(|()| invalid("write file:///absolute/path".into()))?;
             if path.as_os_str().as_bytes().iter().any(u8::is_ascii_control) {
                 return Err(invalid(control.into()));
             }
-            Where::Dir(path)
+            path
         }
-        "memory" if !url.path().is_empty() => Where::Memory(url.path().to_owned()),
-        "memory" => return Err(invalid("write memory:name".into())),
+        "memory" => {
+            return Err(invalid(
+                "`memory:` is for tests and forgets everything: write file:///path or a path"
+                    .into(),
+            ));
+        }
         scheme => {
             return Err(invalid(format!(
                 "`{scheme}` is not a kind of backend: write file:///path or a path \
@@ -100,7 +97,7 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
         }
     };
     let (id, options) = settings(text, &url)?;
-    Ok(Parsed { url, place, id, options })
+    Ok(Parsed { url, path, id, options })
 }
 
 fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), InvalidBackendUrl> {
@@ -177,12 +174,8 @@ impl BackendSpec {
         } else {
             text.into()
         };
-        let Parsed { mut url, place, id, .. } = parse(&absolute)?;
-        let base = match (&id, &place) {
-            (Some(id), _) => id.as_str().to_owned(),
-            (None, Where::Dir(path)) => slug(path),
-            (None, Where::Memory(name)) => slug(Path::new(name)),
-        };
+        let Parsed { mut url, path, id, .. } = parse(&absolute)?;
+        let base = id.as_ref().map_or_else(|| slug(&path), |id| id.as_str().to_owned());
         let is_taken = |text: &str| text == "local" || taken.iter().any(|id| id.as_str() == text);
         if id.is_some() && is_taken(&base) {
             let why = if base == "local" { "means the volume's own store" } else { "is taken" };
@@ -210,10 +203,7 @@ impl BackendSpec {
     /// The directory, when the backend is one on this machine.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
-        match parse(&self.url).ok()?.place {
-            Where::Dir(path) => Some(path),
-            Where::Memory(_) => None,
-        }
+        Some(parse(&self.url).ok()?.path)
     }
 }
 
@@ -226,36 +216,5 @@ impl BackendSpec {
 pub fn open(spec: &BackendSpec, create: bool) -> Result<Arc<dyn Backend>, BackendError> {
     let parsed = parse(&spec.url)
         .map_err(|error| BackendError::new(ErrorKind::Invalid, error.to_string()))?;
-    match parsed.place {
-        Where::Dir(path) => Ok(Arc::new(DirBackend::open(&path, parsed.options, create)?)),
-        Where::Memory(name) => Ok(open_memory(&name, parsed.options, create)?),
-    }
-}
-
-/// Places in memory live as long as the process, so that one can be opened again.
-fn open_memory(
-    name: &str,
-    options: DirOptions,
-    create: bool,
-) -> Result<Arc<MemoryBackend>, BackendError> {
-    static PLACES: OnceLock<Mutex<HashMap<String, Arc<MemoryBackend>>>> = OnceLock::new();
-    let mut places = PLACES.get_or_init(Mutex::default).lock();
-    let found = match places.get(name) {
-        Some(place) => Arc::clone(place),
-        None if create => {
-            let place = Arc::new(MemoryBackend::new(name));
-            places.insert(name.to_owned(), Arc::clone(&place));
-            place
-        }
-        None => {
-            let message = format!("no memory:{name} was made in this process");
-            return Err(BackendError::new(ErrorKind::Unavailable, message));
-        }
-    };
-    found.set_capacity(options.capacity);
-    found.set_read_only(options.read_only);
-    if let Some(domain) = options.domain {
-        found.set_domain(format!("domain:{domain}"));
-    }
-    Ok(found)
+    Ok(Arc::new(DirBackend::open(&parsed.path, parsed.options, create)?))
 }

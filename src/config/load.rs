@@ -36,6 +36,10 @@ pack_bytes = \"64MiB\"
 engine_cache_bytes = \"64MiB\"
 # Cache of inner nodes of files and directories.
 node_cache_bytes = \"32MiB\"
+# Bytes of removed and overwritten files are given back to the disk this often,
+# and soon after this many were given up or when the disk is nearly full.
+collect_interval_s = 3600
+collect_bytes = \"256MiB\"
 
 [checkpoint]
 # A delta at least this often while there are changes.
@@ -150,6 +154,10 @@ pub struct StoreConfig {
     pub engine_cache_bytes: ByteSize,
     /// Node cache.
     pub node_cache_bytes: ByteSize,
+    /// Seconds between collections.
+    pub collect_interval_s: u64,
+    /// Bytes given up that make a collection due.
+    pub collect_bytes: ByteSize,
 }
 
 /// `[checkpoint]`.
@@ -212,6 +220,8 @@ impl Default for StoreConfig {
             pack_bytes: ByteSize(64 << 20),
             engine_cache_bytes: ByteSize(64 << 20),
             node_cache_bytes: ByteSize(32 << 20),
+            collect_interval_s: 3600,
+            collect_bytes: ByteSize(256 << 20),
         }
     }
 }
@@ -312,6 +322,9 @@ impl Config {
         let config: Self =
             table.try_into().map_err(|e: toml::de::Error| invalid(hint(e.message(), &defaults)))?;
         config.volume.policy.parse::<Policy>().map_err(|e| invalid(e.to_string()))?;
+        for spec in &config.backends {
+            BackendSpec::parse(&spec.url, &[]).map_err(|e| invalid(e.to_string()))?;
+        }
         Ok((config, origins))
     }
 
@@ -467,6 +480,13 @@ mod tests {
     fn an_unknown_key_is_an_error_with_a_hint() {
         let error = load("[mount]\ndirty_byte = 5\n", None).unwrap_err().to_string();
         assert!(error.contains("did you mean `dirty_bytes`?"), "{error}");
+    }
+
+    #[test]
+    fn a_backend_in_memory_is_refused() {
+        let text = "[[backends]]\nid = \"m\"\nurl = \"memory:m\"\n";
+        let error = load(text, None).unwrap_err().to_string();
+        assert!(error.contains("forgets everything"), "{error}");
     }
 
     #[test]

@@ -430,7 +430,7 @@ impl Checkpointer {
     fn copies_of(&self, state: &State, sequence: u64) -> usize {
         let holders = state.complete.iter().filter(|(_, held)| **held >= sequence);
         let mut domains: BTreeSet<String> =
-            holders.filter_map(|(id, _)| self.registry.domain_of(id)).collect();
+            holders.filter_map(|(id, _)| self.registry.counted_domain_of(id)).collect();
         domains.extend(self.registry.domain_of(&BackendId::local()));
         domains.len()
     }
@@ -458,6 +458,15 @@ impl Checkpointer {
         }
         drop(state);
         Ok(self.status())
+    }
+
+    /// Writes what has changed into a delta, durable locally. Waits for nobody.
+    ///
+    /// # Errors
+    /// `Metadata`, `Io`.
+    pub fn write_local(&self) -> Result<u64, ReplicationError> {
+        self.namespace.engine().persist()?;
+        self.write_shared(false)
     }
 
     /// The last checkpoint. Asks nobody.

@@ -11,6 +11,8 @@ use crate::types::{BackendId, Cid};
 pub(super) struct Candidate {
     pub id: BackendId,
     pub domain: String,
+    /// What it took survives a crash there: else a copy counts for nothing.
+    pub durable: bool,
     pub state: BackendState,
     /// Takes writes now.
     pub available: bool,
@@ -105,6 +107,7 @@ pub(super) fn choose(
             BackendState::Down => Some("down"),
             BackendState::ReadOnly => Some("read-only"),
             BackendState::Full => Some("full"),
+            _ if !candidate.durable => Some("not durable"),
             _ if !candidate.available => Some("not open"),
             _ if candidate.space.is_some_and(|(_, free)| free < size) => Some("too little space"),
             _ if covered.contains(&candidate.domain) => Some("its failure domain has a copy"),
@@ -132,6 +135,7 @@ mod tests {
         Candidate {
             id: format!("b{n}").parse().unwrap(),
             domain: format!("d{domain}"),
+            durable: true,
             state,
             available: matches!(state, BackendState::Up | BackendState::Degraded),
             space: Some((1000, free)),

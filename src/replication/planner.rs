@@ -36,11 +36,12 @@ pub(super) enum Plan {
 }
 
 impl Places {
+    /// Where copies there count; `None` when they do not.
     pub fn domain_of(&self, id: &BackendId) -> Option<String> {
         if id.is_local() {
             return Some(self.local_domain.clone());
         }
-        self.candidates.iter().find(|c| c.id == *id).map(|c| c.domain.clone())
+        self.candidates.iter().find(|c| c.id == *id && c.durable).map(|c| c.domain.clone())
     }
 
     /// Failure domains with a good copy.
@@ -63,7 +64,8 @@ impl Places {
     fn with(&self, held: &BTreeSet<String>, counts: impl Fn(&Candidate) -> bool) -> usize {
         let mut all: BTreeSet<&str> = held.iter().map(String::as_str).collect();
         all.insert(&self.local_domain);
-        all.extend(self.candidates.iter().filter(|c| counts(c)).map(|c| c.domain.as_str()));
+        let counted = self.candidates.iter().filter(|c| c.durable && counts(c));
+        all.extend(counted.map(|c| c.domain.as_str()));
         all.len()
     }
 }

@@ -27,6 +27,7 @@ struct Entry {
     backend: Option<Arc<dyn Backend>>,
     kind: String,
     domain: String,
+    durable: bool,
     state: BackendState,
     failures: u32,
     usage: Usage,
@@ -67,6 +68,8 @@ impl Registry {
             backend: None,
             kind: "dir".into(),
             domain: format!("unknown:{id}"),
+            // Counted among the places to come.
+            durable: true,
             state: BackendState::Down,
             failures: 0,
             usage: Usage::default(),
@@ -169,10 +172,16 @@ impl Registry {
         self.entries.read().get(id).map(|entry| entry.domain.clone())
     }
 
+    /// Where copies there count; `None` when they do not.
+    pub(super) fn counted_domain_of(&self, id: &BackendId) -> Option<String> {
+        self.places().domain_of(id)
+    }
+
     pub(super) fn candidates(&self) -> Vec<Candidate> {
         let candidate = |(id, entry): (&BackendId, &Entry)| Candidate {
             id: id.clone(),
             domain: entry.domain.clone(),
+            durable: entry.durable,
             state: entry.state,
             space: entry.usage.capacity_bytes.zip(entry.usage.available_bytes),
             available: entry.backend.is_some()
@@ -292,6 +301,7 @@ impl Entry {
         let capabilities = backend.capabilities();
         backend.kind().clone_into(&mut self.kind);
         self.domain.clone_from(&capabilities.failure_domain);
+        self.durable = capabilities.durable;
         self.state = if capabilities.read_only { BackendState::ReadOnly } else { BackendState::Up };
         self.failures = 0;
         self.last_error.clear();
@@ -307,6 +317,7 @@ mod tests {
     fn with_one() -> (Registry, BackendId, Arc<MemoryBackend>) {
         let registry = Registry::new("here".into());
         let (id, place): (BackendId, _) = ("a".parse().unwrap(), Arc::new(MemoryBackend::new("a")));
+        place.set_durable(true);
         let spec = BackendSpec { id: id.clone(), url: "memory:a".into() };
         registry.add(spec, Ok(Arc::clone(&place) as Arc<dyn Backend>));
         (registry, id, place)

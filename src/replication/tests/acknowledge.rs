@@ -51,6 +51,28 @@ fn with_all_places_down_the_write_is_queued_at_once_and_caught_up_when_they_retu
 }
 
 #[test]
+fn a_place_that_does_not_survive_counts_for_no_level_and_is_given_nothing() {
+    let mut world = World::new();
+    let (kept, lost) = (world.add_memory("kept"), world.add_memory("lost"));
+    lost.set_durable(false);
+    // Known once it is opened.
+    world.add("lost", lost.clone());
+    world.start();
+    let policy = policy("min=2,target=3,max=5,level=ALL");
+    let root = world.commit(&bytes(1, 500), &policy);
+    let start = Instant::now();
+    world.replicator().wait(&root, &policy).unwrap();
+    assert!(start.elapsed() < AT_ONCE);
+    world.until_drained();
+    assert!(!kept.is_empty() && lost.is_empty());
+    assert_ne!(world.record(&root).pin, PinState::AtTarget, "two places of three");
+    // A claim of an earlier time counts no more, either.
+    kept.fail_all(ErrorKind::Unavailable);
+    let second = world.commit(&bytes(2, 500), &policy);
+    assert_eq!(world.replicator().wait(&second, &policy).unwrap(), WriteResult::NoReplication);
+}
+
+#[test]
 fn a_policy_that_fails_when_degraded_says_what_is_missing() {
     let (mut world, places) = World::with(&["a"]);
     places[0].fail_all(ErrorKind::Unavailable);

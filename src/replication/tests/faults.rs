@@ -56,7 +56,11 @@ proptest! {
     ) {
         let mut world = World::new();
         let plan = FaultPlan { refused, applied_then_failed, full, ..FaultPlan::default() };
-        let [a, b] = ["a", "b"].map(|name| Arc::new(MemoryBackend::new(name)));
+        let [a, b] = ["a", "b"].map(|name| {
+            let place = Arc::new(MemoryBackend::new(name));
+            place.set_durable(true);
+            place
+        });
         for (n, (name, place)) in [("a", &a), ("b", &b)].into_iter().enumerate() {
             let faulty = Wrapped::new(place.clone(), Fault::new(plan, seed.wrapping_add(n as u64)));
             world.add(name, Arc::new(faulty));
@@ -88,6 +92,7 @@ proptest! {
 fn a_put_that_was_done_and_reported_as_failed_ends_in_one_copy() {
     let mut world = World::new();
     let place = Arc::new(MemoryBackend::new("a"));
+    place.set_durable(true);
     let plan = FaultPlan { applied_then_failed: 60, ..FaultPlan::default() };
     world.add("a", Arc::new(Wrapped::new(place.clone(), Fault::new(plan, 42))));
     world.start();

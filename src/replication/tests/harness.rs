@@ -72,6 +72,7 @@ impl World {
 
     pub fn add_memory(&self, name: &str) -> Arc<MemoryBackend> {
         let place = Arc::new(MemoryBackend::new(name));
+        place.set_durable(true);
         self.add(name, Arc::clone(&place) as Arc<dyn Backend>);
         place
     }
