@@ -126,7 +126,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Fsck { volume, repair, deep } => {
             let value =
                 Target::of_volume(volume)?.send(&Command::Fsck { repair, deep }, &output)?;
-            output.fields(&value, &["problems", "repaired", "remaining", "deep"]);
+            output.fields(
+                &value,
+                &["problems", "repaired", "remaining", "deep", "reclaimable_bytes"],
+            );
             Ok(())
         }
         Verb::Config { verb, volume } => match verb {

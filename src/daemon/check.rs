@@ -4,6 +4,7 @@ use std::fs::File;
 
 use serde_json::{Value, json};
 
+use super::collect::Collector;
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::content::{Profile, import_file};
@@ -42,6 +43,7 @@ pub(super) fn fsck(
         return Err(Failure::new(ErrorCode::Busy, text));
     }
     let mut report = Report::default();
+    let _hold = volume.store.hold();
     volume.vfs.commit_all().map_err(failed)?;
     let problems =
         volume.namespace.check(repair, &mut |problem| report.add(format!("metadata: {problem}")));
@@ -54,6 +56,8 @@ pub(super) fn fsck(
     let answer = json!({
         "problems": report.found, "repaired": report.repaired, "remaining": remaining,
         "deep": deep, "details": report.listed,
+        // Damage may hide what is referred to: then it is not known.
+        "reclaimable_bytes": reclaimable(volume),
     });
     if remaining > 0 {
         let hint = if repair {
@@ -65,6 +69,17 @@ pub(super) fn fsck(
         return Err(Failure::new(ErrorCode::Damaged, text));
     }
     Ok(answer)
+}
+
+/// Bytes of local blocks that nothing refers to; the mount gives them back.
+fn reclaimable(volume: &Volume) -> Option<u64> {
+    match Collector::new(volume, volume.shutdown.clone()).survey() {
+        Ok((_, bytes)) => Some(bytes),
+        Err(error) => {
+            tracing::warn!(%error, "what can be reclaimed is not known");
+            None
+        }
+    }
 }
 
 fn blocks(

@@ -306,6 +306,7 @@ fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failu
 }
 
 fn fetch_all(volume: &Volume, progress: Progress<'_>) -> Result<Value, Failure> {
+    let _hold = volume.store.hold();
     let total = volume.namespace.stats().pins;
     let (mut after, mut contents, mut blocks) = (None, 0u64, 0u64);
     loop {

@@ -6,6 +6,9 @@
 //! volume at a time: the daemon of a mount, or a verb that works offline.
 
 mod check;
+mod collect;
+#[cfg(test)]
+mod collect_tests;
 mod handler;
 mod identity;
 mod policy;

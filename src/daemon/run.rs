@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::collect::Collector;
 use super::handler::Commands;
 use super::volume::{Volume, VolumeMode, failed};
 use crate::api::{self, Failure};
@@ -49,6 +50,9 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
     });
     api::serve(&request.volume, Arc::clone(&commands) as Arc<dyn api::Handler>).map_err(failed)?;
     stop_on_signals(&volume, &request.mountpoint);
+    if !request.mode.read_only {
+        Collector::new(&volume, volume.shutdown.clone()).start().map_err(failed)?;
+    }
     if let Some(ready) = &request.ready {
         // The parent has closed its end when it was killed: the mount stays.
         if let Err(error) = tell(ready, "ok\n") {

@@ -40,6 +40,9 @@ pub(super) fn export(
     progress: &mut dyn FnMut(ProgressReport),
 ) -> Result<Value, Failure> {
     let (ino, what) = resolve(volume, path)?;
+    // The tree as it is now stays readable, whatever is removed meanwhile.
+    let _hold = volume.store.hold();
+    volume.vfs.forget_directory_cids();
     let link = volume.vfs.link_of(ino).map_err(|e| of_vfs(e, &what))?;
     let mut roots = vec![link.cid];
     if metadata {
@@ -140,6 +143,8 @@ pub(super) fn import(
     })
     .map_err(of_archive)?;
     let plan = read.plan().map_err(of_archive)?;
+    // No row refers to its blocks until all of it is grafted.
+    let _hold = volume.store.hold();
     store_blocks(volume, &mut read, progress)?;
     let hidden = Name::new(format!(".cairn-import-{}", uuid::Uuid::new_v4())).map_err(failed)?;
     let made = graft(volume, parent, &hidden, &plan, progress);

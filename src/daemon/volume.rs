@@ -68,7 +68,7 @@ pub struct Volume {
     /// What this opening puts over it.
     pub(super) policy_override: String,
     /// Ends the background work once everything is written.
-    shutdown: Shutdown,
+    pub(super) shutdown: Shutdown,
     _lock: Lock,
 }
 

@@ -1,45 +1,46 @@
 //! Local reclamation: drops what a complete mark found dead.
 //!
-//! A mark of the metadata cannot see what is being committed beside it. Blocks
-//! that were written, or found to be here, since the collection *before* this
-//! one began are therefore kept: what is in flight has been touched lately. A
-//! [`Hold`] stretches that for long work such as an import.
+//! A mark of the metadata cannot see what is being committed beside it. Who
+//! writes blocks that no row refers to yet has a [`CommitGuard`] from before its
+//! first block until its row is committed: what was written, or found to be
+//! here, under a guard that a mark may not have seen is kept. Longer work (an
+//! import, an export) takes a [`Hold`], beside which nothing is dropped at all.
 //!
 //! Order: entries leave the index, the index is persisted, bytes go. The
 //! reverse could leave an index, after a crash, that answers for bytes that are
 //! gone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
+use super::disk::DiskFile;
 use super::layout::{self, SegmentKind};
 use super::pages::PAGE;
 use super::{IndexChange, LocalStore, Location, MarkSet, StoreError};
 use crate::types::{Cid, SegmentId};
 
 /// Index entries looked at under one lock.
-const PAGE_ROWS: usize = 4096;
+pub(super) const PAGE_ROWS: usize = 4096;
 /// Dropped entries whose bytes wait for one persist: bounds memory.
 const DEAD_MAX: usize = 64 * 1024;
 /// Bits for some 1.6 million blocks between two collections; beyond that
 /// garbage stays longer.
 const RECENT_BYTES: u64 = 2 << 20;
 
-/// What was written or found lately.
+/// What was written or found lately. A collection begins a new generation; the
+/// one before is kept while a commit that began in it still runs.
 pub(super) struct Recent {
     current: MarkSet,
-    previous: MarkSet,
-    rotated: Instant,
+    previous: Option<MarkSet>,
+    generation: usize,
 }
 
 impl Recent {
-    pub fn new(now: Instant) -> Self {
-        let set = || MarkSet::new(u64::MAX, RECENT_BYTES);
-        Self { current: set(), previous: MarkSet::new(0, 0), rotated: now }
+    pub fn new() -> Self {
+        Self { current: MarkSet::new(u64::MAX, RECENT_BYTES), previous: None, generation: 0 }
     }
 
     pub fn touch(&self, cid: &Cid) {
@@ -47,17 +48,11 @@ impl Recent {
     }
 
     fn contains(&self, cid: &Cid) -> bool {
-        self.current.contains(cid) || self.previous.contains(cid)
-    }
-
-    fn rotate(&mut self, now: Instant) {
-        let fresh = Self::new(now);
-        self.previous = std::mem::replace(&mut self.current, fresh.current);
-        self.rotated = now;
+        self.current.contains(cid) || self.previous.as_ref().is_some_and(|set| set.contains(cid))
     }
 }
 
-/// While it lives, no block that is written or found is collected.
+/// While it lives nothing is collected.
 #[derive(Debug)]
 pub struct Hold {
     holds: Arc<AtomicUsize>,
@@ -66,6 +61,19 @@ pub struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.holds.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// While it lives, what was written or found since it was made is not
+/// collected.
+#[derive(Debug)]
+pub struct CommitGuard<'a> {
+    running: &'a AtomicUsize,
+}
+
+impl Drop for CommitGuard<'_> {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -80,6 +88,20 @@ pub struct CollectReport {
     pub segments_removed: u64,
     /// Bytes that the disk got back.
     pub bytes_freed: u64,
+    /// Bytes of live blocks that were moved out of packs that were mostly dead.
+    pub bytes_moved: u64,
+    /// The next collection can free more: blocks were moved out of packs, or a
+    /// hold cut this one short.
+    pub more: bool,
+}
+
+/// What a pass over the index found in one segment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub blocks: u64,
+    pub bytes: u64,
+    /// Of them, bytes that are dead: they are in a pack that is written.
+    pub dead: u64,
 }
 
 /// A collection that has begun: mark now, then [`Collection::run`].
@@ -91,36 +113,67 @@ pub struct Collection<'a> {
 }
 
 impl LocalStore {
-    /// Keeps what is written or found from now on until the hold is dropped.
+    /// Keeps everything that is here until the hold is dropped. A collection
+    /// that runs drops nothing more once this returns.
     pub fn hold(&self) -> Hold {
         self.holds.fetch_add(1, Ordering::AcqRel);
+        // Waits for a page that is being dropped.
+        drop(self.gate.read());
         Hold { holds: self.holds.clone() }
     }
 
+    /// For a commit, from before its first block until its row is there. Keep
+    /// it short: what it covers is kept, and what the one before covered.
+    pub fn begin_commit(&self) -> CommitGuard<'_> {
+        let recent = self.gate.read();
+        let running = &self.commits[recent.generation % 2];
+        running.fetch_add(1, Ordering::AcqRel);
+        CommitGuard { running }
+    }
+
     /// Begins a collection; the mark must be made from metadata read after
-    /// this. Waits for one that runs. `grace` is longer than any commit takes
-    /// from its first block to its root (10 minutes is plenty).
-    pub fn begin_collection(&self, grace: Duration) -> Collection<'_> {
+    /// this. Waits for one that runs; `None` beside a [`Hold`].
+    pub fn begin_collection(&self) -> Option<Collection<'_>> {
         let only = self.collecting.lock();
         let mut recent = self.gate.write();
-        let now = Instant::now();
-        let old_enough = now.duration_since(recent.rotated) >= grace;
-        if old_enough && self.holds.load(Ordering::Acquire) == 0 {
-            recent.rotate(now);
+        if self.holds.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let running = |generation: usize| self.commits[generation % 2].load(Ordering::Acquire) > 0;
+        // The counter of the generation before is the next one's, too.
+        if !running(recent.generation + 1) {
+            let fresh = Recent::new();
+            let last = std::mem::replace(&mut recent.current, fresh.current);
+            recent.previous = running(recent.generation).then_some(last);
+            recent.generation += 1;
         }
         drop(recent);
-        Collection { store: self, _only: only, newest: layout::new_id(SegmentKind::Flat) }
+        Some(Collection { store: self, _only: only, newest: layout::new_id(SegmentKind::Flat) })
+    }
+
+    /// Blocks and bytes in the index that `live` denies.
+    ///
+    /// # Errors
+    /// `Index`.
+    pub fn unreferenced(&self, live: &dyn Fn(&Cid) -> bool) -> Result<(u64, u64), StoreError> {
+        let (mut blocks, mut bytes, mut after) = (0, 0, None);
+        loop {
+            let page = self.index.page(after.as_ref(), PAGE_ROWS)?;
+            let Some((last, _)) = page.last() else { return Ok((blocks, bytes)) };
+            after = Some(*last);
+            for (_, place) in page.iter().filter(|(cid, _)| !live(cid)) {
+                blocks += 1;
+                bytes += u64::from(place.len);
+            }
+        }
     }
 }
 
 impl Collection<'_> {
-    /// Drops every block that `live` denies and that was not touched lately,
-    /// frees its bytes, and removes segment files that hold nothing any more.
-    /// `persist` makes the index durable. Any error ends the collection; what
-    /// was freed by then was dead.
-    ///
-    /// Only blocks that span whole 4 KiB pages are punched out of a file that
-    /// stays; small blocks of a pack go with the pack.
+    /// Drops every block that `live` denies and that no commit may need, frees
+    /// its bytes, removes segment files that hold nothing any more, and makes
+    /// room in those that hold little. `persist` makes the index durable. Any
+    /// error ends the collection; what was freed by then was dead.
     ///
     /// # Errors
     /// Of `persist`; `Index`, `Io`.
@@ -131,12 +184,12 @@ impl Collection<'_> {
     ) -> Result<CollectReport, StoreError> {
         let store = self.store;
         let mut report = CollectReport::default();
-        // Taken before the index is read: what is unfinished now may enter it at any time.
-        let mut busy = store.packs.active();
-        busy.extend(store.sealing.lock().iter().copied());
-        let mut unused = self.old_files()?;
-        unused.retain(|id| !busy.contains(id));
-
+        // First the files, then what is unfinished, then the index: a segment that
+        // is finished in between is in the index, one that is begun is not in the list.
+        let files = self.old_files()?;
+        let busy = store.unfinished();
+        let mut unused: HashSet<SegmentId> = files.difference(&busy).copied().collect();
+        let mut tallies: HashMap<SegmentId, Tally> = HashMap::new();
         let mut dead: Vec<Location> = Vec::new();
         let mut after = None;
         loop {
@@ -146,53 +199,81 @@ impl Collection<'_> {
             let (kept, candidates): (Vec<_>, Vec<_>) = page
                 .into_iter()
                 .partition(|(cid, place)| busy.contains(&place.segment) || live(cid));
-            for (_, place) in kept {
-                unused.remove(&place.segment);
+            for (_, place) in kept.iter().filter(|(cid, _)| !live(cid)) {
+                tallies.entry(place.segment).or_default().dead += u64::from(place.len);
             }
+            let mut kept: Vec<Location> = kept.into_iter().map(|(_, place)| place).collect();
             let before = dead.len();
-            self.drop_entries(&candidates, &mut unused, &mut dead)?;
+            report.more = !self.drop_entries(&candidates, &mut kept, &mut dead)?;
+            for place in &kept {
+                unused.remove(&place.segment);
+                let tally = tallies.entry(place.segment).or_default();
+                tally.blocks += 1;
+                tally.bytes += u64::from(place.len);
+            }
             report.blocks_removed += (dead.len() - before) as u64;
             report.bytes_removed += dead[before..].iter().map(|p| u64::from(p.len)).sum::<u64>();
+            if report.more {
+                // What was not looked at may be anywhere.
+                unused.clear();
+                break;
+            }
             if dead.len() >= DEAD_MAX {
                 persist()?;
                 report.bytes_freed += self.empty(&mut dead, &HashSet::new())?;
             }
         }
-        if dead.is_empty() && unused.is_empty() {
-            return Ok(report);
+        if !dead.is_empty() || !unused.is_empty() {
+            let packs = unused.iter().filter(|id| layout::kind(**id) == SegmentKind::Pack);
+            store.index.apply(&packs.map(|id| IndexChange::Mark(*id, 0)).collect::<Vec<_>>())?;
+            persist()?;
+            report.bytes_freed += self.empty(&mut dead, &unused)?;
+            for id in &unused {
+                report.bytes_freed += self.remove_file(*id)?;
+                report.segments_removed += 1;
+            }
         }
-        let packs = unused.iter().filter(|id| layout::kind(**id) == SegmentKind::Pack);
-        store.index.apply(&packs.map(|id| IndexChange::Mark(*id, 0)).collect::<Vec<_>>())?;
-        persist()?;
-        report.bytes_freed += self.empty(&mut dead, &unused)?;
-        for id in unused {
-            report.bytes_freed += self.remove_file(id)?;
-            report.segments_removed += 1;
+        if !report.more {
+            for (id, tally) in tallies.iter().filter(|(id, _)| busy.contains(id)) {
+                if tally.dead >= super::compact::WORTH && tally.dead > tally.bytes / 2 {
+                    store.packs.retire(*id);
+                    report.more = true;
+                }
+            }
+            let rest: HashSet<_> = files.difference(&unused).copied().collect();
+            super::compact::compact(store, &rest, &busy, &tallies, live, &mut report)?;
         }
         store.note_freed(report.bytes_freed);
         Ok(report)
     }
 
     /// Takes candidates out of the index unless they were touched or moved.
+    /// False, and nothing is taken, when a hold came.
     fn drop_entries(
         &self,
         candidates: &[(Cid, Location)],
-        unused: &mut HashSet<SegmentId>,
+        kept: &mut Vec<Location>,
         dead: &mut Vec<Location>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let store = self.store;
         let recent = store.gate.write();
+        if store.holds.load(Ordering::Acquire) > 0 {
+            return Ok(false);
+        }
         let mut changes = Vec::new();
         for (cid, place) in candidates {
             if recent.contains(cid) || store.index.get(cid)? != Some(*place) {
-                unused.remove(&place.segment);
+                kept.push(*place);
             } else {
                 changes.push(IndexChange::Remove(*cid));
                 store.cache.forget(cid, Some(place));
                 dead.push(*place);
             }
         }
-        if changes.is_empty() { Ok(()) } else { store.index.apply(&changes) }
+        if !changes.is_empty() {
+            store.index.apply(&changes)?;
+        }
+        Ok(true)
     }
 
     /// Punches dead ranges out of files that stay. Neighbours go in one call.
@@ -226,14 +307,7 @@ impl Collection<'_> {
         let end_of = |place: &Location| place.offset + u64::from(place.len);
         for run in places.chunk_by(|a, b| end_of(a) == b.offset) {
             let (first, last) = (&run[0], &run[run.len() - 1]);
-            let start = first.offset.next_multiple_of(PAGE);
-            let end = end_of(last);
-            // The file's last page may go whole: nothing follows.
-            let end =
-                if end >= before.len { end.next_multiple_of(PAGE) } else { end / PAGE * PAGE };
-            if start < end {
-                file.punch(start, end - start).map_err(io)?;
-            }
+            punch_pages(file.as_ref(), first.offset, end_of(last), before.len).map_err(io)?;
         }
         let after = file.stat().map_err(io)?;
         Ok(before.allocated.saturating_sub(after.allocated))
@@ -260,4 +334,17 @@ impl Collection<'_> {
         })?;
         Ok(ids)
     }
+}
+
+/// Punches the whole pages of `start..end` out of a file of `len` bytes.
+pub(super) fn punch_pages(
+    file: &dyn DiskFile,
+    start: u64,
+    end: u64,
+    len: u64,
+) -> std::io::Result<()> {
+    let start = start.next_multiple_of(PAGE);
+    // The file's last page may go whole: nothing follows.
+    let end = if end >= len { end.next_multiple_of(PAGE) } else { end / PAGE * PAGE };
+    if start < end { file.punch(start, end - start) } else { Ok(()) }
 }

@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -231,8 +230,7 @@ impl World {
                 let dead = (0..42).filter(|n| n % 4 == *rest).map(|n| block(n).cid);
                 let dead: Vec<Cid> = dead.collect();
                 let is_dead = |cid: &Cid| *rest == 3 || dead.contains(cid);
-                drop(self.store.begin_collection(Duration::ZERO));
-                let collection = self.store.begin_collection(Duration::ZERO);
+                let collection = self.store.begin_collection().unwrap();
                 let mut persist = || self.engine.persist(&self.disk);
                 collection.run(&|cid| !is_dead(cid), &mut persist)?;
                 self.waiting.retain(|cid| !is_dead(cid));

@@ -1,14 +1,13 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::cache::ReadCache;
 use super::collect::Recent;
-use super::disk::{Disk, RealDisk};
+use super::disk::{Disk, DiskFile, RealDisk};
 use super::layout::Layout;
 use super::pack::PackWriter;
 use super::segment::Files;
@@ -81,8 +80,10 @@ pub struct LocalStore {
     /// One collection at a time.
     pub(super) collecting: Mutex<()>,
     pub(super) holds: Arc<AtomicUsize>,
-    /// Flat segments that have a name and are not indexed yet.
-    pub(super) sealing: Mutex<Vec<SegmentId>>,
+    /// Commits that run, by the generation of [`Recent`] they began in.
+    pub(super) commits: [AtomicUsize; 2],
+    /// Segments whose staging may still be sealed, with its file.
+    pub(super) sealing: Mutex<Vec<(SegmentId, Weak<dyn DiskFile>)>>,
     pub(super) used: Mutex<Option<u64>>,
 }
 
@@ -128,9 +129,10 @@ impl LocalStore {
             index,
             packs,
             poisoned,
-            gate: RwLock::new(Recent::new(Instant::now())),
+            gate: RwLock::new(Recent::new()),
             collecting: Mutex::new(()),
             holds: Arc::default(),
+            commits: Default::default(),
             sealing: Mutex::default(),
             used: Mutex::default(),
         })
@@ -191,6 +193,22 @@ impl LocalStore {
         self.index.get(cid)
     }
 
+    /// Up to `limit` blocks after `after`, with their lengths, in the order of
+    /// their CIDs' bytes.
+    ///
+    /// # Errors
+    /// `Index`.
+    pub fn list(&self, after: Option<&Cid>, limit: usize) -> Result<Vec<(Cid, u64)>, StoreError> {
+        let page = self.index.page(after, limit)?;
+        Ok(page.into_iter().map(|(cid, place)| (cid, place.len.into())).collect())
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
     /// Path of a segment's file. Bytes read from it are not verified.
     #[must_use]
     pub fn segment_path(&self, segment: SegmentId) -> PathBuf {
@@ -205,7 +223,8 @@ impl LocalStore {
 
     /// Appends blocks to the open pack. They can be read at once; durable and
     /// indexed after `sync`. Blocks that are here already are skipped. The
-    /// caller has hashed them: they are not hashed again.
+    /// caller has hashed them: they are not hashed again. Who will refer to
+    /// them has a [`LocalStore::begin_commit`] or a [`LocalStore::hold`].
     ///
     /// # Errors
     /// `NoSpace`, `TooLarge` (over [`Block::MAX_LEN`]), `Poisoned`, `Index`, `Io`.
@@ -362,7 +381,7 @@ impl LocalStore {
         }
     }
 
-    fn load_from(&self, cid: &Cid, location: &Location) -> Result<Bytes, StoreError> {
+    pub(super) fn load_from(&self, cid: &Cid, location: &Location) -> Result<Bytes, StoreError> {
         let Location { segment, offset, len } = *location;
         let corrupt = || StoreError::Corrupt { cid: *cid, segment, offset };
         if len as usize > Block::MAX_LEN {
@@ -404,7 +423,11 @@ impl LocalStore {
         Ok(())
     }
 
-    pub(super) fn check_poison(&self) -> Result<(), StoreError> {
+    /// Whether it takes writes.
+    ///
+    /// # Errors
+    /// `Poisoned` after a sync that failed.
+    pub fn check_poison(&self) -> Result<(), StoreError> {
         if self.poisoned.load(Ordering::Acquire) { Err(StoreError::Poisoned) } else { Ok(()) }
     }
 

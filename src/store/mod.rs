@@ -14,6 +14,7 @@
 
 mod cache;
 mod collect;
+mod compact;
 mod disk;
 mod error;
 mod index;
@@ -31,7 +32,7 @@ mod staging;
 mod staging_file;
 mod verify;
 
-pub use self::collect::{CollectReport, Collection, Hold};
+pub use self::collect::{CollectReport, Collection, CommitGuard, Hold};
 pub use self::error::StoreError;
 pub use self::index::{BlockIndex, IndexChange, IndexMark, Location, MemoryIndex};
 pub use self::local::{LocalStore, PackTicket, StoreOptions, StoreUsage, VerifyProblem};

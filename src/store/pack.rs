@@ -130,6 +130,19 @@ impl PackWriter {
         packs.chain(state.sealing.iter().copied()).collect()
     }
 
+    /// No more blocks go into the open pack, if it is this one: most of it is
+    /// garbage. It stays active while something of it is not durable.
+    pub fn retire(&self, id: SegmentId) {
+        let mut state = self.state.lock();
+        let Some(pack) = state.open.take_if(|pack| pack.id == id) else { return };
+        if state.committing || state.synced < state.appended || !pack.named {
+            state.full.push(pack);
+            return;
+        }
+        drop(state);
+        give_back_reserve(&pack);
+    }
+
     /// Writes blocks to the pack, each whether it is elsewhere or not (but
     /// once in `pending`, unless `again`). Returns places and the position.
     pub fn append(
@@ -310,12 +323,14 @@ impl PackWriter {
         }
         self.turn.notify_all();
         drop(state);
-        for pack in group.full {
-            // Gives back the reserved space behind the end.
-            if let Err(error) = pack.file.set_len(pack.len) {
-                tracing::warn!(%error, pack = %pack.id, "reserved space is not given back");
-            }
-        }
+        group.full.iter().for_each(give_back_reserve);
+    }
+}
+
+/// Gives back the reserved space behind the end of a pack.
+fn give_back_reserve(pack: &OpenPack) {
+    if let Err(error) = pack.file.set_len(pack.len) {
+        tracing::warn!(%error, pack = %pack.id, "reserved space is not given back");
     }
 }
 

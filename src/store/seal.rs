@@ -1,7 +1,8 @@
 //! Staging files become flat segments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -35,11 +36,25 @@ impl LocalStore {
         for (staging, leaves) in sealed.iter() {
             check_leaves(staging, leaves)?;
         }
-        let ids: Vec<SegmentId> = sealed.iter().map(|(staging, _)| staging.id).collect();
-        self.sealing.lock().extend(&ids);
-        let result = self.seal_all(sealed);
-        self.sealing.lock().retain(|id| !ids.contains(id));
-        result
+        let mut sealing = self.sealing.lock();
+        sealing.retain(|(_, file)| file.strong_count() > 0);
+        for (staging, _) in sealed.iter() {
+            if let Body::File { file, .. } = &staging.body {
+                sealing.push((staging.id, Arc::downgrade(file)));
+            }
+        }
+        drop(sealing);
+        self.seal_all(sealed)
+    }
+
+    /// Segments that may still get entries: packs that are written, and files
+    /// of stagings. A staging whose commit failed is sealed again later.
+    pub(super) fn unfinished(&self) -> HashSet<SegmentId> {
+        let mut busy = self.packs.active();
+        let mut sealing = self.sealing.lock();
+        sealing.retain(|(_, file)| file.strong_count() > 0);
+        busy.extend(sealing.iter().map(|(id, _)| *id));
+        busy
     }
 
     fn seal_all(&self, sealed: &mut [Item<'_>]) -> Result<(), StoreError> {

@@ -78,7 +78,7 @@ impl LocalStore {
         })
     }
 
-    fn allocated(&self, id: SegmentId) -> Result<u64, StoreError> {
+    pub(super) fn allocated(&self, id: SegmentId) -> Result<u64, StoreError> {
         let path = self.layout.file(id);
         match self.disk.open(&path, OpenHow::Read).and_then(|file| file.stat()) {
             Ok(stat) => Ok(stat.allocated),

@@ -327,6 +327,8 @@ impl Vfs {
     ) -> Result<Vec<bool>, VfsError> {
         let blocks: Vec<Block> =
             hashed.values().flat_map(|result| result.blocks.iter().cloned()).collect();
+        // A collection spares the blocks until their rows are there.
+        let _commit = self.store.begin_commit();
         let ticket = self.store.append(&blocks)?;
         let mut sealed: Vec<(&mut Staging, Vec<SealedLeaf>)> = Vec::new();
         for (node, state) in locked.iter_mut() {

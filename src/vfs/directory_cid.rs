@@ -4,11 +4,19 @@ use std::sync::atomic::Ordering;
 
 use super::{Vfs, VfsError};
 use crate::content::{DirectoryEntry, Link, build_directory, escape_name, leaf, symlink};
-use crate::metadata::DentryRecord;
+use crate::metadata::{DentryRecord, MetadataError};
 use crate::types::{Block, FileKind, Ino, Name};
 
 /// Entries read at a time.
 const PAGE: usize = 1024;
+
+/// What was removed since its name was read is passed over.
+fn is_gone(error: VfsError) -> Result<(), VfsError> {
+    match error {
+        VfsError::Metadata(MetadataError::NotFound) => Ok(()),
+        other => Err(other),
+    }
+}
 
 struct Frame {
     ino: Ino,
@@ -93,10 +101,18 @@ impl Vfs {
                 if dentry.kind == FileKind::Directory {
                     match self.directories.get(&dentry.ino) {
                         Some(link) => frame.built.push(DirectoryEntry { name, link }),
-                        None => stack.push(self.frame(dentry.ino, name)?),
+                        None => match self.frame(dentry.ino, name) {
+                            Ok(frame) => stack.push(frame),
+                            Err(error) => is_gone(error)?,
+                        },
                     }
-                } else if let Some(link) = self.leaf_link(dentry.ino)? {
-                    frame.built.push(DirectoryEntry { name, link });
+                } else {
+                    match self.leaf_link(dentry.ino) {
+                        Ok(link) => {
+                            frame.built.extend(link.map(|link| DirectoryEntry { name, link }));
+                        }
+                        Err(error) => is_gone(error)?,
+                    }
                 }
                 continue;
             }

@@ -475,6 +475,13 @@ impl Vfs {
         }
     }
 
+    /// Directories' CIDs are worked out again when they are asked for, and
+    /// their nodes are put into the store again: no row keeps them there.
+    pub fn forget_directory_cids(&self) {
+        self.tree_version.fetch_add(1, Ordering::AcqRel);
+        self.directories.clear();
+    }
+
     /// A file's content changed: the directories with a name for it change too.
     fn content_changed(&self, ino: Ino) -> Result<(), VfsError> {
         self.tree_version.fetch_add(1, Ordering::AcqRel);

@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::{Namespace, Tx};
-use crate::metadata::records::{decode, encode};
+use crate::metadata::records::{damaged, decode, encode};
 use crate::metadata::{
     ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, PinState, QueueRecord, keys,
 };
@@ -20,7 +20,9 @@ pub struct ContentCommit {
     /// Root of the new content; `None` for the empty file.
     pub root: Option<Cid>,
     /// The record to insert when the root is new to the volume (with the local
-    /// copy in `copies`; `refs` is set here).
+    /// copy in `copies`; `refs` is set here). One with `refs` was read from the
+    /// tree, to share its content: that must still have references, since
+    /// without one it may be collected at any time.
     pub record: ContentRecord,
     /// Whether copies are wanted elsewhere: writes the queue row in the same
     /// transaction.
@@ -118,6 +120,12 @@ impl Tx<'_> {
         };
         let changed = before.content != commit.root;
         if let Some(root) = &commit.root {
+            if changed && commit.record.refs > 0 {
+                let shared: Option<ContentRecord> = self.get(&keys::of_cid(keys::CONTENT, root))?;
+                if shared.is_none_or(|record| record.refs == 0) {
+                    return Ok(false);
+                }
+            }
             self.take_content(root, commit, changed)?;
         }
         if let Some(root) = before.content.as_ref().filter(|_| changed) {
@@ -139,7 +147,8 @@ impl Tx<'_> {
 
 impl Namespace {
     /// Gives files their new contents, in one transaction a few hundred; one
-    /// flag each: false when the inode's version had moved on or it is gone.
+    /// flag each: false when the inode's version had moved on or it is gone, or
+    /// when a content to share has lost its last reference.
     ///
     /// # Errors
     /// `Storage`, `NoSpace`, `Contended`; then a prefix of pages is committed.
@@ -274,6 +283,54 @@ impl Namespace {
             let roots: Vec<Cid> = page.into_iter().map(|(root, _)| root).collect();
             self.update_contents(&roots, change)?;
         }
+    }
+
+    /// Visits all contents as they are at one moment, until `visit` breaks.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn each_content(
+        &self,
+        visit: &mut dyn FnMut(&Cid, &ContentRecord) -> ControlFlow<()>,
+    ) -> Result<(), MetadataError> {
+        let mut outcome = Ok(());
+        let row = |key: &[u8], value: &[u8]| {
+            let cid = Cid::try_from(&key[1..]).map_err(|e| damaged(key, e.to_string()))?;
+            Ok::<_, MetadataError>((cid, decode::<ContentRecord>(key, value)?))
+        };
+        let (start, end) = ([keys::CONTENT], [keys::CONTENT + 1]);
+        self.engine.snapshot()?.scan(&start, &end, &mut |key, value| match row(key, value) {
+            Ok((cid, record)) => visit(&cid, &record),
+            Err(error) => {
+                outcome = Err(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        outcome
+    }
+
+    /// Removes the records of these contents that have no reference (now, in
+    /// the transaction that removes them); how many.
+    ///
+    /// # Errors
+    /// `Storage`, `Contended`; then a prefix of pages is done.
+    pub fn remove_unreferenced(&self, roots: &[Cid]) -> Result<u64, MetadataError> {
+        let mut removed = 0;
+        for page in roots.chunks(PAGE) {
+            removed += self.run(|tx| {
+                let mut count = 0;
+                for root in page {
+                    let key = keys::of_cid(keys::CONTENT, root);
+                    let record: Option<ContentRecord> = tx.get(&key)?;
+                    if record.is_some_and(|record| record.refs == 0) {
+                        tx.remove(key);
+                        count += 1;
+                    }
+                }
+                Ok(count)
+            })?;
+        }
+        Ok(removed)
     }
 
     /// Removes the copies of a backend everywhere (it left).

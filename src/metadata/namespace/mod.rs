@@ -67,6 +67,8 @@ struct Sequenced {
     event: u64,
     /// The first event that is not taken.
     events_taken: u64,
+    /// Bytes of contents that lost their last reference since the start.
+    released: u64,
 }
 
 /// The POSIX tree over an engine.
@@ -162,8 +164,14 @@ impl Namespace {
         let (marks_taken, events_taken) = (number(keys::MARKS_TAKEN)?, number(keys::EVENTS_TAKEN)?);
         let last_epoch = marks::last_epoch(engine.as_ref(), marks_taken)?;
         let event = events::next_number(engine.as_ref(), events_taken)?;
-        let sequenced =
-            Sequenced { stats, epoch: last_epoch + 1, marks_taken, event, events_taken };
+        let sequenced = Sequenced {
+            stats,
+            epoch: last_epoch + 1,
+            marks_taken,
+            event,
+            events_taken,
+            released: 0,
+        };
         let tree =
             Self { engine, sequenced: Mutex::new(sequenced), numbers: Mutex::new(next..next) };
         if format == 0 {
@@ -200,6 +208,12 @@ impl Namespace {
     /// Counters of the whole volume.
     pub fn stats(&self) -> Stats {
         self.sequenced.lock().stats.clone()
+    }
+
+    /// Bytes of contents that lost their last reference since the start: what a
+    /// collection may give back.
+    pub fn released_bytes(&self) -> u64 {
+        self.sequenced.lock().released
     }
 
     /// Runs `body` in a transaction until it commits. One that keeps losing
@@ -277,6 +291,7 @@ fn commit(
     let commit = inner.commit()?;
     if commit == Commit::Done {
         sequenced.stats = stats;
+        sequenced.released += delta.released;
     }
     Ok(commit)
 }

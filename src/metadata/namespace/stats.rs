@@ -39,6 +39,8 @@ pub(super) struct Delta {
     failed: i64,
     backends: BTreeMap<BackendId, (i64, i64)>,
     touched: bool,
+    /// Bytes of contents that lost their last reference.
+    pub released: u64,
 }
 
 impl Delta {
@@ -63,6 +65,12 @@ impl Delta {
 
     /// A content's row changes from one state to another.
     pub fn content(&mut self, before: Option<&ContentRecord>, after: Option<&ContentRecord>) {
+        if let (Some(before), Some(after)) = (before, after)
+            && before.refs > 0
+            && after.refs == 0
+        {
+            self.released += before.tsize;
+        }
         for (record, sign) in [(before, -1), (after, 1)] {
             let Some(record) = record.filter(|record| record.refs > 0) else { continue };
             self.touched = true;

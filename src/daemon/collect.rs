@@ -1,0 +1,255 @@
+//! Gives the bytes of removed and overwritten files back to the local disk.
+//!
+//! A collection marks what lives and reclaims the rest of the local store; no
+//! backend is touched. Order: the store begins (what is committed from here on
+//! is kept by its guard), one snapshot of the contents is marked, a checkpoint
+//! that says the same becomes durable locally, rows without references go,
+//! blocks go. So a content's bytes leave only after the newest checkpoint has
+//! let go of it, and a crash anywhere leaves garbage at worst.
+//!
+//! A node that cannot be read ends the collection: what lies below it is not
+//! known, so nothing is known to be dead.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::volume::{Volume, failed};
+use crate::api::Failure;
+use crate::content::{inline_block, parse_node};
+use crate::metadata::{ContentRecord, Namespace};
+use crate::replication::{Checkpointer, Replicator};
+use crate::runtime::Shutdown;
+use crate::store::{CollectReport, LocalStore, MarkSet, StoreError};
+use crate::types::{Cid, cid};
+
+/// Most memory of a mark: some 50 million blocks; beyond that garbage stays.
+const MARK_BYTES: u64 = 64 << 20;
+/// Nodes whose children are known to be marked; then forgotten and met again.
+const SEEN_MAX: usize = 64 * 1024;
+/// Roots removed in one step.
+const ROOTS_MAX: usize = 1024;
+/// How often it is asked whether a collection is due.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two collections because of a full disk or of many bytes given up.
+const REST: Duration = Duration::from_secs(10);
+/// Between two because of a full disk.
+const REST_FULL: Duration = Duration::from_secs(2);
+
+/// What a collection works on.
+pub(super) struct Collector {
+    namespace: Arc<Namespace>,
+    store: Arc<LocalStore>,
+    replicator: Arc<Replicator>,
+    checkpointer: Arc<Checkpointer>,
+    shutdown: Shutdown,
+    interval: Duration,
+    bytes: u64,
+}
+
+/// Why a mark ended early.
+enum Stop {
+    Shutdown,
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Collector {
+    pub fn new(volume: &Volume, shutdown: Shutdown) -> Self {
+        let config = &volume.config.store;
+        Self {
+            namespace: Arc::clone(&volume.namespace),
+            store: Arc::clone(&volume.store),
+            replicator: Arc::clone(&volume.replicator),
+            checkpointer: Arc::clone(&volume.checkpointer),
+            shutdown,
+            interval: Duration::from_secs(config.collect_interval_s.max(1)),
+            bytes: config.collect_bytes.0.max(1),
+        }
+    }
+
+    /// Starts the thread, which ends with the volume.
+    pub fn start(self) -> std::io::Result<()> {
+        std::thread::Builder::new()
+            .name("cairn-collect".into())
+            .spawn(move || self.work())
+            .map(drop)
+    }
+
+    fn work(self) {
+        let (mut last, mut released, mut more) = (Instant::now(), 0, false);
+        while !self.shutdown.wait(LOOK.min(self.interval)) {
+            let now = self.namespace.released_bytes();
+            let (since, given_up) = (last.elapsed(), now - released);
+            let due = since >= self.interval
+                || (since >= REST && (more || given_up >= self.bytes))
+                || (since >= REST_FULL && (more || given_up > 0) && self.disk_is_short());
+            if !due {
+                continue;
+            }
+            more = false;
+            match self.collect() {
+                Ok(Some(report)) => {
+                    tracing::info!(
+                        blocks = report.blocks_removed,
+                        freed_bytes = report.bytes_freed,
+                        segments = report.segments_removed,
+                        moved_bytes = report.bytes_moved,
+                        "collected"
+                    );
+                    (released, more) = (now, report.more);
+                }
+                Ok(None) => {}
+                Err(failure) => {
+                    released = now;
+                    tracing::warn!(error = %failure, "nothing more was collected; it is tried again");
+                }
+            }
+            last = Instant::now();
+        }
+    }
+
+    /// Less than a tenth, or than 1 GiB of a large disk, is left.
+    fn disk_is_short(&self) -> bool {
+        self.store
+            .usage()
+            .is_ok_and(|usage| usage.available_bytes < (usage.capacity_bytes / 10).min(1 << 30))
+    }
+
+    /// One collection; `None` when long work holds it off or the end has begun.
+    pub fn collect(&self) -> Result<Option<CollectReport>, Failure> {
+        let Some(collection) = self.store.begin_collection() else { return Ok(None) };
+        let marks = match self.mark() {
+            Ok(marks) => marks,
+            Err(Stop::Shutdown) => return Ok(None),
+            Err(Stop::Failed(failure)) => return Err(failure),
+        };
+        self.checkpointer.write_local().map_err(failed)?;
+        self.remove_rows()?;
+        // The end has begun: all lives, so the rest goes quickly.
+        let live = |id: &Cid| marks.contains(id) || self.shutdown.is_triggered();
+        let mut persist =
+            || self.namespace.engine().persist().map_err(|e| StoreError::Index(e.to_string()));
+        collection.run(&live, &mut persist).map(Some).map_err(failed)
+    }
+
+    /// Blocks and bytes of the local store that nothing refers to.
+    pub fn survey(&self) -> Result<(u64, u64), Failure> {
+        match self.mark() {
+            Ok(marks) => self.store.unreferenced(&|id| marks.contains(id)).map_err(failed),
+            Err(Stop::Shutdown) => Ok((0, 0)),
+            Err(Stop::Failed(failure)) => Err(failure),
+        }
+    }
+
+    /// Everything that a content with references leads to.
+    fn mark(&self) -> Result<MarkSet, Stop> {
+        let stats = self.namespace.stats();
+        let blocks = stats.pins.saturating_mul(2).saturating_add(stats.bytes >> 18);
+        let mut walk = Walk {
+            collector: self,
+            marks: MarkSet::new(blocks.saturating_add(4096), MARK_BYTES),
+            whole: HashSet::new(),
+            partial: HashSet::new(),
+        };
+        // Their base is the inode's content; named all the same, in case it is not.
+        for (_, staged) in self.namespace.staged().map_err(failed)? {
+            if let Some(base) = staged.base {
+                walk.content(&base, None)?;
+            }
+        }
+        let mut outcome = Ok(());
+        let scanned = self.namespace.each_content(&mut |root, record| {
+            if record.refs > 0 {
+                outcome = walk.content(root, Some(record));
+            }
+            if outcome.is_ok() && self.shutdown.is_triggered() {
+                outcome = Err(Stop::Shutdown);
+            }
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        scanned.map_err(failed)?;
+        outcome?;
+        if walk.marks.is_saturated() {
+            tracing::warn!("the mark is full: a part of what is dead stays");
+        }
+        Ok(walk.marks)
+    }
+
+    fn remove_rows(&self) -> Result<(), Failure> {
+        let mut roots = Vec::new();
+        let mut outcome = Ok(());
+        let scanned = self.namespace.each_content(&mut |root, record| {
+            if record.refs == 0 {
+                roots.push(*root);
+            }
+            if roots.len() >= ROOTS_MAX {
+                outcome = self.namespace.remove_unreferenced(&roots).map(drop);
+                roots.clear();
+            }
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        scanned.map_err(failed)?;
+        outcome.map_err(failed)?;
+        self.namespace.remove_unreferenced(&roots).map_err(failed).map(drop)
+    }
+}
+
+struct Walk<'c> {
+    collector: &'c Collector,
+    marks: MarkSet,
+    /// Certain, where the marks are not. Of walks that need every node, and of
+    /// those that pass over nodes that are not here.
+    whole: HashSet<Cid>,
+    partial: HashSet<Cid>,
+}
+
+impl Walk<'_> {
+    /// Memory: the links of the nodes on one path.
+    fn content(&mut self, root: &Cid, record: Option<&ContentRecord>) -> Result<(), Stop> {
+        // Where the copy that counts lies elsewhere, what is here is a part of it.
+        let partial = record.is_some_and(|record| {
+            let mut good = record.good_copies().peekable();
+            good.peek().is_some() && good.all(|copy| !copy.backend.is_local())
+        });
+        let mut stack = vec![*root];
+        while let Some(id) = stack.pop() {
+            self.marks.insert(&id);
+            if id.codec() != cid::DAG_PB || !self.remember(&id, partial) {
+                continue;
+            }
+            if self.collector.shutdown.is_triggered() {
+                return Err(Stop::Shutdown);
+            }
+            let block = match inline_block(&id) {
+                Some(block) => block,
+                None if partial => match self.collector.store.get(&id) {
+                    Ok(Some(block)) => block,
+                    Ok(None) => continue,
+                    Err(_) => self.collector.replicator.fetch(&id).map_err(failed)?,
+                },
+                None => self.collector.replicator.fetch(&id).map_err(failed)?,
+            };
+            stack.extend(parse_node(&id, &block).map_err(failed)?.children());
+        }
+        Ok(())
+    }
+
+    /// False when the node's children are marked already.
+    fn remember(&mut self, id: &Cid, partial: bool) -> bool {
+        if self.whole.contains(id) {
+            return false;
+        }
+        let seen = if partial { &mut self.partial } else { &mut self.whole };
+        if seen.len() >= SEEN_MAX {
+            seen.clear();
+        }
+        seen.insert(*id)
+    }
+}
