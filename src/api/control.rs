@@ -88,6 +88,8 @@ pub enum Command {
     Checkpoint {
         /// A new base.
         base: bool,
+        /// At once, not with the interval.
+        now: bool,
     },
     /// Checks everything.
     Fsck {

@@ -218,13 +218,18 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: CarVerb,
     },
-    /// Write a checkpoint of the metadata.
+    /// Wait for the next checkpoint of the metadata, or write it now.
+    ///
+    /// Returns once a checkpoint has every change made before the call: the one
+    /// that the interval (`checkpoint.delta_interval_s`) writes, or with --now one
+    /// that is written at once and brought to the backends in reach. A volume that
+    /// is not mounted has no interval: it is always written at once.
     #[command(after_help = "Example:\n  cairn checkpoint --now --volume ~/volume")]
     Checkpoint {
-        /// Do not wait for the interval (it never does: the flag is for scripts).
+        /// Do not wait for the interval: write it at once.
         #[arg(long)]
         now: bool,
-        /// Write a new base, not a delta.
+        /// Write a new base, not a delta; at once.
         #[arg(long)]
         base: bool,
         /// The volume's folder.

@@ -117,8 +117,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Verb::Import { file, dest } => car::import(&file, &dest, &output),
         Verb::Car { verb } => car::car(&verb, &output),
-        Verb::Checkpoint { now: _, base, volume } => {
-            let value = Target::of_volume(volume)?.send(&Command::Checkpoint { base }, &output)?;
+        Verb::Checkpoint { now, base, volume } => {
+            let value =
+                Target::of_volume(volume)?.send(&Command::Checkpoint { base, now }, &output)?;
             output.fields(&value, &["sequence", "cid", "copies"]);
             Ok(())
         }

@@ -371,6 +371,9 @@ pub(super) fn umount(
         }
     }
     output.fields(&value, &["mountpoint", "pending", "checkpoint"]);
+    if let Some(note) = value["note"].as_str() {
+        output.note(note);
+    }
     Ok(())
 }
 

@@ -13,14 +13,20 @@ pub(super) struct Output {
     json: bool,
 }
 
-/// Progress on a terminal; nothing elsewhere.
+/// Progress on a terminal; elsewhere only what is waited for.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
+    waits_for: String,
 }
 
 impl Progress {
     /// Shows how far the work is.
     pub fn show(&mut self, report: &ProgressReport) {
+        if report.what.starts_with("waiting: ") && report.what != self.waits_for {
+            self.waits_for.clone_from(&report.what);
+            let tell = || eprintln!("cairn: {}", report.what);
+            self.bar.as_ref().map_or_else(tell, |bar| bar.suspend(tell));
+        }
         let Some(bar) = &self.bar else { return };
         match report.total {
             Some(total) => bar.set_length(total),
@@ -72,7 +78,7 @@ impl Output {
             Ok(style) => bar.with_style(style),
             Err(_) => bar,
         });
-        Progress { bar }
+        Progress { bar, waits_for: String::new() }
     }
 
     /// JSON when that was asked for. True when it was.

@@ -22,6 +22,7 @@ use crate::metadata::{ContentRecord, Namespace};
 use crate::replication::{Checkpointer, Replicator};
 use crate::runtime::Shutdown;
 use crate::store::{CollectReport, LocalStore, MarkSet, StoreError};
+use crate::telemetry;
 use crate::types::{Cid, cid};
 
 /// Most memory of a mark: some 50 million blocks; beyond that garbage stays.
@@ -103,6 +104,9 @@ impl Collector {
                         moved_bytes = report.bytes_moved,
                         "collected"
                     );
+                    let metrics = telemetry::metrics();
+                    metrics.store_collections.inc();
+                    metrics.store_freed_bytes.inc_by(report.bytes_freed);
                     (released, more) = (now, report.more);
                 }
                 Ok(None) => {}

@@ -195,7 +195,8 @@ fn nothing_that_lives_goes_whatever_happens_beside_a_collection() {
                     scope.spawn(move || churn(volume, &prefix, mine, seed))
                 })
                 .collect();
-            let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+            let ended: Vec<_> =
+                workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             done.store(true, Ordering::Relaxed);
             expected = ended.into_iter().flat_map(Result::unwrap).collect();
             assert!(collecting.join().unwrap() > 0, "nothing was ever collected");

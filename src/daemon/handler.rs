@@ -6,15 +6,16 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::check::fsck;
+use super::run::Ending;
+use super::stats::stats;
+use super::unmount::umount;
 use super::volume::{Volume, failed, parse_backends};
 use super::{policy, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::backends::{open, wrap};
 use crate::config::Config;
-use crate::fuse;
 use crate::metadata::{CopyState, EventRecord, MetadataError};
 use crate::replication::{BackendState, WriteResult};
-use crate::telemetry;
 use crate::types::{BackendId, FileKind, Ino, Name};
 use crate::vfs::VfsError;
 
@@ -24,6 +25,8 @@ pub(crate) struct Commands {
     pub volume: Mutex<Option<Arc<Volume>>>,
     /// Where it is mounted.
     pub mountpoint: Option<PathBuf>,
+    /// Begins with an unmount.
+    pub ending: Ending,
 }
 
 type Progress<'p> = &'p mut dyn FnMut(ProgressReport);
@@ -150,18 +153,23 @@ impl Handler for Commands {
                 let input = transfer::client_file(client, fd, false)?;
                 transfer::import(&volume, &path, input, progress)
             }
-            Command::Checkpoint { base } => {
-                volume.vfs.commit_all().map_err(failed)?;
-                let status = volume.checkpointer.checkpoint(base).map_err(failed)?;
-                serde_json::to_value(status).map_err(failed)
+            Command::Checkpoint { base, now } => {
+                // Nobody keeps an interval on a volume that is not mounted.
+                let at_once = now || base || self.mountpoint.is_none();
+                checkpoint(&volume, base, at_once, progress)
             }
             Command::Fsck { repair, deep } => {
                 fsck(&volume, repair, deep, self.mountpoint.is_some(), progress)
             }
-            Command::Stats => Ok(json!({ "text": telemetry::metrics().encode() })),
+            Command::Stats => Ok(json!({ "text": stats(&volume) })),
             Command::Fetch => fetch_all(&volume, progress),
             Command::Umount { force, timeout_s } => {
-                self.umount(&volume, force, timeout_s, progress)
+                let Some(mountpoint) = &self.mountpoint else {
+                    return Err(Failure::new(ErrorCode::Usage, "the volume is not mounted"));
+                };
+                let answer = umount(&volume, mountpoint, force, timeout_s, progress)?;
+                self.ending.begin();
+                Ok(answer)
             }
         }
     }
@@ -326,54 +334,31 @@ fn fetch_all(volume: &Volume, progress: Progress<'_>) -> Result<Value, Failure> 
     Ok(json!({ "contents": contents, "blocks": blocks }))
 }
 
-impl Commands {
-    fn umount(
-        &self,
-        volume: &Volume,
-        force: bool,
-        timeout_s: Option<u64>,
-        progress: Progress<'_>,
-    ) -> Result<Value, Failure> {
-        let Some(mountpoint) = &self.mountpoint else {
-            return Err(Failure::new(ErrorCode::Usage, "the volume is not mounted"));
-        };
-        let start = volume.replicator.progress().pending;
-        let deadline =
-            if force { Some(Duration::ZERO) } else { timeout_s.map(Duration::from_secs) };
-        let drained = volume.drain(deadline, &mut |now| {
-            let done = start.saturating_sub(now.pending);
-            progress(ProgressReport {
-                what: "contents copied".into(),
-                done,
-                total: Some(start.max(now.pending)),
-            });
-        })?;
-        let pending = volume.replicator.progress().pending;
-        if !drained && !force {
-            let reasons: Vec<String> = volume
-                .registry
-                .statuses()
-                .into_iter()
-                .filter(|status| !status.last_error.is_empty())
-                .map(|status| format!("{}: {}", status.id, status.last_error))
-                .collect();
-            let text = format!(
-                "{pending} contents still wait for copies ({}); everything is durable locally. Unmount with --force: the next mount goes on with them",
-                if reasons.is_empty() {
-                    "too few distinct places".to_owned()
-                } else {
-                    reasons.join("; ")
-                }
-            );
-            return Err(Failure::new(ErrorCode::Degraded, text));
-        }
-        let written = volume.checkpointer.checkpoint(false).map_err(failed)?;
-        fuse::unmount(mountpoint, force)
-            .map_err(|e| Failure::new(ErrorCode::Busy, e.to_string()))?;
-        Ok(
-            json!({ "mountpoint": mountpoint.display().to_string(), "pending": pending, "checkpoint": written.sequence }),
-        )
-    }
+/// Writes a checkpoint now, or waits for the interval's.
+fn checkpoint(
+    volume: &Volume,
+    base: bool,
+    at_once: bool,
+    progress: Progress<'_>,
+) -> Result<Value, Failure> {
+    volume.vfs.commit_all().map_err(failed)?;
+    let status = if at_once {
+        volume.checkpointer.checkpoint(base).map_err(failed)?
+    } else {
+        let interval = volume.config.checkpoint.delta_interval_s.max(1);
+        progress(ProgressReport {
+            what: "waiting: the checkpoint of the interval; --now writes one at once".into(),
+            done: 0,
+            total: None,
+        });
+        let deadline = Duration::from_secs(interval) * 2 + Duration::from_mins(1);
+        let waited = volume.checkpointer.wait_for_regular(deadline).map_err(failed)?;
+        waited.ok_or_else(|| {
+            let text = "the checkpoint of the interval did not come; see the log, or use --now";
+            Failure::new(ErrorCode::Failed, text)
+        })?
+    };
+    serde_json::to_value(status).map_err(failed)
 }
 
 /// Commands on a volume that this process has opened itself.
@@ -384,7 +369,13 @@ pub struct Offline {
 /// Carries out commands on a volume that nobody has mounted.
 #[must_use]
 pub fn offline(volume: Volume) -> Offline {
-    Offline { commands: Commands { volume: Mutex::new(Some(Arc::new(volume))), mountpoint: None } }
+    Offline {
+        commands: Commands {
+            volume: Mutex::new(Some(Arc::new(volume))),
+            mountpoint: None,
+            ending: Ending::default(),
+        },
+    }
 }
 
 impl Offline {

@@ -13,7 +13,9 @@ mod handler;
 mod identity;
 mod policy;
 mod run;
+mod stats;
 mod transfer;
+mod unmount;
 mod volume;
 
 pub use self::handler::{Offline, offline, status_json};

@@ -1,7 +1,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -14,6 +15,26 @@ use crate::fuse::{self, MountOptions};
 /// How long a daemon that was told to stop waits for its queue; the rest goes
 /// on at the next mount.
 const STOP_DRAIN: Duration = Duration::from_secs(5);
+/// How long a mount that was told to end waits for programs that have files
+/// open there; then their files end with ENOTCONN. Well below the 90 s that
+/// systemd gives a service.
+const STOP_BUSY: Duration = Duration::from_secs(30);
+
+/// Since when a mount has been told to end.
+#[derive(Clone, Default)]
+pub(super) struct Ending {
+    since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Ending {
+    pub fn begin(&self) {
+        self.since.lock().get_or_insert_with(Instant::now);
+    }
+
+    fn is_over(&self) -> bool {
+        self.since.lock().is_some_and(|since| since.elapsed() >= STOP_BUSY)
+    }
+}
 
 /// What a mount needs.
 #[derive(Debug, Clone)]
@@ -44,12 +65,14 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
     }
     let session = fuse::mount(&volume.vfs, &request.mountpoint, &options).map_err(failed)?;
     tracing::info!(volume = %volume.identity.id, mountpoint = %request.mountpoint.display(), "mounted");
+    let ending = Ending::default();
     let commands = Arc::new(Commands {
         volume: Mutex::new(Some(Arc::clone(&volume))),
         mountpoint: Some(request.mountpoint.clone()),
+        ending: ending.clone(),
     });
     api::serve(&request.volume, Arc::clone(&commands) as Arc<dyn api::Handler>).map_err(failed)?;
-    stop_on_signals(&volume, &request.mountpoint);
+    stop_on_signals(&volume, &request.mountpoint, ending.clone());
     if !request.mode.read_only {
         Collector::new(&volume, volume.shutdown.clone()).start().map_err(failed)?;
     }
@@ -59,8 +82,14 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
             tracing::warn!(%error, "nobody waits for this mount");
         }
     }
-    session.wait();
-    tracing::info!("unmounted; committing what is left");
+    if wait_for_end(session, &ending)? {
+        tracing::info!("unmounted; committing what is left");
+    } else {
+        tracing::warn!(
+            waited_s = STOP_BUSY.as_secs(),
+            "programs still have files open; what they wrote so far is committed, and they are cut off"
+        );
+    }
     // No command begins after this; one that runs is waited for.
     drop(commands.volume.lock().take());
     let volume = wait_for_last(volume);
@@ -73,6 +102,26 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
     std::fs::remove_file(request.volume.join("control.sock")).map_err(failed)?;
     drained?;
     closed
+}
+
+/// Waits until the mount is gone: true; or false when it was told to end and
+/// programs keep it busy for too long.
+fn wait_for_end(session: fuse::Session, ending: &Ending) -> Result<bool, Failure> {
+    let (sender, gone) = std::sync::mpsc::channel::<()>();
+    // Its end is told by the sender's.
+    let wait = move || {
+        session.wait();
+        drop(sender);
+    };
+    std::thread::Builder::new().name("cairn-session".into()).spawn(wait).map_err(failed)?;
+    loop {
+        if gone.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Disconnected) {
+            return Ok(true);
+        }
+        if ending.is_over() {
+            return Ok(false);
+        }
+    }
 }
 
 /// Commands hold the volume while they run.
@@ -94,7 +143,7 @@ pub(crate) fn tell(ready: &Path, text: &str) -> std::io::Result<()> {
     std::fs::File::options().write(true).open(ready)?.write_all(text.as_bytes())
 }
 
-fn stop_on_signals(volume: &Volume, mountpoint: &Path) {
+fn stop_on_signals(volume: &Volume, mountpoint: &Path, ending: Ending) {
     let mountpoint = mountpoint.to_owned();
     volume.bridge.spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
@@ -109,6 +158,7 @@ fn stop_on_signals(volume: &Volume, mountpoint: &Path) {
             _ = interrupt.recv() => {}
         }
         tracing::info!("told to stop; unmounting");
+        ending.begin();
         let done = tokio::task::spawn_blocking(move || {
             // Busy mounts are detached: open files end with their programs.
             fuse::unmount(&mountpoint, false).or_else(|_| fuse::unmount(&mountpoint, true))

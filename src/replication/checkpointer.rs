@@ -469,6 +469,29 @@ impl Checkpointer {
         self.write_shared(false)
     }
 
+    /// Waits for the next delta that the interval writes, so that it has all
+    /// changes committed before the call; when there are none, the last
+    /// checkpoint has them already. `None` when the deadline passed.
+    ///
+    /// # Errors
+    /// `Metadata`.
+    pub fn wait_for_regular(
+        &self,
+        deadline: Duration,
+    ) -> Result<Option<CheckpointStatus>, ReplicationError> {
+        let start = Instant::now();
+        let mut state = self.state.lock();
+        let mine = state.begun + 1;
+        while state.ended < mine && (state.running || self.namespace.has_marks()?) {
+            if start.elapsed() >= deadline || self.shutdown.is_triggered() {
+                return Ok(None);
+            }
+            self.changed.wait_for(&mut state, Duration::from_millis(250));
+        }
+        drop(state);
+        Ok(Some(self.status()))
+    }
+
     /// The last checkpoint. Asks nobody.
     pub fn status(&self) -> CheckpointStatus {
         let state = self.state.lock();
@@ -564,6 +587,7 @@ impl Checkpointer {
         if !base && !self.namespace.has_marks()? {
             return Ok(None);
         }
+        let start = Instant::now();
         let dir = &self.options.dir;
         self.namespace.note_checkpoint(sequence)?;
         let (token, base_entry, deltas) = match previous {
@@ -626,7 +650,10 @@ impl Checkpointer {
         self.namespace.clear_marks(&token)?;
         let metrics = telemetry::metrics();
         metrics.checkpoint_deltas_written.inc();
-        metrics.checkpoint_bytes_written.inc_by(bytes.len() as u64);
+        let new = manifest.files().filter(|file| file.sequence == sequence);
+        let new: u64 = new.map(|file| file.bytes).sum();
+        metrics.checkpoint_bytes_written.inc_by(new + bytes.len() as u64);
+        metrics.checkpoint_seconds.observe(start.elapsed().as_secs_f64());
         if base {
             remove_before(dir, previous.map_or(0, |manifest| manifest.base.sequence));
         }

@@ -349,7 +349,9 @@ fn send_together(
     let alone = |task: &Task| -> Result<(), Failure> {
         let mut sender = sender();
         let result = match task.job {
-            Job::Repair => sender.repair(&task.root),
+            Job::Repair => sender.repair(&task.root).inspect(|()| {
+                telemetry::metrics().replication_repairs.inc();
+            }),
             Job::Send => sender.add(&task.root).and_then(|()| sender.finish()),
         };
         result.map_err(Failure::from)

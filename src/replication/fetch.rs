@@ -125,15 +125,19 @@ impl Fetcher {
         let Ok(data) = answer else { return Ok(answer) };
         telemetry::metrics().replication_blocks_fetched.inc();
         let block = Block { cid: *id, data: data.clone() };
-        if let Err(error) = self.store.repair(&block) {
+        match self.store.repair(&block) {
+            Ok(()) => drop(telemetry::metrics().replication_repairs.inc()),
             // The reader is served all the same; the next read tries again.
-            tracing::warn!(%error, cid = %id, "a fetched block cannot be kept");
+            Err(error) => tracing::warn!(%error, cid = %id, "a fetched block cannot be kept"),
         }
         for (backend_id, backend) in wrong {
             let block = block.clone();
             self.calls.bridge.spawn(async move {
                 match replace(backend.as_ref(), &block).await {
-                    Ok(()) => tracing::warn!(backend = %backend_id, cid = %block.cid, "a wrong block was replaced"),
+                    Ok(()) => {
+                        telemetry::metrics().replication_repairs.inc();
+                        tracing::warn!(backend = %backend_id, cid = %block.cid, "a wrong block was replaced");
+                    }
                     Err(error) => tracing::error!(backend = %backend_id, cid = %block.cid, %error, "a wrong block could not be replaced"),
                 }
             });

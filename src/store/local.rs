@@ -12,6 +12,7 @@ use super::layout::Layout;
 use super::pack::PackWriter;
 use super::segment::Files;
 use super::{BlockIndex, IndexChange, Location, Staging, StagingOptions, StoreError};
+use crate::telemetry;
 use crate::types::{Block, Cid, Ino, SegmentId, cid};
 
 /// Sizes and limits of the store.
@@ -390,7 +391,10 @@ impl LocalStore {
         let mut data = vec![0; len as usize];
         self.files.read(cid, location, 0, &mut data)?;
         if !self.cache.is_verified(location) {
+            let metrics = telemetry::metrics();
+            metrics.store_blocks_verified.inc();
             if cid::verify(cid, &data) != cid::Verdict::Match {
+                metrics.store_blocks_corrupt.inc();
                 return Err(corrupt());
             }
             self.cache.set_verified(location);

@@ -20,6 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use super::disk::{Disk, DiskFile, OpenHow};
 use super::layout::{self, Layout, SegmentKind};
 use super::{BlockIndex, IndexChange, Location, StoreError};
+use crate::telemetry;
 use crate::types::{Block, Cid, SegmentId, cid};
 
 /// Space is reserved in steps of this many bytes: a sync into reserved space
@@ -215,6 +216,9 @@ impl PackWriter {
         state.open = Some(pack);
         written?;
         state.pending.extend(fresh);
+        let metrics = telemetry::metrics();
+        metrics.store_packs_appended.inc_by(order.len() as u64);
+        metrics.store_bytes_written.inc_by(buf.len() as u64);
         state.order.append(&mut order);
         state.appended += buf.len() as u64;
         Ok(count)
@@ -281,6 +285,7 @@ impl PackWriter {
     fn commit(&self, group: &Group) -> Result<(), StoreError> {
         for (path, file) in &group.files {
             file.sync_data().map_err(|e| self.poison(StoreError::io(path, e)))?;
+            telemetry::metrics().store_syncs.inc();
         }
         if group.unnamed {
             let packs = self.layout.packs();

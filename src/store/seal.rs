@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::staging::Body;
 use super::{IndexChange, LocalStore, Location, SealedLeaf, Staging, StoreError};
+use crate::telemetry;
 use crate::types::{Block, Cid, SegmentId};
 
 /// Syncs that run at once: enough for the disk's queue, few enough that a
@@ -111,8 +112,9 @@ impl LocalStore {
         let work = || {
             loop {
                 let Some((path, file)) = queue.lock().next() else { return };
-                if let Err(error) = file.sync_data() {
-                    *failed.lock() = Some(StoreError::io(&path, error));
+                match file.sync_data() {
+                    Ok(()) => drop(telemetry::metrics().store_syncs.inc()),
+                    Err(error) => *failed.lock() = Some(StoreError::io(&path, error)),
                 }
             }
         };
@@ -197,6 +199,7 @@ impl LocalStore {
                 self.cache.set_verified(&place_of(staging, leaf));
             }
         }
+        telemetry::metrics().store_bytes_written.inc_by(bytes);
         self.note_used(bytes);
         Ok(())
     }

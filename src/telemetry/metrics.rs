@@ -90,8 +90,10 @@ metrics! {
         "cairn_vfs_nodes_hashed", "Inner nodes hashed";
     pub vfs_dirty_bytes: Gauge = Gauge::default(),
         "cairn_vfs_dirty_bytes", "Bytes of files that are written and not committed";
+    pub vfs_memory_bytes: Gauge = Gauge::default(),
+        "cairn_vfs_memory_bytes", "Bytes of such files that are in memory";
     pub vfs_open_files: Gauge = Gauge::default(),
-        "cairn_vfs_open_files", "Files that are open";
+        "cairn_vfs_open_files", "Open file handles";
 
     pub store_packs_appended: Counter = Counter::default(),
         "cairn_store_pack_appends", "Blocks appended to packs";
@@ -99,6 +101,16 @@ metrics! {
         "cairn_store_syncs", "Flushes of packs and segments to the medium";
     pub store_bytes_written: Counter = Counter::default(),
         "cairn_store_written_bytes", "Bytes written to packs and segments";
+    pub store_used_bytes: Gauge = Gauge::default(),
+        "cairn_store_used_bytes", "Bytes that the local store takes on its disk";
+    pub store_available_bytes: Gauge = Gauge::default(),
+        "cairn_store_available_bytes", "Bytes that are free on the local store's disk";
+    pub store_capacity_bytes: Gauge = Gauge::default(),
+        "cairn_store_capacity_bytes", "Size of the local store's disk, in bytes";
+    pub store_collections: Counter = Counter::default(),
+        "cairn_store_collections", "Collections of the local store";
+    pub store_freed_bytes: Counter = Counter::default(),
+        "cairn_store_freed_bytes", "Bytes that collections gave back to the disk";
     pub store_blocks_verified: Counter = Counter::default(),
         "cairn_store_verified_blocks", "Blocks of the local store compared with their CID";
     pub store_blocks_corrupt: Counter = Counter::default(),
@@ -115,6 +127,15 @@ metrics! {
 
     pub replication_queue_length: Gauge = Gauge::default(),
         "cairn_replication_queue_items", "Contents that wait for copies";
+    pub replication_queue_failed: Gauge = Gauge::default(),
+        "cairn_replication_queue_failed_items", "Of them, those whose last round failed";
+    pub replication_pins_below_min: Gauge = Gauge::default(),
+        "cairn_replication_pins_below_min", "Contents with fewer copies than their policy's min";
+    pub replication_pins_below_target: Gauge = Gauge::default(),
+        "cairn_replication_pins_below_target",
+        "Contents with at least min and fewer copies than target";
+    pub replication_backends_away: Gauge = Gauge::default(),
+        "cairn_replication_backends_away", "Backends that take no writes now";
     pub replication_contents_sent: Counter = Counter::default(),
         "cairn_replication_sent_contents", "Contents sent to a backend";
     pub replication_rounds_failed: Counter = Counter::default(),
@@ -125,7 +146,7 @@ metrics! {
     pub replication_copies_corrupt: Counter = Counter::default(),
         "cairn_replication_corrupt_copies", "Blocks whose bytes were wrong at a backend";
     pub replication_repairs: Counter = Counter::default(),
-        "cairn_replication_repairs", "Copies that were made whole again";
+        "cairn_replication_repairs", "Copies and blocks that were made whole again";
 
     pub checkpoint_deltas_written: Counter = Counter::default(),
         "cairn_checkpoint_writes", "Deltas and bases written";
@@ -133,6 +154,10 @@ metrics! {
         "cairn_checkpoint_written_bytes", "Bytes of deltas and bases written";
     pub checkpoint_seconds: Histogram = histogram(),
         "cairn_checkpoint_write_seconds", "Duration of writing a delta or base, in seconds";
+    pub checkpoint_age_seconds: Gauge = Gauge::default(),
+        "cairn_checkpoint_age_seconds", "Age of the newest checkpoint, in seconds";
+    pub checkpoint_copies: Gauge = Gauge::default(),
+        "cairn_checkpoint_copies", "Places that hold the newest checkpoint whole";
 }
 
 impl Metrics {

@@ -375,6 +375,25 @@ impl Vfs {
         self.reload(&[ino])
     }
 
+    /// Open handles.
+    pub fn open_handles(&self) -> u64 {
+        self.handles.read().len() as u64
+    }
+
+    /// Bytes that are written and not committed, and how many of them are in
+    /// memory.
+    pub fn dirty_bytes(&self) -> (u64, u64) {
+        let leaf = u64::from(self.options.profile.chunk_size);
+        let staged = |node: &Arc<node::Node>| {
+            // Who holds the lock is committing it.
+            let state = node.state.try_read()?;
+            let staging = state.staging.as_ref()?;
+            Some(staging.len().min(staging.dirty_leaves().len() as u64 * leaf))
+        };
+        let dirty = self.nodes.all().iter().filter_map(staged).sum();
+        (dirty, self.memory_bytes.load(Ordering::Relaxed))
+    }
+
     /// Files that wait to be committed.
     pub fn dirty_files(&self) -> u64 {
         self.nodes.dirty_count()

@@ -74,6 +74,43 @@ fn after_each_kill_the_mount_works_what_was_synced_is_there_and_fsck_is_clean() 
 }
 
 #[test]
+fn a_kill_beside_collections_loses_nothing_that_was_synced() {
+    let Some(world) = World::mountable("crash::a_kill_beside_collections") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let settings = volume.dir.join("cairn.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    let often = text.replace("collect_interval_s = 3600", "collect_interval_s = 1");
+    assert_ne!(often, text);
+    fs::write(&settings, often).unwrap();
+    let mut last = std::collections::BTreeMap::new();
+    for round in 0..rounds() {
+        let mount = volume.mount();
+        let start = std::time::Instant::now();
+        // Beyond some collections, and to another moment of one each time.
+        let end = Duration::from_millis(2500 + 170 * round);
+        let mut number = 0;
+        while start.elapsed() < end {
+            let name = format!("file-{}", number % 8);
+            let mut file = File::create(mount.path(&name)).unwrap();
+            file.write_all(&bytes_of(round, number)).unwrap();
+            file.sync_all().unwrap();
+            last.insert(name, (round, number));
+            number += 1;
+        }
+        mount.kill();
+        let mount = volume.mount();
+        for (name, (round, number)) in &last {
+            let back = fs::read(mount.path(name)).unwrap();
+            assert!(back == bytes_of(*round, *number), "{name} is not what was synced");
+        }
+        mount.umount().ok();
+        volume.cairn(&["fsck", "--deep"]).ok();
+    }
+    let log = fs::read_to_string(volume.dir.join("daemon.log")).unwrap();
+    assert!(log.contains("collected"), "nothing was ever collected");
+}
+
+#[test]
 fn a_dead_mount_is_cleared_by_umount_and_by_the_next_mount() {
     let Some(world) = World::mountable("crash::a_dead_mount") else { return };
     let volume = world.volume(&[], "min=1,target=1,max=1");

@@ -126,7 +126,7 @@ fn knows_syncfs(at: impl AsFd) -> bool {
     const F2FS: u32 = 0xf2f5_2010;
     // The magic numbers have 32 bits, whatever the field has.
     rustix::fs::fstatfs(at)
-        .is_ok_and(|stat| [EXT, XFS, BTRFS, F2FS].contains(&(stat.f_type as u32)))
+        .is_ok_and(|stat| [EXT, XFS, BTRFS, F2FS].contains(&(stat.f_type.cast_unsigned() as u32)))
 }
 
 /// Since Linux 5.8 `syncfs` says when a write-back failed.
