@@ -90,7 +90,7 @@ impl Collector {
             let (since, given_up) = (last.elapsed(), now - released);
             let due = since >= self.interval
                 || (since >= REST && (more || given_up >= self.bytes))
-                || (since >= REST_FULL && (more || given_up > 0) && self.disk_is_short());
+                || (since >= REST_FULL && (more || given_up > 0) && self.is_short(given_up));
             if !due {
                 continue;
             }
@@ -119,11 +119,13 @@ impl Collector {
         }
     }
 
-    /// Less than a tenth, or than 1 GiB of a large disk, is left.
-    fn disk_is_short(&self) -> bool {
-        self.store
-            .usage()
-            .is_ok_and(|usage| usage.available_bytes < (usage.capacity_bytes / 10).min(1 << 30))
+    /// Less than a tenth, or than 1 GiB of a large disk, is left; or what was
+    /// given up is as much.
+    fn is_short(&self, given_up: u64) -> bool {
+        self.store.usage().is_ok_and(|usage| {
+            let little = (usage.capacity_bytes / 10).min(1 << 30);
+            usage.available_bytes < little || given_up >= little
+        })
     }
 
     /// One collection; `None` when long work holds it off or the end has begun.

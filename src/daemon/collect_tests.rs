@@ -78,6 +78,7 @@ fn ino_of(volume: &Volume, file: &str) -> Ino {
     let node = NewNode {
         kind: FileKind::File,
         mode: 0o644,
+        umask: None,
         uid: 0,
         gid: 0,
         rdev: 0,
@@ -302,6 +303,7 @@ fn a_content_whose_last_reference_went_is_not_shared_but_copied() {
     volume.vfs.unlink(Ino::ROOT, &name("a")).unwrap();
     let inode = volume.namespace.inode(b).unwrap();
     let commit = crate::metadata::ContentCommit {
+        shared: true,
         ino: b,
         version: inode.version,
         root: Some(root),

@@ -120,33 +120,53 @@ pub(super) fn umount(
     let start = volume.replicator.progress().pending;
     let deadline = if force { Some(Duration::ZERO) } else { timeout_s.map(Duration::from_secs) };
     let (mut last, mut moved) = (start, Instant::now());
+    let mut waiting = None;
     let drained = volume.drain(deadline, &mut |now| {
         if now.pending != last {
-            (last, moved) = (now.pending, Instant::now());
+            (last, moved, waiting) = (now.pending, Instant::now(), None);
         }
-        let mut what = "contents copied".to_owned();
-        if moved.elapsed() >= STUCK {
-            moved = Instant::now();
-            what = format!(
+        if waiting.is_none() && moved.elapsed() >= STUCK {
+            waiting = Some(format!(
                 "waiting: {} contents have too few copies, because of {}; with --force they stay queued for the next mount",
                 now.pending,
                 places(volume).join("; "),
-            );
+            ));
         }
+        let what = waiting.clone().unwrap_or_else(|| "contents copied".to_owned());
         let done = start.saturating_sub(now.pending);
         progress(ProgressReport { what, done, total: Some(start.max(now.pending)) });
-    })?;
+    });
     let pending = Pending::of(volume)?;
-    if !drained && !force {
-        let text = format!(
-            "{} contents still wait for copies: {}.{} Everything is durable locally. Unmount with --force: they stay queued, and the next mount goes on with them",
-            pending.contents,
-            pending.waits_for(),
-            pending.among_them(),
-        );
-        return Err(Failure::new(ErrorCode::Degraded, text));
+    let mut given_up = None;
+    match drained {
+        Ok(true) => {}
+        Ok(false) if force => {}
+        Ok(false) => {
+            let text = format!(
+                "{} contents still wait for copies: {}.{} Everything is durable locally. Unmount with --force: they stay queued, and the next mount goes on with them",
+                pending.contents,
+                pending.waits_for(),
+                pending.among_them(),
+            );
+            return Err(Failure::new(ErrorCode::Degraded, text));
+        }
+        Err(failure) => {
+            let files = volume.vfs.dirty_files();
+            if !force {
+                let text = format!(
+                    "{files} files that were written cannot be committed: {}; free space or remove them, or unmount with --force, which gives up what was not synced",
+                    failure.message
+                );
+                return Err(Failure::new(failure.code, text));
+            }
+            given_up = Some(format!("{files} files could not be committed: {}. ", failure.message));
+        }
     }
-    let written = volume.checkpointer.checkpoint(false).map_err(failed)?;
+    // Without it the next mount writes one: the metadata itself is durable.
+    let written = volume.checkpointer.checkpoint(false);
+    if let Err(error) = &written {
+        tracing::warn!(%error, "no last checkpoint; the next mount writes one");
+    }
     fuse::unmount(mountpoint, force).map_err(|e| Failure::new(ErrorCode::Busy, e.to_string()))?;
     let note = (pending.contents > 0).then(|| {
         format!(
@@ -156,9 +176,13 @@ pub(super) fn umount(
             pending.among_them(),
         )
     });
+    let note = match (given_up, note) {
+        (None, note) => note,
+        (Some(text), note) => Some(text + &note.unwrap_or_default()),
+    };
     Ok(json!({
         "mountpoint": mountpoint.display().to_string(), "pending": pending.contents,
         "waiting_for": pending.places, "files": pending.files, "note": note,
-        "checkpoint": written.sequence,
+        "checkpoint": written.ok().map(|status| status.sequence),
     }))
 }

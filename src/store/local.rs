@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -86,7 +86,16 @@ pub struct LocalStore {
     /// Segments whose staging may still be sealed, with its file.
     pub(super) sealing: Mutex<Vec<(SegmentId, Weak<dyn DiskFile>)>>,
     pub(super) used: Mutex<Option<u64>>,
+    /// Bytes that may be written before the disk is asked for its space again.
+    room: AtomicU64,
 }
+
+/// Free bytes of the disk that file data leaves alone. The metadata stops adding
+/// at 64 MiB and removing at 16 MiB: a disk that file data could fill to the last
+/// byte would let nobody remove a file.
+pub(super) const RESERVE_BYTES: u64 = 72 << 20;
+/// Room that is taken at a time.
+const ROOM_BYTES: u64 = 8 << 20;
 
 impl LocalStore {
     /// Opens or makes the store in `dir` (`segments/`, `packs/`, `staging/`), cuts
@@ -136,6 +145,7 @@ impl LocalStore {
             commits: Default::default(),
             sealing: Mutex::default(),
             used: Mutex::default(),
+            room: AtomicU64::new(0),
         })
     }
 
@@ -192,6 +202,24 @@ impl LocalStore {
     /// `Index`.
     pub fn locate(&self, cid: &Cid) -> Result<Option<Location>, StoreError> {
         self.index.get(cid)
+    }
+
+    /// Whether so many more bytes of file data may be written.
+    ///
+    /// # Errors
+    /// `NoSpace` when the disk has little but its reserve; `Io`.
+    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+        let take = |room: u64| room.checked_sub(bytes);
+        if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            return Ok(());
+        }
+        let root = self.layout.root();
+        let space = self.disk.space(root).map_err(|e| StoreError::io(root, e))?;
+        let free = space.available.saturating_sub(RESERVE_BYTES);
+        let left = free.checked_sub(bytes);
+        // Others write to the disk, too.
+        self.room.store(left.map_or(0, |left| (left / 4).min(ROOM_BYTES)), Ordering::Relaxed);
+        left.map(drop).ok_or(StoreError::NoSpace)
     }
 
     /// Up to `limit` blocks after `after`, with their lengths, in the order of

@@ -74,7 +74,7 @@ impl LocalStore {
         Ok(StoreUsage {
             used_bytes,
             capacity_bytes: space.capacity,
-            available_bytes: space.available,
+            available_bytes: space.available.saturating_sub(super::local::RESERVE_BYTES),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::metadata::{Engine, keys, transact};
+use crate::metadata::{Engine, MetadataError, keys, transact};
 use crate::store::{BlockIndex, IndexChange, IndexMark, Location, StoreError};
 use crate::types::{Cid, SegmentId};
 
@@ -15,6 +15,13 @@ const PAGE: usize = 4096;
 pub struct EngineIndex {
     /// Where the rows are.
     pub engine: Arc<dyn Engine>,
+}
+
+fn of_engine(error: MetadataError) -> StoreError {
+    match error {
+        MetadataError::NoSpace => StoreError::NoSpace,
+        other => failed(other),
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> StoreError {
@@ -56,6 +63,9 @@ impl BlockIndex for EngineIndex {
                             tx.put(&keys::of_cid(keys::BLOCK, cid), &encode(place));
                         }
                         IndexChange::Remove(cid) => tx.delete(&keys::of_cid(keys::BLOCK, cid)),
+                        IndexChange::Mark(segment, 0) => {
+                            tx.delete(&keys::number(keys::PACK, segment.0));
+                        }
                         IndexChange::Mark(segment, len) => {
                             tx.put(&keys::number(keys::PACK, segment.0), &len.to_be_bytes());
                         }
@@ -63,7 +73,7 @@ impl BlockIndex for EngineIndex {
                 }
                 Ok(())
             })
-            .map_err(failed)?;
+            .map_err(of_engine)?;
         }
         Ok(())
     }

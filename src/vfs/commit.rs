@@ -385,6 +385,7 @@ impl Vfs {
                 Link { cid: record.content.unwrap_or_default(), size: record.size, tsize: 0 };
             let fallback = self.new_record(&policy, &link, 1, &record.profile);
             let commit = ContentCommit {
+                shared: false,
                 ino: node.ino,
                 version: record.version,
                 root: record.content,
@@ -467,6 +468,7 @@ impl Vfs {
         };
         let link = root.unwrap_or(Link { cid: Cid::default(), size: 0, tsize: 0 });
         let commit = ContentCommit {
+            shared: false,
             ino: node.ino,
             version: record.version,
             root: root.map(|root| root.cid),
@@ -583,6 +585,7 @@ impl Vfs {
     ) -> Result<ContentCommit, VfsError> {
         let policy = self.policy_of_locked(record)?;
         Ok(ContentCommit {
+            shared: false,
             ino,
             version: record.version,
             root: Some(content.link.cid),

@@ -93,6 +93,7 @@ impl Vfs {
         let handle = self.handle(id)?;
         let mut state = handle.node.state.write();
         state.deliver()?;
+        self.store.admit(data.len() as u64)?;
         let at = if handle.options.append { state.record.size } else { offset };
         self.change(&handle.node, &mut state, |staging, base| staging.write_at(at, data, base))?;
         self.note_written(&handle.node, &mut state, (at, data.len() as u64));
@@ -178,6 +179,9 @@ impl Vfs {
         let keep = flags.contains(F::KEEP_SIZE);
         let mut state = handle.node.state.write();
         state.deliver()?;
+        if (flags - F::KEEP_SIZE).is_empty() {
+            self.store.admit(range.end.saturating_sub(range.start))?;
+        }
         let changed = match flags - F::KEEP_SIZE {
             f if f.is_empty() => {
                 self.change(&handle.node, &mut state, |s, base| s.allocate(range, keep, base))
@@ -275,6 +279,7 @@ impl Vfs {
         let pin = self.replicator.judge(policy.min, policy.target, policy.max, &content.copies);
         let (min, target_copies, max) = (policy.min, policy.target, policy.max);
         let commit = ContentCommit {
+            shared: true,
             ino: target.ino,
             version: state.record.version,
             root: Some(root),

@@ -20,10 +20,11 @@ pub struct ContentCommit {
     /// Root of the new content; `None` for the empty file.
     pub root: Option<Cid>,
     /// The record to insert when the root is new to the volume (with the local
-    /// copy in `copies`; `refs` is set here). One with `refs` was read from the
-    /// tree, to share its content: that must still have references, since
-    /// without one it may be collected at any time.
+    /// copy in `copies`; `refs` is set here).
     pub record: ContentRecord,
+    /// The content is another file's. It must still have references then: without
+    /// one it may be collected at any time.
+    pub shared: bool,
     /// Whether copies are wanted elsewhere: writes the queue row in the same
     /// transaction.
     pub enqueue: bool,
@@ -120,7 +121,7 @@ impl Tx<'_> {
         };
         let changed = before.content != commit.root;
         if let Some(root) = &commit.root {
-            if changed && commit.record.refs > 0 {
+            if changed && commit.shared {
                 let shared: Option<ContentRecord> = self.get(&keys::of_cid(keys::CONTENT, root))?;
                 if shared.is_none_or(|record| record.refs == 0) {
                     return Ok(false);

@@ -38,6 +38,7 @@ fn sample(tree: &Namespace) -> Sample {
         copies: Vec::new(),
     };
     let commit = ContentCommit {
+        shared: false,
         ino: plain,
         version: 0,
         root: Some(root),

@@ -404,6 +404,7 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
             let n = content % 4;
             let late = version % 4 == 0;
             let commit = ContentCommit {
+                shared: false,
                 ino,
                 version: node.version + u64::from(late),
                 root: (n > 0).then(|| cid::of_raw(&[n])),

@@ -38,7 +38,16 @@ fn commit(ino: Ino, version: u64, n: u8) -> ContentCommit {
         copies: vec![copy("local", CopyState::Verified)],
     };
     let root = Some(cid::of_raw(&[n]));
-    ContentCommit { ino, version, root, record, enqueue: true, size: 10, mtime: at(9) }
+    ContentCommit {
+        shared: false,
+        ino,
+        version,
+        root,
+        record,
+        enqueue: true,
+        size: 10,
+        mtime: at(9),
+    }
 }
 
 fn event(n: i64) -> EventRecord {

@@ -166,6 +166,7 @@ impl World {
             copies,
         };
         let commit = ContentCommit {
+            shared: false,
             ino: created.ino,
             version: created.inode.version,
             root: Some(link.cid),

@@ -1,0 +1,178 @@
+//! The end of a mount: what is pending is said, and nothing lingers.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use crate::support::{World, wait_until};
+
+#[test]
+fn an_unmount_says_what_waits_and_where_and_force_leaves_it_queued() {
+    let Some(world) = World::mountable("ending::an_unmount_says") else { return };
+    let volume = world.volume(&["b"], "min=1,target=2,max=2");
+    let mount = volume.mount();
+    fs::write(mount.path("whole"), b"copied").unwrap();
+    wait_until("the first is copied", || volume.status()["queue"]["pending"] == 0);
+    fs::rename(world.path("b"), world.path("away")).unwrap();
+    fs::create_dir(mount.path("folder")).unwrap();
+    for name in ["folder/one", "two"] {
+        fs::write(mount.path(name), name).unwrap();
+    }
+    let at = mount.at.to_str().unwrap();
+    let stuck = world.cairn(&["umount", at]);
+    let words = ["2 contents", "b (down", "/folder/one", "/two", "--force", "waiting: "];
+    stuck.fails(4, &words);
+    assert_eq!(fs::read(mount.path("two")).unwrap(), b"two", "it is mounted still");
+    let forced = world.cairn(&["--json", "umount", "--force", at]).ok().json();
+    mount.forget();
+    assert_eq!(forced["pending"], 2, "{forced}");
+    assert_eq!(forced["files"].as_array().unwrap().len(), 2, "{forced}");
+    assert!(forced["waiting_for"][0].as_str().unwrap().starts_with("b (down"), "{forced}");
+    fs::rename(world.path("away"), world.path("b")).unwrap();
+    let mount = volume.mount();
+    wait_until("the next mount goes on", || volume.status()["queue"]["pending"] == 0);
+    mount.umount().ok();
+}
+
+#[test]
+fn a_daemon_that_is_told_to_stop_ends_although_a_file_is_open() {
+    let Some(world) = World::mountable("ending::a_daemon_that_is_told") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    let mut file = File::create(mount.path("open")).unwrap();
+    file.write_all(b"so far").unwrap();
+    let (pid, start) = (mount.pid(), Instant::now());
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    mount.forget();
+    let ended = || rustix::process::test_kill_process(pid).is_err();
+    for _ in 0..3 {
+        if !ended() {
+            wait_a_third_of_a_minute(&ended);
+        }
+    }
+    assert!(ended(), "it lingers for {:?}", start.elapsed());
+    assert!(file.write_all(b"more").and_then(|()| file.sync_all()).is_err(), "it is cut off");
+    drop(file);
+    let mount = volume.mount();
+    assert_eq!(fs::read(mount.path("open")).unwrap(), b"so far");
+    mount.umount().ok();
+}
+
+fn wait_a_third_of_a_minute(so: &dyn Fn() -> bool) {
+    let (_keep, never) = std::sync::mpsc::channel::<()>();
+    let start = Instant::now();
+    while !so() && start.elapsed() < Duration::from_secs(20) {
+        never.recv_timeout(Duration::from_millis(50)).unwrap_or(());
+    }
+}
+
+#[test]
+fn a_checkpoint_without_now_is_the_next_of_the_interval() {
+    let Some(world) = World::mountable("ending::a_checkpoint_without_now") else { return };
+    let volume = world.volume(&["b"], "min=1,target=1,max=1");
+    let text = fs::read_to_string(volume.dir.join("cairn.toml")).unwrap();
+    let set = |interval: u32| {
+        let line = format!("delta_interval_s = {interval}");
+        fs::write(volume.dir.join("cairn.toml"), text.replace("delta_interval_s = 30", &line))
+            .unwrap();
+    };
+    set(2);
+    let mount = volume.mount();
+    fs::write(mount.path("a"), b"a").unwrap();
+    let first = volume.cairn(&["--json", "checkpoint"]).ok().json();
+    assert!(first["sequence"].as_u64().unwrap() > 0);
+    // Nothing has changed: what is there is the answer, at once.
+    let again = volume.cairn(&["--json", "checkpoint"]).ok().json();
+    assert_eq!(again["sequence"], first["sequence"]);
+    mount.umount().ok();
+    set(3600);
+    let mount = volume.mount();
+    fs::write(mount.path("b"), b"b").unwrap();
+    let start = Instant::now();
+    volume.cairn(&["checkpoint", "--now"]).ok();
+    assert!(start.elapsed() < Duration::from_mins(1));
+    mount.umount().ok();
+}
+
+#[test]
+fn stats_say_what_an_operator_wants_to_know() {
+    let Some(world) = World::mountable("ending::stats_say") else { return };
+    let volume = world.volume(&["b"], "min=1,target=2,max=2");
+    let mount = volume.mount();
+    fs::write(mount.path("file"), vec![1; 3 << 20]).unwrap();
+    let mut open = File::create(mount.path("open")).unwrap();
+    open.write_all(&vec![2; 100_000]).unwrap();
+    volume.cairn(&["checkpoint", "--now"]).ok();
+    wait_until("all is copied", || volume.status()["queue"]["pending"] == 0);
+    let value = |name: &str| -> f64 {
+        let text = volume.cairn(&["stats"]).ok().stdout;
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in\n{text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let is_set = [
+        "cairn_store_used_bytes",
+        "cairn_store_available_bytes",
+        "cairn_store_capacity_bytes",
+        "cairn_store_written_bytes_total",
+        "cairn_store_syncs_total",
+        "cairn_store_pack_appends_total",
+        "cairn_vfs_open_files",
+        "cairn_checkpoint_writes_total",
+        "cairn_checkpoint_written_bytes_total",
+        "cairn_checkpoint_write_seconds_count",
+        "cairn_checkpoint_copies",
+        "cairn_replication_sent_contents_total",
+    ];
+    for name in is_set {
+        assert!(value(name) > 0.0, "{name}");
+    }
+    drop(open);
+    // Another process: each program that this one starts closes what it inherits,
+    // and a close commits.
+    let mut writer = world
+        .command("dd")
+        .args(["bs=5000", "iflag=fullblock", &format!("of={}", mount.text("other"))])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut pipe = writer.stdin.take().unwrap();
+    pipe.write_all(&[3; 5000]).unwrap();
+    wait_until("dirty bytes are seen", || value("cairn_vfs_dirty_bytes") > 0.0);
+    drop(pipe);
+    assert!(writer.wait().unwrap().success());
+    wait_until("the file is closed", || value("cairn_vfs_open_files") == 0.0);
+    wait_until("nothing is dirty", || value("cairn_vfs_dirty_bytes") == 0.0);
+    // A backend that goes away, with something to copy.
+    fs::rename(world.path("b"), world.path("away")).unwrap();
+    fs::write(mount.path("later"), b"x").unwrap();
+    wait_until("it is seen", || value("cairn_replication_backends_away") > 0.0);
+    assert!(value("cairn_replication_queue_items") > 0.0);
+    assert!(value("cairn_replication_pins_below_target") > 0.0);
+    fs::rename(world.path("away"), world.path("b")).unwrap();
+    wait_until("it is back", || value("cairn_replication_queue_items") == 0.0);
+    mount.umount().ok();
+    // A local block that is bad: read from the other copy, and repaired.
+    let segments = walk(&volume.dir.join("store/segments"));
+    let segment = segments.iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(segment).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(segment, bytes).unwrap();
+    let mount = volume.mount();
+    assert!(fs::read(mount.path("file")).unwrap() == vec![1; 3 << 20]);
+    assert!(value("cairn_store_corrupt_blocks_total") > 0.0);
+    assert!(value("cairn_store_verified_blocks_total") > 0.0);
+    assert!(value("cairn_replication_repairs_total") > 0.0);
+    assert!(value("cairn_replication_fetched_blocks_total") > 0.0);
+    mount.umount().ok();
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
+    }
+    found
+}
