@@ -142,6 +142,7 @@ pub(super) fn mount(
         policy_override: options.policy.join(","),
         mountpoint: Some(mountpoint.clone()),
     };
+    crate::fuse::clear_dead(&mountpoint).map_err(super::failed)?;
     if crate::backends::overlaps(&dir, &mountpoint).map_err(super::failed)? {
         return Err(usage(format!(
             "the volume folder {} and the mountpoint {} lie inside each other: choose another place",

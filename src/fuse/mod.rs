@@ -11,4 +11,4 @@ mod session;
 mod workers;
 
 pub use self::direct::remount;
-pub use self::session::{MountError, MountOptions, Session, mount, unmount};
+pub use self::session::{MountError, MountOptions, Session, clear_dead, mount, unmount};

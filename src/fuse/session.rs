@@ -86,13 +86,23 @@ fn failed(mountpoint: &Path, reason: impl Into<String>) -> MountError {
     MountError { mountpoint: mountpoint.to_owned(), reason: reason.into() }
 }
 
-/// What can be said before the kernel is asked.
-fn check(mountpoint: &Path) -> Result<(), MountError> {
+/// Detaches a mount whose daemon died, saying so. Anything else that looks at the
+/// mountpoint's path would fail with ENOTCONN.
+///
+/// # Errors
+/// [`MountError`]: it cannot be detached.
+pub fn clear_dead(mountpoint: &Path) -> Result<(), MountError> {
     // Attributes of a dead mount may still be cached; its space is not.
     if matches!(rustix::fs::statfs(mountpoint), Err(Errno::NOTCONN)) {
         tracing::warn!(mountpoint = %mountpoint.display(), "a dead mount is in the way; it is unmounted");
         unmount(mountpoint, true)?;
     }
+    Ok(())
+}
+
+/// What can be said before the kernel is asked.
+fn check(mountpoint: &Path) -> Result<(), MountError> {
+    clear_dead(mountpoint)?;
     match std::fs::metadata(mountpoint) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(failed(mountpoint, "there is no such directory; make it with mkdir -p"));
