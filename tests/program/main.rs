@@ -19,6 +19,8 @@ mod ipfs_car;
 mod kubo;
 mod lifecycle;
 mod names;
+mod packages;
+mod postgres;
 mod programs;
 mod recovery;
 mod semantics;

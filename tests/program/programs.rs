@@ -56,6 +56,37 @@ git worktree add -q ../third old && git worktree remove ../third
 }
 
 #[test]
+fn git_clones_collects_and_checks_a_real_repository() {
+    let Some(world) = with("programs::git_real", &["git"]) else { return };
+    let here = env!("CARGO_MANIFEST_DIR");
+    if !std::path::Path::new(here).join(".git").exists() {
+        return skip("programs::git_real", "these sources are not a git repository");
+    }
+    let volume = world.volume(&["b"], "level=LOCAL_DURABILITY,min=1,target=2,max=2");
+    let mount = volume.mount();
+    let same = "[ -z \"$(git status --porcelain)\" ] && git fsck --full --strict";
+    script(
+        &mount,
+        &format!(
+            r#"
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
+git clone -q --no-local {here} repository && cd repository
+{same}
+git repack -q -a -d -f --depth=50 --window=10
+git gc -q --prune=now
+{same}
+[ "$(git rev-parse HEAD)" = "$(git -C {here} rev-parse HEAD)" ]
+git archive HEAD | tar -x --one-top-level=../archive
+for file in $(git ls-files | head -200); do cmp "$file" "../archive/$file"; done
+"#
+        ),
+    );
+    mount.umount().ok();
+    let mount = volume.mount();
+    script(&mount, &format!("cd repository && {same}"));
+}
+
+#[test]
 fn sqlite_keeps_its_promises_in_both_journal_modes_with_two_writers() {
     let Some(world) = with("programs::sqlite", &["sqlite3"]) else { return };
     let volume = world.volume(&[], "min=1,target=1,max=1");

@@ -222,7 +222,7 @@ pub fn detach(at: &Path) {
 }
 
 /// Looks again until it is so, for at most 30 s.
-pub fn wait_until(what: &str, so: impl Fn() -> bool) {
+pub fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let (_keep, never) = std::sync::mpsc::channel::<()>();
     for _ in 0..1500 {
         if so() {
