@@ -119,10 +119,9 @@ impl Target {
             return answer;
         }
         if Lock::is_held(&self.volume) {
-            // Its holder has no socket yet or any more: the lock says who.
-            return Err(Lock::take(&self.volume)
-                .err()
-                .unwrap_or_else(|| super::failed("the volume is busy; try again")));
+            // Its holder has no socket yet: the lock says who. Or has none any more:
+            // it is free in a moment.
+            drop(Lock::take(&self.volume)?);
         }
         let mode = VolumeMode::default();
         let volume = Volume::open(&self.volume, &mode)?;

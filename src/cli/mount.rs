@@ -219,7 +219,8 @@ fn prepare(dir: &Path, request: &Mount) -> Result<(), Failure> {
     }
     let target = Target::of_volume(Some(dir.to_owned()))?;
     if Lock::is_held(target.volume()) {
-        return Lock::take(dir).map(drop);
+        // Refused, or free when a mount that is ending has ended.
+        drop(Lock::take(dir)?);
     }
     let (config, _) = Config::load(dir).map_err(|e| usage(e.to_string()))?;
     for url in &request.backends {

@@ -1,7 +1,8 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,10 @@ use crate::types::{Timestamp, VolumeId, WriterId};
 /// Tries of a lock that is held, and the pause between them.
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How long one who wants the lock waits for a holder that is ending.
+const ENDING_PATIENCE: Duration = Duration::from_mins(1);
+/// What a holder that is ending writes after its pid.
+const ENDING: &str = "ending";
 /// The newest format of a volume's folder.
 const FORMAT: u32 = 1;
 
@@ -120,10 +125,11 @@ pub fn default_volume() -> PathBuf {
     data.unwrap_or_else(home).join("cairn/default")
 }
 
-/// Holds a volume for one process; ends with it.
+/// Holds a volume for one process; ends with it. The file says which process, and
+/// whether it is ending.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -144,24 +150,54 @@ impl Lock {
             .map_err(failed)?;
         // Somebody who only looks holds it for an instant (see `is_held`).
         let pause = Shutdown::default();
-        let taken = (0..LOCK_TRIES).any(|number| {
-            let waited = number > 0 && pause.wait(LOCK_PAUSE);
-            !waited && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        });
-        if !taken {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid).map_err(failed)?;
-            let text = format!(
-                "{} is in use by process {}; unmount it first (`cairn umount --volume {}`)",
-                volume.display(),
-                pid.trim(),
-                volume.display()
-            );
-            return Err(Failure::new(ErrorCode::Busy, text));
+        let (start, mut number, mut said) = (Instant::now(), 0, false);
+        loop {
+            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                break;
+            }
+            let mut holder = String::new();
+            file.rewind().and_then(|()| file.read_to_string(&mut holder)).map_err(failed)?;
+            let mut words = holder.split_whitespace();
+            let pid = words.next().unwrap_or("?");
+            let ending = words.next() == Some(ENDING);
+            if ending && !said {
+                tracing::info!(volume = %volume.display(), pid, "the last mount is ending; it is waited for");
+                said = true;
+            }
+            let patient = number < LOCK_TRIES || (ending && start.elapsed() < ENDING_PATIENCE);
+            if !patient || pause.wait(LOCK_PAUSE) {
+                return Err(Self::refusal(volume, pid, ending));
+            }
+            number += 1;
         }
-        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self { _file: file })
+        let lock = Self { file };
+        lock.write(&format!("{}\n", std::process::id())).map_err(failed)?;
+        Ok(lock)
+    }
+
+    fn refusal(volume: &Path, pid: &str, ending: bool) -> Failure {
+        let at = volume.display();
+        let text = if ending {
+            format!("{at} is still being closed by process {pid}; try again when it has ended")
+        } else {
+            format!(
+                "{at} is in use by process {pid}; unmount it first (`cairn umount --volume {at}`)"
+            )
+        };
+        Failure::new(ErrorCode::Busy, text)
+    }
+
+    fn write(&self, text: &str) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.write_all_at(text.as_bytes(), 0)
+    }
+
+    /// Says that the holder takes no more work: who wants the volume waits.
+    ///
+    /// # Errors
+    /// Of writing the file.
+    pub fn say_ending(&self) -> std::io::Result<()> {
+        self.write(&format!("{} {ENDING}\n", std::process::id()))
     }
 
     /// Whether somebody holds the volume.

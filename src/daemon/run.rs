@@ -90,6 +90,9 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
             "programs still have files open; what they wrote so far is committed, and they are cut off"
         );
     }
+    volume.say_ending();
+    // Who comes now finds no daemon to ask, and waits for the lock.
+    std::fs::remove_file(request.volume.join("control.sock")).map_err(failed)?;
     // No command begins after this; one that runs is waited for.
     drop(commands.volume.lock().take());
     let volume = wait_for_last(volume);
@@ -99,7 +102,6 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
         tracing::warn!(pending, "contents wait for copies; the next mount goes on with them");
     }
     let closed = volume.close();
-    std::fs::remove_file(request.volume.join("control.sock")).map_err(failed)?;
     drained?;
     closed
 }

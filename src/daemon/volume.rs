@@ -69,7 +69,7 @@ pub struct Volume {
     pub(super) policy_override: String,
     /// Ends the background work once everything is written.
     pub(super) shutdown: Shutdown,
-    _lock: Lock,
+    lock: Lock,
 }
 
 pub(super) fn failed(error: impl std::fmt::Display) -> Failure {
@@ -284,7 +284,7 @@ impl Volume {
             policy: RwLock::new(policy),
             policy_override: mode.policy_override.clone(),
             shutdown,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -292,6 +292,13 @@ impl Volume {
     #[must_use]
     pub fn vfs(&self) -> &Arc<Vfs> {
         &self.vfs
+    }
+
+    /// The mount is gone: who wants the volume waits until it is closed.
+    pub(super) fn say_ending(&self) {
+        if let Err(error) = self.lock.say_ending() {
+            tracing::warn!(%error, "a mount that follows at once will be refused");
+        }
     }
 
     /// The blocks, for exports.

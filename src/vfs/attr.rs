@@ -1,5 +1,5 @@
 use super::{Vfs, VfsError};
-use crate::metadata::InodeRecord;
+use crate::metadata::{InodeRecord, MetadataError};
 use crate::types::{FileKind, Ino, Timestamp};
 
 const SETUID: u32 = 0o4000;
@@ -49,7 +49,16 @@ impl Vfs {
     /// # Errors
     /// `NotFound`.
     pub fn attributes(&self, ino: Ino) -> Result<InodeRecord, VfsError> {
-        self.record(ino)
+        match self.record(ino) {
+            // Removed, but a program still has it as a directory, current directory
+            // or O_PATH handle, of which we are not told: fstat works there.
+            Err(VfsError::Metadata(MetadataError::NotFound))
+                if let Some(row) = self.gone.get(&ino) =>
+            {
+                Ok(row)
+            }
+            other => other,
+        }
     }
 
     /// chmod, chown, truncate, utimens. The kernel has checked permissions.

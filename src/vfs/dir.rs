@@ -140,6 +140,7 @@ impl Vfs {
         if removed.inode.nlink > 0 {
             return Ok(());
         }
+        self.gone.insert(removed.ino, removed.inode);
         match self.nodes.get(removed.ino) {
             Some(node) if node.opens.load(Ordering::Acquire) > 0 => Ok(()),
             Some(node) => self.end_orphan(&node),

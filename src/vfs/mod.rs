@@ -55,6 +55,8 @@ use crate::types::{Ino, Name, Timestamp};
 const CACHED_INODES: usize = 65_536;
 /// CIDs of directories that are kept.
 const CACHED_DIRECTORIES: usize = 65_536;
+/// Rows of what was removed that are kept for programs that still hold it.
+const KEPT_GONE: usize = 8192;
 /// Locks that directories share.
 const STRIPES: usize = 256;
 
@@ -144,6 +146,8 @@ pub struct Vfs {
     /// one is not kept.
     row_changes: Vec<AtomicU64>,
     directories: Cache<Ino, Link>,
+    /// Removed while no file of ours was open: the last ones.
+    gone: Cache<Ino, InodeRecord>,
     /// Rises with each change of the tree; a directory CID that was computed
     /// across a change is not kept.
     tree_version: AtomicU64,
@@ -175,6 +179,7 @@ impl Vfs {
             records: Cache::new(CACHED_INODES),
             row_changes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             directories: Cache::new(CACHED_DIRECTORIES),
+            gone: Cache::new(KEPT_GONE),
             tree_version: AtomicU64::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             committer: Committer::default(),

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::support::{World, wait_until};
+use crate::support::{World, run, wait_until};
 
 #[test]
 fn an_unmount_says_what_waits_and_where_and_force_leaves_it_queued() {
@@ -92,6 +92,32 @@ fn a_checkpoint_without_now_is_the_next_of_the_interval() {
     volume.cairn(&["checkpoint", "--now"]).ok();
     assert!(start.elapsed() < Duration::from_mins(1));
     mount.umount().ok();
+}
+
+#[test]
+fn a_mount_or_a_verb_right_after_umount_waits_for_the_last_daemon_to_end() {
+    let Some(world) = World::mountable("ending::right_after_umount") else { return };
+    let volume = world.volume(&["b"], "level=LOCAL_DURABILITY,min=1,target=2,max=2");
+    for round in 0..5u32 {
+        let mount = volume.mount();
+        for number in 0..round {
+            let text = fs::read_to_string(mount.path(&number.to_string())).unwrap();
+            assert_eq!(text, number.to_string());
+        }
+        fs::write(mount.path("much"), vec![round as u8; 4 << 20]).unwrap();
+        fs::write(mount.path(&round.to_string()), round.to_string()).unwrap();
+        // Not `cairn umount`, which waits until the daemon is gone.
+        let program = if rustix::process::geteuid().is_root() { "umount" } else { "fusermount3" };
+        let flags: &[&str] = if program == "umount" { &[] } else { &["-u"] };
+        let mut command = world.command(program);
+        command.args(flags).arg(&mount.at);
+        run(command, Duration::from_secs(30)).ok();
+        mount.forget();
+        if round % 2 == 1 {
+            let problems = volume.cairn(&["--json", "fsck"]).ok().json();
+            assert_eq!(problems["remaining"], 0, "{problems}");
+        }
+    }
 }
 
 #[test]

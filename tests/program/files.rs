@@ -126,6 +126,30 @@ fn an_open_file_lives_on_after_its_last_name_is_gone() {
 }
 
 #[test]
+fn what_is_removed_answers_fstat_while_a_program_holds_it() {
+    let Some(world) = World::mountable("files::what_is_removed") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    fs::create_dir(mount.path("dir")).unwrap();
+    fs::create_dir(mount.path("replaced")).unwrap();
+    fs::create_dir(mount.path("new")).unwrap();
+    fs::write(mount.path("file"), b"file").unwrap();
+    let path_only = |name: &str| {
+        rustix::fs::open(mount.path(name), rustix::fs::OFlags::PATH, 0.into()).unwrap()
+    };
+    let directory = File::open(mount.path("dir")).unwrap();
+    let held = [path_only("replaced"), path_only("file"), directory.into()];
+    let numbers = held.each_ref().map(|at| rustix::fs::fstat(at).unwrap().st_ino);
+    fs::remove_dir(mount.path("dir")).unwrap();
+    fs::rename(mount.path("new"), mount.path("replaced")).unwrap();
+    fs::remove_file(mount.path("file")).unwrap();
+    for (at, number) in held.iter().zip(numbers) {
+        let stat = rustix::fs::fstat(at).unwrap();
+        assert_eq!((stat.st_ino, stat.st_nlink), (number, 0));
+    }
+}
+
+#[test]
 fn holes_read_as_zeros_and_are_found() {
     let Some(world) = World::mountable("files::holes") else { return };
     let volume = world.volume(&[], "min=1,target=1,max=1");

@@ -158,7 +158,8 @@ impl Mount<'_> {
     /// The daemon's process, as the volume's lock names it.
     pub fn pid(&self) -> rustix::process::Pid {
         let text = fs::read_to_string(self.volume.join("lock")).unwrap();
-        rustix::process::Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+        let pid = text.split_whitespace().next().unwrap();
+        rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap()
     }
 
     /// Unmounts as users do.
