@@ -123,7 +123,9 @@ impl Filesystem for CairnFs {
         // a full disk from the writer. Nor is O_TRUNC left to `open`: the kernel
         // would ask for it before it finds that the file is being executed, and
         // pull the code away from a running program; and an ordinary user's
-        // would leave setuid on the file.
+        // would leave setuid on the file. Nor is asynchronous direct I/O wanted: the
+        // kernel (6.18, fs/fuse/file.c) does not drop the pages that a reader brought
+        // in while such a write was on its way, and they stay stale.
         for wanted in [
             // The kernel enforces ACLs; what is made inherits them here, so the
             // umask is applied here, too.
@@ -133,7 +135,7 @@ impl Filesystem for CairnFs {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
-            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_EXPORT_SUPPORT,
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
         ] {
             if config.add_capabilities(wanted).is_err() {
@@ -150,8 +152,17 @@ impl Filesystem for CairnFs {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, wanted: &OsStr, reply: ReplyEntry) {
-        let found = name(wanted)
-            .and_then(|wanted| timed("lookup", || self.vfs.lookup(Ino(parent.0), &wanted)));
+        let ino = Ino(parent.0);
+        let found = match wanted.as_bytes() {
+            // open_by_handle_at and NFS servers: an inode by its number, and its
+            // directory (Documentation/filesystems/nfs/exporting.rst).
+            b"." => timed("lookup", || self.vfs.by_number(ino)),
+            b".." => timed("lookup", || {
+                let (_, row) = self.vfs.by_number(ino)?;
+                self.vfs.by_number(row.parent)
+            }),
+            _ => name(wanted).and_then(|wanted| timed("lookup", || self.vfs.lookup(ino, &wanted))),
+        };
         send_entry(reply, found);
     }
 

@@ -61,6 +61,18 @@ impl Vfs {
         }
     }
 
+    /// An inode that has a name, by its number.
+    ///
+    /// # Errors
+    /// `NotFound`: there is none, or it is removed.
+    pub fn by_number(&self, ino: Ino) -> Result<(Ino, InodeRecord), VfsError> {
+        let record = self.record(ino)?;
+        if record.nlink == 0 {
+            return Err(MetadataError::NotFound.into());
+        }
+        Ok((ino, record))
+    }
+
     /// chmod, chown, truncate, utimens. The kernel has checked permissions.
     ///
     /// # Errors

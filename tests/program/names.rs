@@ -162,6 +162,25 @@ fn a_directory_is_read_whole_while_entries_go() {
 }
 
 #[test]
+fn a_loop_that_renames_what_it_reads_ends_and_meets_each_file_once() {
+    let Some(world) = World::mountable("names::a_loop_that_renames") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    fs::create_dir(mount.path("many")).unwrap();
+    for number in 0..2000 {
+        fs::write(mount.path(&format!("many/{number:04}")), b"").unwrap();
+    }
+    let mut met = 0;
+    for entry in fs::read_dir(mount.path("many")).unwrap() {
+        let entry = entry.unwrap();
+        fs::rename(entry.path(), entry.path().with_extension("moved")).unwrap();
+        met += 1;
+    }
+    assert_eq!(met, 2000);
+    assert!(names(&mount, "many").iter().all(|name| name.to_string_lossy().ends_with(".moved")));
+}
+
+#[test]
 fn removing_what_is_not_empty_is_refused() {
     let Some(world) = World::mountable("names::not_empty") else { return };
     let volume = world.volume(&[], "min=1,target=1,max=1");

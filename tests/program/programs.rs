@@ -287,3 +287,49 @@ PY
     assert_eq!(said.stdout, "ok\n");
     assert_eq!(fs::metadata(mount.path("mapped")).unwrap().permissions().mode() & 0o777, 0o644);
 }
+
+/// As file servers keep files: by handles, which outlive mounts (root only).
+#[test]
+fn handles_of_files_and_directories_open_them_after_a_remount_and_a_rename() {
+    let Some(world) = with("programs::handles", &["python3"]) else { return };
+    if !rustix::process::geteuid().is_root() {
+        return skip("programs::handles", "open_by_handle_at is for root");
+    }
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let by_handle = r"
+import ctypes, os, pickle, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+class Handle(ctypes.Structure):
+    _fields_ = [('bytes', ctypes.c_uint), ('type', ctypes.c_int), ('data', ctypes.c_char * 128)]
+def handle(path):
+    h, mount = Handle(bytes=128), ctypes.c_int()
+    assert libc.name_to_handle_at(-100, path.encode(), ctypes.byref(h), ctypes.byref(mount), 0) == 0, ctypes.get_errno()
+    return bytes(h)
+def opened(raw, flags):
+    h, root = Handle.from_buffer_copy(raw), os.open('.', os.O_RDONLY)
+    fd = libc.open_by_handle_at(root, ctypes.byref(h), flags)
+    if fd < 0:
+        return os.strerror(ctypes.get_errno())
+    return fd
+";
+    let python = |mount: &Mount<'_>, text: &str| {
+        script(mount, &format!("python3 - <<'PY'\n{by_handle}\n{text}\nPY\n")).stdout
+    };
+    let mount = volume.mount();
+    python(
+        &mount,
+        "
+os.mkdir('d'); open('d/f', 'w').write('content'); open('d/gone', 'w').write('x')
+pickle.dump([handle(p) for p in ('d', 'd/f', 'd/gone')], open('handles', 'wb'))
+os.rename('d/f', 'moved'); os.unlink('d/gone')",
+    );
+    mount.umount().ok();
+    let mount = volume.mount();
+    let said = python(
+        &mount,
+        "
+d, f, gone = pickle.load(open('handles', 'rb'))
+print(os.listdir(opened(d, os.O_RDONLY)), os.read(opened(f, os.O_RDONLY), 100), opened(gone, os.O_RDONLY))",
+    );
+    assert_eq!(said, "[] b'content' Stale file handle\n");
+}

@@ -1,4 +1,4 @@
-use super::tree::{add_entry, count_link, dentry_key, remove_entry, unlink_inode};
+use super::tree::{add_entry, add_entry_at, count_link, dentry_key, remove_entry, unlink_inode};
 use super::{MAX_DEPTH, MAX_LINKS, Namespace, Removed, Tx};
 use crate::metadata::records::damaged;
 use crate::metadata::{DentryRecord, MetadataError, keys};
@@ -85,14 +85,22 @@ impl Namespace {
             if let Some(there) = &target {
                 remove_entry(tx, (to.0, &mut new), to.1, there, now);
             }
-            add_entry(tx, (to.0, &mut new), to.1, (source.ino, source.kind), now);
+            // A name that stays, and an inode that stays in its directory, keep
+            // their place: who reads the directory meanwhile meets each once, and a
+            // loop that renames what it reads ends.
+            let entry = (source.ino, source.kind);
+            match target.map(|there| there.cookie).or(same.then_some(source.cookie)) {
+                Some(place) => add_entry_at(tx, (to.0, &mut new), to.1, entry, place, now),
+                None => add_entry(tx, (to.0, &mut new), to.1, entry, now),
+            }
             if same {
                 old = new.clone();
             }
             let mut removed = None;
             match (&target, mode) {
                 (Some(there), RenameMode::Exchange) => {
-                    add_entry(tx, (from.0, &mut old), from.1, (there.ino, there.kind), now);
+                    let (entry, place) = ((there.ino, there.kind), source.cookie);
+                    add_entry_at(tx, (from.0, &mut old), from.1, entry, place, now);
                     if same {
                         new = old.clone();
                     }

@@ -81,16 +81,29 @@ pub(super) fn order_key(parent: Ino, cookie: u64) -> Vec<u8> {
     keys::under(keys::ORDER, parent, &cookie.to_be_bytes())
 }
 
-/// Adds an entry to `directory`'s row and tables; the caller puts the row.
+/// Adds an entry to `directory`'s row and tables, at its end; the caller puts the
+/// row.
 pub(super) fn add_entry(
     tx: &mut Tx<'_>,
     (parent, directory): (Ino, &mut InodeRecord),
     name: &Name,
-    (ino, kind): (Ino, FileKind),
+    entry: (Ino, FileKind),
     now: Timestamp,
 ) {
     let cookie = directory.next_cookie.max(FIRST_COOKIE);
     directory.next_cookie = cookie + 1;
+    add_entry_at(tx, (parent, directory), name, entry, cookie, now);
+}
+
+/// The same, at a place that an entry had.
+pub(super) fn add_entry_at(
+    tx: &mut Tx<'_>,
+    (parent, directory): (Ino, &mut InodeRecord),
+    name: &Name,
+    (ino, kind): (Ino, FileKind),
+    cookie: u64,
+    now: Timestamp,
+) {
     directory.entries += 1;
     directory.size += name.as_bytes().len() as u64;
     directory.nlink += u32::from(kind == FileKind::Directory);

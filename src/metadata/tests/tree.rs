@@ -54,7 +54,7 @@ fn times_and_counts_of_a_directory_follow_its_entries() {
 }
 
 #[test]
-fn cookies_start_at_16_are_never_reused_and_a_rename_gives_a_new_one() {
+fn cookies_start_at_16_are_never_reused_and_a_rename_keeps_the_place() {
     on_both(|tree| {
         make(tree, Ino::ROOT, "a", FILE);
         make(tree, Ino::ROOT, "b", FILE);
@@ -64,7 +64,23 @@ fn cookies_start_at_16_are_never_reused_and_a_rename_gives_a_new_one() {
         assert_eq!(tree.lookup(Ino::ROOT, &name("c")).unwrap().cookie, 18);
         let (old, new) = (name("a"), name("z"));
         tree.rename((Ino::ROOT, &old), (Ino::ROOT, &new), RenameMode::Replace, at(3)).unwrap();
-        assert_eq!(tree.lookup(Ino::ROOT, &new).unwrap().cookie, 19);
+        assert_eq!(tree.lookup(Ino::ROOT, &new).unwrap().cookie, 16);
+        // Over a name that is there: that name stays where it is.
+        let over = name("c");
+        tree.rename((Ino::ROOT, &new), (Ino::ROOT, &over), RenameMode::Replace, at(4)).unwrap();
+        assert_eq!(tree.lookup(Ino::ROOT, &over).unwrap().cookie, 18);
+        // Swapped: both names stay.
+        let dir = make(tree, Ino::ROOT, "d", DIRECTORY);
+        make(tree, dir, "other", FILE);
+        let other = name("other");
+        tree.rename((Ino::ROOT, &over), (dir, &other), RenameMode::Exchange, at(5)).unwrap();
+        assert_eq!(tree.lookup(Ino::ROOT, &over).unwrap().cookie, 18);
+        assert_eq!(tree.lookup(dir, &other).unwrap().cookie, 16);
+        // Into another directory: at its end.
+        let moved = name("moved");
+        tree.rename((Ino::ROOT, &over), (dir, &moved), RenameMode::Replace, at(6)).unwrap();
+        assert_eq!(tree.lookup(dir, &moved).unwrap().cookie, 17);
+        tree.check(true, &mut |problem| panic!("{problem:?}")).unwrap();
     });
 }
 
