@@ -16,6 +16,7 @@ mod ending;
 mod files;
 mod full;
 mod ipfs_car;
+mod kernel;
 mod kubo;
 mod lifecycle;
 mod names;
