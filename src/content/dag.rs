@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::dag_pb::{PbLink, TYPE_FILE, UnixFs, encode};
 use super::hamt::node_cid;
-use super::{ContentError, Link, Load, Node, Profile, Sink, parse_node};
+use super::{ContentError, Link, Load, Node, Profile, Sink, Zeros, parse_node};
 use crate::types::{Cid, cid};
 
 /// Encodes one leaf of `data` (at most `chunk_size` bytes). The block is `data`
@@ -29,6 +30,13 @@ pub fn leaf(profile: &Profile, data: &[u8]) -> (Link, Option<Bytes>) {
 
 /// Encodes an inner node over `children`, sends it, and links to it.
 fn inner(profile: &Profile, children: &[Link], sink: &mut Sink<'_>) -> Result<Link, ContentError> {
+    let (link, block) = encode_inner(profile, children);
+    sink(link.cid, block)?;
+    Ok(link)
+}
+
+/// An inner node over `children`, and the link to it.
+pub(super) fn encode_inner(profile: &Profile, children: &[Link]) -> (Link, Bytes) {
     let links: Vec<PbLink> =
         children.iter().map(|c| PbLink { cid: c.cid, name: Vec::new(), tsize: c.tsize }).collect();
     let size = children.iter().fold(0u64, |sum, c| sum.saturating_add(c.size));
@@ -40,9 +48,7 @@ fn inner(profile: &Profile, children: &[Link], sink: &mut Sink<'_>) -> Result<Li
     };
     let block = encode(&links, &unixfs);
     let tsize = children.iter().fold(block.len() as u64, |sum, c| sum.saturating_add(c.tsize));
-    let link = Link { cid: node_cid(profile, &block), size, tsize };
-    sink(link.cid, Bytes::from(block))?;
-    Ok(link)
+    (Link { cid: node_cid(profile, &block), size, tsize }, Bytes::from(block))
 }
 
 /// The empty file: one leaf of no bytes.
@@ -170,6 +176,33 @@ fn fill(reader: &mut dyn Read, buf: &mut [u8]) -> std::io::Result<usize> {
     Ok(filled)
 }
 
+/// The leaves of a file that differ from its former state.
+#[derive(Debug, Clone, Default)]
+pub struct Changed {
+    /// By index (offset / `chunk_size`).
+    pub leaves: BTreeMap<u64, Link>,
+    /// Runs of full leaves of zeros, by index, in order and apart; none of them
+    /// is in `leaves`.
+    pub zeros: Vec<Range<u64>>,
+}
+
+impl Changed {
+    fn touches(&self, start: u64, end: u64) -> bool {
+        self.leaves.range(start..end).next().is_some()
+            || self.run_at(start).is_some_and(|run| run.start < end)
+    }
+
+    /// Whether a run of zeros has all of these leaves.
+    fn is_zeros(&self, start: u64, end: u64) -> bool {
+        self.run_at(start).is_some_and(|run| run.start <= start && end <= run.end)
+    }
+
+    /// The first run that ends after `leaf`.
+    fn run_at(&self, leaf: u64) -> Option<&Range<u64>> {
+        self.zeros.get(self.zeros.partition_point(|run| run.end <= leaf))
+    }
+}
+
 /// What [`rebuild`] made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rebuilt {
@@ -187,9 +220,8 @@ pub struct Rebuilt {
 /// paths from changed leaves to the root are loaded, encoded and hashed.
 ///
 /// `old` is the former root with its size (`None`: there was no content), built
-/// under the same profile; `new_size` is the size now; `changed` has each leaf
-/// (by index, offset / `chunk_size`) whose bytes differ. The caller must include:
-/// every leaf beyond the old size, and the old last leaf when its length
+/// under the same profile, as `zeros` is; `new_size` is the size now; `changed`
+/// has each leaf whose bytes differ. The caller must include: every leaf beyond the old size, and the old last leaf when its length
 /// changes (growth over a partial leaf, or truncation into a leaf).
 ///
 /// # Errors
@@ -200,7 +232,7 @@ pub fn rebuild(
     profile: &Profile,
     old: Option<&Link>,
     new_size: u64,
-    changed: &BTreeMap<u64, Link>,
+    (changed, zeros): (&Changed, &Zeros),
     load: &mut Load<'_>,
     sink: &mut Sink<'_>,
 ) -> Result<Rebuilt, ContentError> {
@@ -215,7 +247,7 @@ pub fn rebuild(
         path: BTreeMap::new(),
         loaded: 0,
     });
-    let mut work = Rebuild { profile, shape, old, changed, load, sink, hashed: 0 };
+    let mut work = Rebuild { profile, shape, old, changed, zeros, given: 0, load, sink, hashed: 0 };
     let root = work.node(shape.depth, 0)?;
     if root.size != new_size {
         return Err(not_balanced(&root.cid, "the leaves do not add up to the size"));
@@ -285,7 +317,10 @@ struct Rebuild<'r, 'l, 's> {
     profile: &'r Profile,
     shape: Shape,
     old: Option<Old>,
-    changed: &'r BTreeMap<u64, Link>,
+    changed: &'r Changed,
+    zeros: &'r Zeros,
+    /// Levels of zeros whose nodes were sent.
+    given: u32,
     load: &'r mut Load<'l>,
     sink: &'r mut Sink<'s>,
     hashed: u64,
@@ -294,7 +329,13 @@ struct Rebuild<'r, 'l, 's> {
 impl Rebuild<'_, '_, '_> {
     fn node(&mut self, level: u32, index: u64) -> Result<Link, ContentError> {
         let (start, end) = self.shape.covered(level, index);
-        if self.changed.range(start..end).next().is_none()
+        if self.changed.is_zeros(start, end)
+            && end - start == self.shape.width.saturating_pow(level)
+            && let Some(link) = self.zeros.full(level)
+        {
+            return self.give_zeros(level).map(|()| link);
+        }
+        if !self.changed.touches(start, end)
             && let Some(old) = &mut self.old
             && level <= old.shape.depth
             && old.shape.covered(level, index) == (start, end)
@@ -302,7 +343,7 @@ impl Rebuild<'_, '_, '_> {
             return old_link(old, level, index, self.load);
         }
         if level == 0 {
-            return self.changed.get(&index).copied().ok_or_else(|| {
+            return self.changed.leaves.get(&index).copied().ok_or_else(|| {
                 not_balanced(&Cid::default(), "a leaf beyond the former content was not given")
             });
         }
@@ -315,6 +356,19 @@ impl Rebuild<'_, '_, '_> {
         }
         self.hashed += 1;
         inner(self.profile, &links, self.sink)
+    }
+
+    /// Sends the nodes of a full tree of zeros, once.
+    fn give_zeros(&mut self, level: u32) -> Result<(), ContentError> {
+        while self.given < level {
+            self.given += 1;
+            if let (Some(link), Some(node)) =
+                (self.zeros.full(self.given), self.zeros.node(self.given))
+            {
+                (self.sink)(link.cid, node.clone())?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -15,15 +15,17 @@ mod names;
 mod node;
 mod profile;
 mod walk;
+mod zeros;
 
-pub use self::dag::{FileBuilder, Rebuilt, import_file, leaf, rebuild};
+pub use self::dag::{Changed, FileBuilder, Rebuilt, import_file, leaf, rebuild};
 pub use self::directory::{DirectoryEntry, build_directory, read_directory, symlink};
 pub use self::error::ContentError;
 pub use self::measure::{Measured, measure_file};
 pub use self::names::{escape_name, unescape_name};
 pub use self::node::{Node, UnixFsMetadata, inline_block, parse_node};
 pub use self::profile::{DirectoryEstimate, Profile, UnknownProfile};
-pub use self::walk::{LeafSpan, leaves, walk_post_order};
+pub use self::walk::{LeafSpan, Run, leaves, runs, walk_post_order};
+pub use self::zeros::{Zeros, holes, seek};
 
 use bytes::Bytes;
 

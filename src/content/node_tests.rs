@@ -316,9 +316,13 @@ fn a_tree_of_another_shape_has_no_profile_and_is_not_continued() {
     let root = Link { cid: put(&blocks, encode(&links, &message)), size: 2 << 20, tsize: 0 };
     let raw_len = &mut |id: &Cid| Ok(if *id == long.cid { long.size } else { short.size });
     assert_eq!(measure_file(&root.cid, &mut loader(&blocks), raw_len).unwrap().profile, None);
-    let changed = BTreeMap::from([(0, leaf(&profile, &vec![9; chunk]).0)]);
+    let changed = Changed {
+        leaves: BTreeMap::from([(0, leaf(&profile, &vec![9; chunk]).0)]),
+        ..Changed::default()
+    };
+    let changes = (&changed, &Zeros::new(&profile));
     let error =
-        rebuild(&profile, Some(&root), 2 << 20, &changed, &mut loader(&blocks), &mut |_, _| Ok(()));
+        rebuild(&profile, Some(&root), 2 << 20, changes, &mut loader(&blocks), &mut |_, _| Ok(()));
     assert!(matches!(error, Err(ContentError::Malformed { .. })));
     // A lie about a leaf's length is found.
     let error = measure_file(&root.cid, &mut loader(&blocks), &mut |_| Ok(7)).unwrap_err();

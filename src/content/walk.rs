@@ -1,10 +1,10 @@
 use std::collections::HashSet;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 
 use super::node::inline_block;
-use super::{ContentError, Link, Load, Node, parse_node};
+use super::{ContentError, Link, Load, Node, Zeros, parse_node};
 use crate::types::{Cid, cid};
 
 /// No builder makes deeper trees: 64 levels of files, shards and directories.
@@ -21,6 +21,15 @@ pub struct LeafSpan {
     pub len: u64,
 }
 
+/// A part of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// A leaf.
+    Leaf(LeafSpan),
+    /// Bytes that are zeros: one leaf, or a whole subtree of them.
+    Hole(Range<u64>),
+}
+
 /// Visits, in order, the leaves of a file that overlap `range`; loads inner
 /// nodes only (a leaf that is the root is not loaded when it is raw; a dag-pb
 /// leaf must be loaded to be known as one). The length of a raw leaf is what its
@@ -34,20 +43,52 @@ pub fn leaves(
     load: &mut Load<'_>,
     visit: &mut dyn FnMut(LeafSpan) -> Result<(), ContentError>,
 ) -> Result<(), ContentError> {
+    runs(root, &[range], None, load, &mut |run| match run {
+        Run::Leaf(span) => visit(span).map(ControlFlow::Continue),
+        Run::Hole(_) => Ok(ControlFlow::Continue(())),
+    })
+}
+
+/// Like [`leaves`], of the parts that overlap one of `ranges` (in order, apart);
+/// what `zeros` knows is given as holes, and not entered. Ends when `visit`
+/// breaks.
+///
+/// # Errors
+/// As [`leaves`].
+pub fn runs(
+    root: &Link,
+    ranges: &[Range<u64>],
+    zeros: Option<&Zeros>,
+    load: &mut Load<'_>,
+    visit: &mut dyn FnMut(Run) -> Result<ControlFlow<()>, ContentError>,
+) -> Result<(), ContentError> {
+    let wanted = |start: u64, end: u64| {
+        let next = ranges.get(ranges.partition_point(|range| range.end <= start));
+        next.is_some_and(|range| range.start < end && !range.is_empty())
+    };
     let mut stack = vec![(*root, 0u64, 0usize)];
     while let Some((link, offset, depth)) = stack.pop() {
         let end = offset.saturating_add(link.size);
         // Nothing is in an empty child: visiting it would let a small DAG with
         // shared children ask for endless work.
         let empty = link.size == 0 && depth > 0;
-        if empty || end <= range.start || offset >= range.end {
+        if empty || !wanted(offset, end) {
             continue;
         }
         if depth > MAX_FILE_DEPTH {
             return Err(ContentError::TooDeep(root.cid));
         }
-        if link.cid.codec() == cid::RAW {
-            visit(LeafSpan { cid: link.cid, offset, len: link.size })?;
+        let known = if zeros.is_some_and(|zeros| zeros.covers(&link)) {
+            Some(Run::Hole(offset..end))
+        } else if link.cid.codec() == cid::RAW {
+            Some(Run::Leaf(LeafSpan { cid: link.cid, offset, len: link.size }))
+        } else {
+            None
+        };
+        if let Some(run) = known {
+            if visit(run)?.is_break() {
+                return Ok(());
+            }
             continue;
         }
         let block = inline_block(&link.cid).map_or_else(|| load(&link.cid), Ok)?;
@@ -60,8 +101,11 @@ pub fn leaves(
             return Err(ContentError::Malformed { cid: link.cid, codec: "unixfs", reason });
         }
         let inline = data.len() as u64;
-        if inline > 0 && offset + inline > range.start {
-            visit(LeafSpan { cid: link.cid, offset, len: inline })?;
+        if inline > 0 && wanted(offset, offset + inline) {
+            let leaf = Run::Leaf(LeafSpan { cid: link.cid, offset, len: inline });
+            if visit(leaf)?.is_break() {
+                return Ok(());
+            }
         }
         let mut at = end;
         for child in links.iter().rev() {

@@ -43,7 +43,10 @@ pub(super) fn attributes(ino: Ino, row: &InodeRecord) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino.0),
         size: row.size,
-        blocks: if row.kind == FileKind::File { row.size.div_ceil(512) } else { 0 },
+        blocks: match row.kind {
+            FileKind::File => row.size.saturating_sub(row.holes).div_ceil(512),
+            _ => 0,
+        },
         atime: time(row.atime),
         mtime: time(row.mtime),
         ctime: time(row.ctime),

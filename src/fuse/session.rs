@@ -75,6 +75,13 @@ impl KernelCache for Kernel {
         self.invalidate_inode(parent);
     }
 
+    fn invalidate_attributes(&self, ino: Ino) {
+        // A negative offset leaves the pages (`fuse_reverse_inval_inode`).
+        if let Err(error) = self.0.inval_inode(INodeNo(ino.0), -1, 0) {
+            tracing::trace!(%error, "nothing to invalidate");
+        }
+    }
+
     fn invalidate_inode(&self, ino: Ino) {
         if let Err(error) = self.0.inval_inode(INodeNo(ino.0), 0, 0) {
             tracing::trace!(%error, "nothing to invalidate");

@@ -10,7 +10,7 @@
 //! | `X` ino:8 name | extended attribute (the bytes themselves) |
 //! | `O` ino:8 | orphan: no name is left, or none yet |
 //! | `T` ino:8 | staged bytes that are durable and not sealed |
-//! | `T` ino:8 leaf:8 | their valid 4 KiB pages in one leaf (32 bytes, a bitmap) |
+//! | `T` ino:8 leaf:8 | their valid 4 KiB pages in one leaf (32 bytes, a bitmap), or a run of whole leaves |
 //! | `C` cid | content |
 //! | `Q` cid | queue |
 //! | `V` sequence:8 | event, until a checkpoint takes it |

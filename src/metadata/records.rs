@@ -52,6 +52,9 @@ pub struct InodeRecord {
     pub next_cookie: u64,
     /// Rises with each content commit; tells a sealer that it is late.
     pub version: u64,
+    /// Bytes of the content that are leaves of zeros: they take no space. At
+    /// most too low (rows of version 1 did not have it), never too high.
+    pub holes: u64,
 }
 
 /// A name in a directory.
@@ -152,6 +155,8 @@ pub struct ContentRecord {
     pub pin: PinState,
     /// Its copies.
     pub copies: Vec<CopyRecord>,
+    /// Bytes that are leaves of zeros, as [`InodeRecord::holes`].
+    pub holes: u64,
 }
 
 /// A content that waits for copies.
@@ -191,6 +196,12 @@ impl ContentRecord {
         self.copies.iter().any(|copy| copy.state == CopyState::Claimed)
     }
 
+    /// Bytes that a place needs for it at most: holes are one block everywhere.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.tsize.max(self.size).saturating_sub(self.holes)
+    }
+
     /// The copies that count: claimed or verified.
     pub fn good_copies(&self) -> impl Iterator<Item = &CopyRecord> {
         self.copies
@@ -199,30 +210,62 @@ impl ContentRecord {
     }
 }
 
-/// Version of every record in this file. A change of a field makes it 2 and
-/// keeps a reader of 1.
-const VERSION: u8 = 1;
-
-/// The stored form: a version byte, then postcard.
-pub(crate) fn encode<T: Serialize>(record: &T) -> Vec<u8> {
-    // Postcard refuses only sequences of unknown length and formatted text, of
-    // which no record has any. Should one come: no value decodes from no bytes.
-    postcard::to_extend(record, vec![VERSION]).unwrap_or_default()
+/// What a row can be: how it is stored, and how older forms are read.
+pub(crate) trait Stored: Serialize + DeserializeOwned {
+    /// The version that is written. A change of a field raises it.
+    const VERSION: u8 = 1;
+    /// What rows of the version before lack at their end, in postcard's form.
+    const ADDED: &'static [u8] = &[];
 }
 
-/// Reads what [`encode`] wrote; bytes that are left over are damage, too.
-pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, MetadataError> {
-    match value.split_first() {
-        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
-            Ok((record, [])) => Ok(record),
-            Ok((_, left)) => Err(damaged(key, format!("{} bytes too many", left.len()))),
-            Err(error) => Err(damaged(key, error.to_string())),
-        },
-        Some((&version, _)) if version > VERSION => {
-            Err(MetadataError::TooNew { found: version.into(), supported: VERSION.into() })
-        }
-        Some((version, _)) => Err(damaged(key, format!("version {version} was never written"))),
-        None => Err(damaged(key, "it is empty")),
+impl Stored for InodeRecord {
+    const VERSION: u8 = 2;
+    /// `holes`: none are known.
+    const ADDED: &'static [u8] = &[0];
+}
+
+impl Stored for ContentRecord {
+    const VERSION: u8 = 2;
+    /// `holes`: none are known.
+    const ADDED: &'static [u8] = &[0];
+}
+
+impl Stored for DentryRecord {}
+impl Stored for OrderRecord {}
+impl Stored for QueueRecord {}
+impl Stored for StagedRecord {}
+impl Stored for u32 {}
+impl Stored for u64 {}
+
+/// The stored form: a version byte, then postcard.
+pub(crate) fn encode<T: Stored>(record: &T) -> Vec<u8> {
+    // Postcard refuses only sequences of unknown length and formatted text, of
+    // which no record has any. Should one come: no value decodes from no bytes.
+    postcard::to_extend(record, vec![T::VERSION]).unwrap_or_default()
+}
+
+/// Reads what [`encode`] wrote, now or in an earlier version; bytes that are
+/// left over are damage, too.
+pub(crate) fn decode<T: Stored>(key: &[u8], value: &[u8]) -> Result<T, MetadataError> {
+    let Some((&version, rest)) = value.split_first() else {
+        return Err(damaged(key, "it is empty"));
+    };
+    if version > T::VERSION {
+        return Err(MetadataError::TooNew { found: version.into(), supported: T::VERSION.into() });
+    }
+    let completed;
+    let rest = if version == T::VERSION {
+        rest
+    } else if version > 0 && version + 1 == T::VERSION {
+        completed = [rest, T::ADDED].concat();
+        &completed
+    } else {
+        return Err(damaged(key, format!("version {version} was never written")));
+    };
+    match postcard::take_from_bytes(rest) {
+        Ok((record, [])) => Ok(record),
+        Ok((_, left)) => Err(damaged(key, format!("{} bytes too many", left.len()))),
+        Err(error) => Err(damaged(key, error.to_string())),
     }
 }
 

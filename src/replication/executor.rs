@@ -143,7 +143,7 @@ fn plan_one(core: &Core, root: &Cid, places: &Places) -> Result<bool, Replicatio
         return Ok(true);
     }
     let Plan::Act(jobs) = plan(root, &record, places) else { return Ok(false) };
-    let bytes = record.tsize.max(record.size);
+    let bytes = record.stored_bytes();
     let tasks: Vec<(BackendId, Task)> =
         jobs.into_iter().map(|(id, job)| (id, Task { root: *root, bytes, job })).collect();
     core.queue.assign(places.held(&record).len(), &tasks);

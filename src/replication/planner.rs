@@ -91,7 +91,8 @@ pub(super) fn plan(root: &Cid, record: &ContentRecord, places: &Places) -> Plan 
         covered.insert(places.local_domain.clone());
         jobs.push((BackendId::local(), Job::Send));
     }
-    let choice = choose(root, target, record.tsize, &covered, &damaged, &places.candidates);
+    let choice =
+        choose(root, target, record.stored_bytes(), &covered, &damaged, &places.candidates);
     for id in choice.selected {
         let job = if damaged.contains(&id) { Job::Repair } else { Job::Send };
         jobs.push((id, job));

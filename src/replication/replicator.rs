@@ -146,7 +146,7 @@ impl Replicator {
             if have >= want {
                 return Ok(WriteResult::QuorumAchieved);
             }
-            let reachable = places.reachable(&held, record.tsize);
+            let reachable = places.reachable(&held, record.stored_bytes());
             let no_place =
                 reachable < want && (have >= reachable || policy.on_degraded == OnDegraded::Fail);
             let late = start.elapsed() >= self.core.options.level_deadline;

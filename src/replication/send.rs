@@ -113,6 +113,9 @@ impl<'s> Sender<'s> {
         // Answers for the children of nodes on the path; asked together.
         let there: RefCell<HashMap<Cid, bool>> = RefCell::default();
         let look = |wanted: &[(Cid, Option<u64>)]| {
+            // A sparse file's node links to one leaf of zeros a thousand times.
+            let mut asked = HashSet::new();
+            let wanted: Vec<_> = wanted.iter().filter(|(id, _)| asked.insert(*id)).collect();
             let cids: Vec<Cid> = wanted.iter().map(|(id, _)| *id).collect();
             let found = calls.wait(backend.presence(&cids)).map_err(fail)?;
             let mut there = there.borrow_mut();

@@ -37,7 +37,9 @@ pub use self::error::StoreError;
 pub use self::index::{BlockIndex, IndexChange, IndexMark, Location, MemoryIndex};
 pub use self::local::{LocalStore, PackTicket, StoreOptions, StoreUsage, VerifyProblem};
 pub use self::mark_set::MarkSet;
-pub use self::staging::{BaseReader, LeafReader, SealedLeaf, Staging, StagingOptions};
+pub use self::staging::{
+    BaseReader, LeafReader, SealedLeaf, StagedLeaves, Staging, StagingOptions,
+};
 
 #[cfg(test)]
 mod collect_tests;

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,6 +16,24 @@ pub trait BaseReader {
     /// # Errors
     /// When the bytes cannot be had from any copy.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), StoreError>;
+
+    /// The next data (or hole) at or after `offset`, as far as it is known;
+    /// `None` when there is none.
+    ///
+    /// # Errors
+    /// When the content's nodes cannot be had.
+    fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>, StoreError> {
+        Ok((!hole).then_some(offset))
+    }
+}
+
+/// The leaves that a commit has to make anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StagedLeaves {
+    /// Leaves to hash, by index, in order.
+    pub data: Vec<u64>,
+    /// Full leaves that were never written or were punched out: zeros.
+    pub zeros: Vec<Range<u64>>,
 }
 
 /// How staging behaves.
@@ -93,7 +110,8 @@ pub struct Staging {
 
 impl Staging {
     /// The longest file that can be staged, in bytes: 16 TiB, what ext4 allows
-    /// with 4 KiB blocks. It bounds [`Staging::dirty_leaves`].
+    /// with 4 KiB blocks. The disk below may
+    /// allow less.
     pub const MAX_LEN: u64 = 1 << 44;
 
     /// For a file with nothing below it.
@@ -270,7 +288,9 @@ impl Staging {
             self.begin_anew()?;
         }
         self.thaw()?;
-        if matches!(self.body, Body::Memory(_)) && len > self.options.memory_limit {
+        // Into a file at once: the disk says here, not at the commit, when it
+        // has no files of that length.
+        if len > self.len && len > self.options.memory_limit {
             self.spill()?;
         }
         self.generations.touch_from(self.len.min(len) / self.options.leaf_size);
@@ -354,40 +374,73 @@ impl Staging {
         if end > self.len && !keep_size { self.resize(end) } else { Ok(()) }
     }
 
-    /// Next data or hole at or after `offset`; base bytes count as data. `None`
-    /// past the end, or when there is no more data.
+    /// Next data or hole at or after `offset`. `None` past the end, or when there
+    /// is no more data.
     ///
     /// # Errors
-    /// `Io`.
-    pub fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>, StoreError> {
-        if offset >= self.len {
-            return Ok(None);
-        }
+    /// `Io`; of the base.
+    pub fn seek(
+        &self,
+        offset: u64,
+        hole: bool,
+        base: &dyn BaseReader,
+    ) -> Result<Option<u64>, StoreError> {
         let mut at = offset;
         while at < self.len {
             let (own, stop) = self.run(at, self.len);
-            let found = match &self.body {
-                Body::File { path, file } if own => {
-                    let found = file.seek(at, hole).map_err(|e| StoreError::io(path, e))?;
-                    found.filter(|found| *found < stop)
-                }
-                // A file that was never written: zeros after the base are a hole.
-                Body::Nothing if at >= self.base_size => hole.then_some(at),
-                _ => (!hole).then_some(at),
+            let found = if own {
+                self.seek_own(at, hole)?.filter(|found| *found < stop)
+            } else if at < self.base_size {
+                // Of the last page, what lies behind the base is zeros.
+                let end = stop.min(self.base_size);
+                let found = base.seek(at, hole)?.filter(|found| *found < end);
+                found.or((hole && end < stop).then_some(end))
+            } else {
+                hole.then_some(at)
             };
             if found.is_some() {
                 return Ok(found);
             }
             at = stop;
         }
-        Ok(hole.then_some(self.len))
+        Ok((hole && offset < self.len).then_some(self.len))
     }
 
-    /// Leaf indexes that differ from the base's DAG, in order: written leaves,
-    /// leaves beyond the old end, and the old or new last leaf when its length
-    /// changed.
+    /// In bytes that are not the base's.
+    fn seek_own(&self, at: u64, hole: bool) -> Result<Option<u64>, StoreError> {
+        match &self.body {
+            Body::File { path, file } => file.seek(at, hole).map_err(|e| StoreError::io(path, e)),
+            // A file that was never written: zeros after the base are a hole.
+            Body::Nothing => Ok(hole.then_some(at)),
+            Body::Memory(_) => Ok((!hole).then_some(at)),
+        }
+    }
+
+    /// About how many bytes are no holes; the base has `base_holes` bytes of them.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn data_bytes(&self, base_holes: u64) -> Result<u64, StoreError> {
+        let below = self.base_size.saturating_sub(base_holes);
+        let own = match &self.body {
+            Body::Nothing => 0,
+            Body::Memory(_) => self.len,
+            Body::File { path, file } => {
+                let io = |e| StoreError::io(path, e);
+                let allocated = file.stat().map_err(io)?.allocated;
+                // A disk may keep few bytes in the inode itself: they are data.
+                let some = allocated > 0 || file.seek(0, false).map_err(io)?.is_some();
+                allocated.max(if some { PAGE } else { 0 })
+            }
+        };
+        Ok(below.saturating_add(own).min(self.len))
+    }
+
+    /// Runs of leaves that differ from the base's DAG, in order and apart:
+    /// written leaves, leaves beyond the old end, and the old or new last leaf
+    /// when its length changed.
     #[must_use]
-    pub fn dirty_leaves(&self) -> BTreeSet<u64> {
+    pub fn dirty_runs(&self) -> Vec<Range<u64>> {
         let size = self.options.leaf_size;
         let count = self.len.div_ceil(size);
         // From here on bytes came or went: below it only written leaves differ.
@@ -402,23 +455,60 @@ impl Staging {
         let tail = if self.len == changed_from && changed_from == self.original_size {
             count
         } else {
-            changed_from / size
+            (changed_from / size).min(count)
         };
-        let mut dirty: BTreeSet<u64> = self.valid.leaves(tail.min(count)).collect();
-        dirty.extend(tail..count);
-        dirty
+        let mut runs = self.valid.leaf_runs(tail);
+        match runs.last_mut() {
+            Some(last) if last.end == tail => last.end = count,
+            _ if tail < count => runs.push(tail..count),
+            _ => {}
+        }
+        runs
     }
 
-    /// Whether a leaf was never written: all zeros, and no disk space.
+    /// What a commit has to make anew; with `all` every leaf of the file.
     ///
     /// # Errors
     /// `Io`.
-    pub fn leaf_is_hole(&self, leaf: u64) -> Result<bool, StoreError> {
-        let Some(Range { start, end }) = self.leaf_range(leaf) else { return Ok(false) };
-        if start < self.base_size || matches!(self.body, Body::Memory(_)) {
-            return Ok(false);
+    pub fn leaves_to_commit(&self, all: bool) -> Result<StagedLeaves, StoreError> {
+        let size = self.options.leaf_size;
+        let mut found = StagedLeaves::default();
+        let runs = if all { vec![0..self.len.div_ceil(size)] } else { self.dirty_runs() };
+        for run in runs {
+            let mut leaf = run.start;
+            while leaf < run.end {
+                let data = self.next_data(leaf * size, (run.end * size).min(self.len))?;
+                let next = data.map_or(run.end, |at| at / size);
+                // A last leaf that is not full is no full leaf of zeros.
+                let full = next.min(self.len / size).max(leaf);
+                match found.zeros.last_mut() {
+                    _ if full == leaf => {}
+                    Some(last) if last.end == leaf => last.end = full,
+                    _ => found.zeros.push(leaf..full),
+                }
+                if full < run.end {
+                    found.data.push(full);
+                }
+                leaf = full + 1;
+            }
         }
-        Ok(self.seek(start, false)?.is_none_or(|data| data >= end))
+        Ok(found)
+    }
+
+    /// Where something may be that is no hole; what is the base's counts.
+    fn next_data(&self, from: u64, end: u64) -> Result<Option<u64>, StoreError> {
+        let mut at = from;
+        while at < end {
+            let (own, stop) = self.run(at, end);
+            if !own {
+                return Ok(Some(at));
+            }
+            if let Some(found) = self.seek_own(at, false)?.filter(|found| *found < stop) {
+                return Ok(Some(found));
+            }
+            at = stop;
+        }
+        Ok(None)
     }
 
     /// Brings what one leaf still has of the base into this staging, so that

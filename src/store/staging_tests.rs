@@ -34,18 +34,18 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Holes and data alternate up to the end, and what is in no data is zero.
-fn check_holes(staging: &Staging, model: &[u8]) {
+fn check_holes(staging: &Staging, model: &[u8], base: &Slice) {
     let len = model.len() as u64;
     let (mut at, mut hole) = (0, 0);
-    while let Some(data) = staging.seek(at, false).unwrap() {
+    while let Some(data) = staging.seek(at, false, base).unwrap() {
         assert!(data >= at && data < len);
         assert!(model[hole as usize..data as usize].iter().all(|byte| *byte == 0));
-        hole = staging.seek(data, true).unwrap().unwrap();
+        hole = staging.seek(data, true, base).unwrap().unwrap();
         assert!(hole > data && hole <= len);
         at = hole;
     }
     assert!(model[hole as usize..].iter().all(|byte| *byte == 0));
-    assert_eq!(staging.seek(len, true).unwrap(), None);
+    assert_eq!(staging.seek(len, true, base).unwrap(), None);
 }
 
 proptest! {
@@ -114,18 +114,23 @@ proptest! {
                     prop_assert_eq!(Some(&bytes[..]), model.chunks(16_384).nth(leaf));
                 }
             }
-            check_holes(&staging, &model);
+            check_holes(&staging, &model, &reader);
+            prop_assert!(staging.data_bytes(0).unwrap() <= staging.len());
         }
         // Every leaf that differs from the base is dirty, and completes to the model's bytes.
-        let dirty = staging.dirty_leaves();
+        let dirty = staging.leaves_to_commit(false).unwrap();
         for (index, bytes) in model.chunks(16_384).enumerate() {
-            if dirty.contains(&(index as u64)) {
+            let index = index as u64;
+            if dirty.zeros.iter().any(|run| run.contains(&index)) {
+                prop_assert!(bytes.len() == 16_384 && bytes.iter().all(|byte| *byte == 0));
+                prop_assert!(!dirty.data.contains(&index));
+            } else if dirty.data.contains(&index) {
                 let mut leaf = Vec::new();
-                staging.complete_leaf(index as u64, &reader).unwrap();
-                staging.read_leaf(index as u64, &mut leaf).unwrap();
+                staging.complete_leaf(index, &reader).unwrap();
+                staging.read_leaf(index, &mut leaf).unwrap();
                 prop_assert_eq!(&leaf[..], bytes);
             } else {
-                prop_assert_eq!(base.chunks(16_384).nth(index), Some(bytes));
+                prop_assert_eq!(base.chunks(16_384).nth(index as usize), Some(bytes));
             }
         }
     }
@@ -168,13 +173,13 @@ fn cutting_into_a_leaf_makes_it_dirty_also_after_a_crash() {
     let base = Slice(vec![1; 30_000]);
     let mut staging = Staging::over(dir.path(), Ino(7), 30_000, options);
     staging.set_len(10_000, &base).unwrap();
-    assert_eq!(staging.dirty_leaves().into_iter().collect::<Vec<_>>(), [1]);
+    assert_eq!(staging.dirty_runs(), [1..2]);
     staging.sync().unwrap();
     let sizes = (staging.len(), staging.base_size(), staging.original_size());
     let again = Staging::adopt(dir.path(), Ino(7), sizes, &staging.pages(), options).unwrap();
-    assert_eq!(again.dirty_leaves(), staging.dirty_leaves());
+    assert_eq!(again.dirty_runs(), staging.dirty_runs());
     staging.set_len(8192, &base).unwrap();
-    assert!(staging.dirty_leaves().is_empty());
+    assert!(staging.dirty_runs().is_empty());
 }
 
 #[test]

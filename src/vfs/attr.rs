@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use super::{Vfs, VfsError};
 use crate::metadata::{InodeRecord, MetadataError};
 use crate::types::{FileKind, Ino, Timestamp};
@@ -49,6 +51,17 @@ impl Vfs {
     /// # Errors
     /// `NotFound`.
     pub fn attributes(&self, ino: Ino) -> Result<InodeRecord, VfsError> {
+        if let Some(node) = self.nodes.get(ino) {
+            let state = node.state.read();
+            let mut record = state.record.clone();
+            if let Some(staging) = &state.staging {
+                // Until the commit counts leaves: what the disk below has.
+                let data = staging.data_bytes(record.holes)?;
+                record.holes = record.size.saturating_sub(data);
+                node.told_holes.store(record.holes, Ordering::Release);
+            }
+            return Ok(record);
+        }
         match self.record(ino) {
             // Removed, but a program still has it as a directory, current directory
             // or O_PATH handle, of which we are not told: fstat works there.
@@ -92,7 +105,7 @@ impl Vfs {
                 _ => return Err(rustix::io::Errno::INVAL.into()),
             }
             self.truncate_node(&node, size)?;
-            if node.opens.load(std::sync::atomic::Ordering::Acquire) == 0 {
+            if node.opens.load(Ordering::Acquire) == 0 {
                 self.commit_later(&node);
             }
         }
@@ -102,7 +115,7 @@ impl Vfs {
         let owner_changes = set.uid.is_some() || set.gid.is_some();
         let rows = set.mode.is_some() || owner_changes || atime.is_some() || mtime.is_some();
         if !rows {
-            return self.record(ino);
+            return self.attributes(ino);
         }
         // Under the state's lock: a commit beside would put its own mtime over
         // this one, and its content would not be in the row that we take.
@@ -131,16 +144,16 @@ impl Vfs {
             Ok(())
         })?;
         self.forget_record(ino);
-        let Some(state) = &mut state else {
+        if let Some(mut state) = state.take() {
+            state.take_row(row);
+            if let Some(mtime) = mtime {
+                state.record.mtime = mtime;
+            }
+        } else {
             // It may have been opened meanwhile.
             self.reload(&[ino])?;
-            return self.record(ino);
-        };
-        state.take_row(row);
-        if let Some(mtime) = mtime {
-            state.record.mtime = mtime;
         }
-        Ok(state.record.clone())
+        self.attributes(ino)
     }
 
     /// Space of the disk below; never asks a backend.

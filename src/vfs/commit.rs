@@ -7,6 +7,7 @@
 //! staged bytes and is tried again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -16,12 +17,12 @@ use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
 
 use super::node::{Node, NodeState};
 use super::{GraftContent, Vfs, VfsError};
-use crate::content::{ContentError, Link, Profile, leaf, rebuild};
+use crate::content::{Changed, ContentError, Link, Profile, holes, leaf, rebuild};
 use crate::metadata::{
     ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, VerifyMethod,
 };
 use crate::replication::Policy;
-use crate::store::{SealedLeaf, Staging};
+use crate::store::{SealedLeaf, StagedLeaves, Staging};
 use crate::telemetry;
 use crate::types::{BackendId, Block, Cid, Ino, Timestamp};
 
@@ -301,6 +302,9 @@ impl Vfs {
                 self.directories.clear();
             }
         }
+        for (node, _) in nodes.values() {
+            self.correct_holes(node);
+        }
         for (ino, (node, dones)) in nodes {
             for done in dones {
                 let outcome =
@@ -309,6 +313,16 @@ impl Vfs {
                 done.ended.notify_all();
             }
             self.nodes.retire(&node);
+        }
+    }
+
+    /// The kernel may have been told of other holes while the file was dirty.
+    fn correct_holes(&self, node: &Node) {
+        let told = node.told_holes.swap(u64::MAX, Ordering::AcqRel);
+        let wrong = told != u64::MAX
+            && node.state.try_read().is_none_or(|state| state.record.holes != told);
+        if wrong && let Some(kernel) = self.kernel.read().as_ref() {
+            kernel.invalidate_attributes(node.ino);
         }
     }
 
@@ -365,6 +379,7 @@ impl Vfs {
             state.record.content = commit.root;
             state.record.profile.clone_from(&commit.record.profile);
             state.record.size = commit.size;
+            state.record.holes = commit.record.holes;
             state.record.version += 1;
         }
         Ok(())
@@ -402,12 +417,8 @@ impl Vfs {
         let base = self.base_of(&record, staging.original_size());
         let foreign = !record.profile.is_empty();
         let leaf_size = u64::from(profile.chunk_size);
-        let dirty: Vec<u64> = if foreign {
-            (0..staging.len().div_ceil(leaf_size)).collect()
-        } else {
-            staging.dirty_leaves().into_iter().collect()
-        };
-        if staging.len() > leaf_size && staging.is_in_memory() {
+        let StagedLeaves { data: dirty, zeros } = staging.leaves_to_commit(foreign)?;
+        if staging.len() > leaf_size && staging.is_in_memory() && !dirty.is_empty() {
             staging.spill()?;
         }
         for index in &dirty {
@@ -416,7 +427,12 @@ impl Vfs {
         let known = hashes.of(staging.id());
         let changed = self.hash_leaves(&profile, staging, &dirty, &known)?;
         let in_file = !staging.is_in_memory() && profile.raw_leaves;
-        let mut links = BTreeMap::new();
+        let mut changes = Changed { leaves: BTreeMap::new(), zeros };
+        if !changes.zeros.is_empty()
+            && let Some(link) = self.zeros.full(0)
+        {
+            blocks.push(Block { cid: link.cid, data: self.zeros.leaf_block() });
+        }
         let mut seen = std::collections::HashSet::new();
         for (index, link, block) in changed {
             if seen.insert(link.cid) {
@@ -433,7 +449,7 @@ impl Vfs {
                     }
                 }
             }
-            links.insert(index, link);
+            changes.leaves.insert(index, link);
         }
         let old = match &record.content {
             Some(root) if !foreign => self.namespace.content(root)?.map(|content| Link {
@@ -444,17 +460,17 @@ impl Vfs {
             _ => None,
         };
         let metrics = telemetry::metrics();
-        metrics.vfs_leaves_hashed.inc_by(links.len() as u64);
+        metrics.vfs_leaves_hashed.inc_by(changes.leaves.len() as u64);
         let size = staging.len();
-        let (root, count) = if size == 0 {
-            (None, 0)
+        let (root, count, holes) = if size == 0 {
+            (None, 0, 0)
         } else {
             let mut nodes = Vec::new();
             let rebuilt = rebuild(
                 &profile,
                 old.as_ref(),
                 size,
-                &links,
+                (&changes, &self.zeros),
                 &mut |id| self.load(id),
                 &mut |cid, data| {
                     self.count_hashed(data.len() as u64);
@@ -464,7 +480,8 @@ impl Vfs {
             )?;
             metrics.vfs_nodes_hashed.inc_by(rebuilt.nodes_hashed);
             blocks.extend(nodes);
-            (Some(rebuilt.root), rebuilt.blocks)
+            let holes = self.holes_after(record.holes, old.as_ref(), &changes, size)?;
+            (Some(rebuilt.root), rebuilt.blocks, holes)
         };
         let link = root.unwrap_or(Link { cid: Cid::default(), size: 0, tsize: 0 });
         let commit = ContentCommit {
@@ -472,12 +489,41 @@ impl Vfs {
             ino: node.ino,
             version: record.version,
             root: root.map(|root| root.cid),
-            record: self.new_record(&policy, &link, count, ""),
+            record: ContentRecord { holes, ..self.new_record(&policy, &link, count, "") },
             enqueue: self.replicator.wants_copies(&policy),
             size,
             mtime: record.mtime,
         };
         Ok(Hashed { commit, blocks, sealed })
+    }
+
+    /// The holes of a changed file: what it had, without those that were in
+    /// changed leaves, and with the new ones. Costs what changed.
+    fn holes_after(
+        &self,
+        before: u64,
+        old: Option<&Link>,
+        changes: &Changed,
+        size: u64,
+    ) -> Result<u64, VfsError> {
+        let chunk = u64::from(self.options.profile.chunk_size);
+        let of_leaves = changes.leaves.values().filter(|link| self.zeros.covers(link));
+        let of_runs = changes.zeros.iter().map(|run| (run.end - run.start) * chunk);
+        let new: u64 = of_leaves.map(|link| link.size).sum::<u64>() + of_runs.sum::<u64>();
+        let Some(old) = old.filter(|_| before > 0) else { return Ok(new) };
+        let mut leaves: Vec<Range<u64>> = changes.leaves.keys().map(|at| *at..at + 1).collect();
+        leaves.extend(changes.zeros.iter().cloned());
+        leaves.sort_by_key(|run| run.start);
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        let cut = size.min(old.size)..old.size;
+        for range in leaves.iter().map(|run| run.start * chunk..run.end * chunk).chain([cut]) {
+            match ranges.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => ranges.push(range),
+            }
+        }
+        let gone = holes(old, &ranges, &self.zeros, &mut |id| self.load(id))?;
+        Ok(before.saturating_sub(gone) + new)
     }
 
     /// Hashes leaves, in parallel when there are many.
@@ -488,23 +534,11 @@ impl Vfs {
         dirty: &[u64],
         known: &BTreeMap<u64, (u64, Link)>,
     ) -> Result<Vec<(u64, Link, Option<Bytes>)>, VfsError> {
-        let zeros = vec![0u8; profile.chunk_size as usize];
-        let hole = std::sync::OnceLock::new();
         let one = |index: u64, buffer: &mut Vec<u8>| {
             if let Some((generation, link)) = known.get(&index)
                 && *generation == staging.generation(index)
             {
                 return Ok((index, *link, None));
-            }
-            let whole = (index + 1) * u64::from(profile.chunk_size) <= staging.len();
-            if whole && staging.leaf_is_hole(index)? {
-                let (link, block) = hole
-                    .get_or_init(|| {
-                        self.count_hashed(zeros.len() as u64);
-                        leaf(profile, &zeros)
-                    })
-                    .clone();
-                return Ok((index, link, block));
             }
             staging.read_leaf(index, buffer)?;
             self.count_hashed(buffer.len() as u64);
@@ -572,6 +606,7 @@ impl Vfs {
             max: policy.max,
             pin: self.replicator.judge(policy.min, policy.target, policy.max, &copies),
             copies,
+            holes: 0,
         }
     }
 
@@ -584,12 +619,17 @@ impl Vfs {
         mtime: Timestamp,
     ) -> Result<ContentCommit, VfsError> {
         let policy = self.policy_of_locked(record)?;
+        // What cannot be counted is no hole: the figure may be too low.
+        let all = 0..content.link.size;
+        let counted = holes(&content.link, &[all], &self.zeros, &mut |id| self.load(id));
+        let holes = counted.unwrap_or_default();
+        let counted = self.new_record(&policy, &content.link, content.blocks, &content.profile);
         Ok(ContentCommit {
             shared: false,
             ino,
             version: record.version,
             root: Some(content.link.cid),
-            record: self.new_record(&policy, &content.link, content.blocks, &content.profile),
+            record: ContentRecord { holes, ..counted },
             enqueue: self.replicator.wants_copies(&policy),
             size: content.link.size,
             mtime,

@@ -28,7 +28,7 @@ impl Vfs {
     /// `NotFound`.
     pub fn lookup(&self, parent: Ino, name: &Name) -> Result<(Ino, InodeRecord), VfsError> {
         let dentry = self.namespace.lookup(parent, name)?;
-        Ok((dentry.ino, self.record(dentry.ino)?))
+        Ok((dentry.ino, self.attributes(dentry.ino)?))
     }
 
     /// Makes a file, directory, symlink or special node.
@@ -104,7 +104,7 @@ impl Vfs {
         self.namespace.link(ino, parent, name, self.now())?;
         self.reload(&[ino, parent])?;
         self.changed_below(parent)?;
-        self.record(ino)
+        self.attributes(ino)
     }
 
     /// Removes a name of something that is no directory.

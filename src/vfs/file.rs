@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
+use crate::content::Link;
 use crate::metadata::{ContentCommit, ContentRecord, InodeRecord, StagedRecord};
 use crate::replication::{Level, WaitOn};
 use crate::store::{Staging, StagingOptions};
@@ -207,9 +208,18 @@ impl Vfs {
         let state = handle.node.state.read();
         let size = state.record.size;
         let found = match &state.staging {
-            Some(staging) => staging.seek(offset, hole)?,
-            None if offset >= size => None,
-            None => Some(if hole { size } else { offset }),
+            Some(staging) => {
+                let base = self.base_of(&state.record, staging.original_size());
+                staging.seek(offset, hole, &base)?
+            }
+            None => match &state.record.content {
+                _ if offset >= size => None,
+                Some(root) => {
+                    let link = Link { cid: *root, size, tsize: 0 };
+                    self.seek_content(&link, offset, hole)?
+                }
+                None => hole.then_some(offset),
+            },
         };
         found.ok_or_else(|| Errno::NXIO.into())
     }

@@ -42,7 +42,7 @@ use self::behind::Behind;
 use self::commit::Committer;
 use self::file::Handle;
 use self::node::{Node, NodeTable};
-use crate::content::{Link, Profile};
+use crate::content::{Link, Profile, Zeros};
 use crate::metadata::{
     ContentRecord, InodeRecord, MetadataError, Namespace, NewNode, SetAttributes,
 };
@@ -127,6 +127,8 @@ pub trait KernelCache: Send + Sync {
     fn invalidate_entry(&self, parent: Ino, name: &Name);
     /// Attributes or bytes changed.
     fn invalidate_inode(&self, ino: Ino);
+    /// Attributes changed, and no byte.
+    fn invalidate_attributes(&self, ino: Ino);
 }
 
 /// The filesystem.
@@ -137,6 +139,7 @@ pub struct Vfs {
     checkpointer: Arc<Checkpointer>,
     clock: Arc<dyn Clock>,
     options: VfsOptions,
+    zeros: Zeros,
     policy: RwLock<Policy>,
     nodes: NodeTable,
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
@@ -172,6 +175,7 @@ impl Vfs {
             checkpointer: parts.checkpointer,
             clock: parts.clock,
             policy: RwLock::new(parts.options.policy.clone()),
+            zeros: Zeros::new(&parts.options.profile),
             options: parts.options,
             nodes: NodeTable::default(),
             handles: RwLock::default(),
@@ -393,7 +397,8 @@ impl Vfs {
             // Who holds the lock is committing it.
             let state = node.state.try_read()?;
             let staging = state.staging.as_ref()?;
-            Some(staging.len().min(staging.dirty_leaves().len() as u64 * leaf))
+            let leaves: u64 = staging.dirty_runs().iter().map(|run| run.end - run.start).sum();
+            Some(staging.len().min(leaves.saturating_mul(leaf)))
         };
         let dirty = self.nodes.all().iter().filter_map(staged).sum();
         (dirty, self.memory_bytes.load(Ordering::Relaxed))

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -22,6 +22,8 @@ pub(super) struct Node {
     pub opens: AtomicU32,
     /// It waits in the committer's queue.
     pub queued: AtomicBool,
+    /// Bytes of holes that were told while it was dirty; `u64::MAX`: none were.
+    pub told_holes: AtomicU64,
 }
 
 /// What changes while it is open.
@@ -112,6 +114,7 @@ impl NodeTable {
             state: RwLock::new(state),
             opens: AtomicU32::new(0),
             queued: AtomicBool::new(false),
+            told_holes: AtomicU64::new(u64::MAX),
         });
         Ok(Arc::clone(self.shard(ino).lock().entry(ino).or_insert(fresh)))
     }

@@ -1,8 +1,9 @@
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::node::NodeState;
 use super::{Vfs, VfsError};
-use crate::content::{LeafSpan, Link, Node as DagNode, leaves, parse_node};
+use crate::content::{ContentError, LeafSpan, Link, Node as DagNode, Run, parse_node, runs, seek};
 use crate::metadata::InodeRecord;
 use crate::store::{BaseReader, StoreError};
 use crate::types::{Cid, cid};
@@ -25,13 +26,25 @@ impl BaseReader for Base<'_> {
             return Ok(());
         };
         let link = Link { cid: root, size: self.size, tsize: 0 };
-        self.vfs.read_content(&link, None, offset, buf).map_err(|error| match error {
-            VfsError::Store(error) => error,
-            other => StoreError::Io {
-                path: "content".into(),
-                source: std::io::Error::other(other.to_string()),
-            },
-        })
+        self.vfs.read_content(&link, None, offset, buf).map_err(of_base)
+    }
+
+    fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>, StoreError> {
+        let Some(root) = self.root else {
+            return Ok((hole && offset < self.size).then_some(offset));
+        };
+        let link = Link { cid: root, size: self.size, tsize: 0 };
+        self.vfs.seek_content(&link, offset, hole).map_err(of_base)
+    }
+}
+
+fn of_base(error: VfsError) -> StoreError {
+    match error {
+        VfsError::Store(error) => error,
+        other => StoreError::Io {
+            path: "content".into(),
+            source: std::io::Error::other(other.to_string()),
+        },
     }
 }
 
@@ -62,26 +75,55 @@ impl Vfs {
             return self.read_leaf(&root.cid, offset, buf);
         }
         let end = offset + buf.len() as u64;
-        let mut part = |span: &LeafSpan| {
-            let (from, to) = (span.offset.max(offset), (span.offset + span.len).min(end));
-            let target = &mut buf[(from - offset) as usize..(to - offset) as usize];
-            self.read_leaf(&span.cid, from - span.offset, target)
-        };
         if let Some(listed) = listed {
             let first = listed.partition_point(|span| span.offset + span.len <= offset);
-            return listed[first..].iter().take_while(|span| span.offset < end).try_for_each(part);
+            let listed = || listed[first..].iter().take_while(|span| span.offset < end);
+            // What is not listed is a hole.
+            let covered: u64 =
+                listed().map(|s| (s.offset + s.len).min(end) - s.offset.max(offset)).sum();
+            if covered < end - offset {
+                buf.fill(0);
+            }
+            return listed().try_for_each(|span| self.read_span(span, offset, buf));
         }
         let mut failure = None;
-        let walked = leaves(root, offset..end, &mut |id| self.load(id), &mut |span| {
-            part(&span).map_err(|error| {
+        let zeros = Some(&self.zeros);
+        let walked = runs(root, &[offset..end], zeros, &mut |id| self.load(id), &mut |run| {
+            let read = match &run {
+                Run::Leaf(span) => self.read_span(span, offset, buf),
+                Run::Hole(hole) => {
+                    let (from, to) = (hole.start.max(offset), hole.end.min(end));
+                    buf[(from - offset) as usize..(to - offset) as usize].fill(0);
+                    Ok(())
+                }
+            };
+            read.map(ControlFlow::Continue).map_err(|error| {
                 failure = Some(error);
-                crate::content::ContentError::Missing(span.cid)
+                ContentError::Missing(root.cid)
             })
         });
         match failure {
             Some(error) => Err(error),
             None => Ok(walked?),
         }
+    }
+
+    /// The part of a leaf that lies in `buf`, which begins at `offset`.
+    fn read_span(&self, span: &LeafSpan, offset: u64, buf: &mut [u8]) -> Result<(), VfsError> {
+        let end = offset + buf.len() as u64;
+        let (from, to) = (span.offset.max(offset), (span.offset + span.len).min(end));
+        let target = &mut buf[(from - offset) as usize..(to - offset) as usize];
+        self.read_leaf(&span.cid, from - span.offset, target)
+    }
+
+    /// The next data or hole of committed content.
+    pub(super) fn seek_content(
+        &self,
+        root: &Link,
+        offset: u64,
+        hole: bool,
+    ) -> Result<Option<u64>, VfsError> {
+        Ok(seek(root, offset, hole, &self.zeros, &mut |id| self.load(id))?)
     }
 
     /// Content bytes of one leaf, from `offset`.
@@ -107,7 +149,7 @@ impl Vfs {
         }
     }
 
-    /// The list of a file's leaves, kept while it is open.
+    /// The list of a file's leaves but those of zeros, kept while it is open.
     pub(super) fn leaves_of(
         &self,
         record: &InodeRecord,
@@ -115,14 +157,19 @@ impl Vfs {
         let Some(root) = record.content.filter(|root| root.codec() != cid::RAW) else {
             return Ok(None);
         };
-        if record.size / u64::from(self.options.profile.chunk_size) > LISTED_LEAVES {
+        if record.size.saturating_sub(record.holes) / u64::from(self.options.profile.chunk_size)
+            > LISTED_LEAVES
+        {
             return Ok(None);
         }
         let link = Link { cid: root, size: record.size, tsize: 0 };
         let mut list = Vec::new();
-        leaves(&link, 0..record.size, &mut |id| self.load(id), &mut |span| {
-            list.push(span);
-            Ok(())
+        let zeros = Some(&self.zeros);
+        runs(&link, &[0..record.size], zeros, &mut |id| self.load(id), &mut |run| {
+            if let Run::Leaf(span) = run {
+                list.push(span);
+            }
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok(Some(Arc::new(list)))
     }

@@ -25,5 +25,6 @@ mod postgres;
 mod programs;
 mod recovery;
 mod semantics;
+mod sparse;
 mod unixfs_attributes;
 mod verbs;

@@ -303,20 +303,3 @@ fn an_unlinked_open_file_does_not_outlive_a_crash() {
     mount.umount().ok();
     volume.cairn(&["fsck", "--deep"]).ok();
 }
-
-#[test]
-fn a_committed_file_has_no_holes_and_its_blocks_are_its_size() {
-    let Some(world) = World::mountable("semantics::holes") else { return };
-    let volume = single(&world);
-    let mount = volume.mount();
-    let file = File::create(mount.path("sparse")).unwrap();
-    file.set_len(4 << 20).unwrap();
-    file.write_all_at(b"x", 2 << 20).unwrap();
-    drop(file);
-    mount.umount().ok();
-    let mount = volume.mount();
-    let file = File::open(mount.path("sparse")).unwrap();
-    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).unwrap(), 0);
-    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)).unwrap(), 4 << 20);
-    assert_eq!(file.metadata().unwrap().blocks(), (4 << 20) / 512);
-}

@@ -32,6 +32,7 @@ fn row(kind: FileKind, ino: u64, parent: u64) -> (Ino, InodeRecord) {
         entries: 0,
         next_cookie: 0,
         version: 0,
+        holes: 0,
     };
     (Ino(ino), record)
 }

@@ -40,7 +40,11 @@ fn cell(array: &ArrayRef, kind: Kind, row: usize) -> Option<Cell> {
 
 /// Reads a row by the columns' names, so that added columns do no harm.
 fn row_of(table: Table, column: &dyn Fn(&str) -> Option<ArrayRef>, row: usize) -> Option<Row> {
-    table.columns().iter().map(|(name, kind)| cell(&column(name)?, *kind, row)).collect()
+    let one = |(name, kind): &(&str, Kind)| match column(name) {
+        Some(array) => cell(&array, *kind, row),
+        None => table.was_added(name).then_some(Cell::Null),
+    };
+    table.columns().iter().map(one).collect()
 }
 
 /// Rows of one table's file.

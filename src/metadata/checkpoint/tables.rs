@@ -79,6 +79,7 @@ const INODES: &[(&str, Kind)] = &[
     ("entries", U64),
     ("next_cookie", U64),
     ("version", U64),
+    ("holes", U64),
 ];
 const DENTRIES: &[(&str, Kind)] = &[
     ("parent", U64),
@@ -101,6 +102,7 @@ const CONTENTS: &[(&str, Kind)] = &[
     ("target", U32),
     ("max", U32),
     ("pin", Text),
+    ("holes", U64),
 ];
 const COPIES: &[(&str, Kind)] = &[
     ("cid", Text),
@@ -141,6 +143,11 @@ impl Table {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|table| table.name() == name)
+    }
+
+    /// Columns that not every version wrote; empty where they are missing.
+    pub(super) fn was_added(self, column: &str) -> bool {
+        matches!((self, column), (Self::Inodes | Self::Contents, "holes"))
     }
 
     pub(super) fn columns(self) -> &'static [(&'static str, Kind)] {
@@ -236,7 +243,7 @@ fn inode_row(ino: Ino, inode: &InodeRecord) -> Row {
         Cell::U64(inode.parent.0),
     ]);
     row.extend([Cell::Bool(inode.has_xattrs), text(&inode.policy)]);
-    row.extend([inode.entries, inode.next_cookie, inode.version].map(Cell::U64));
+    row.extend([inode.entries, inode.next_cookie, inode.version, inode.holes].map(Cell::U64));
     row
 }
 
@@ -246,6 +253,7 @@ fn content_row(root: &Cid, record: &ContentRecord) -> Row {
     row.push(text(&record.profile));
     row.extend([record.min, record.target, record.max].map(|n| Cell::U32(n.into())));
     row.push(word(&record.pin));
+    row.push(Cell::U64(record.holes));
     row
 }
 
@@ -265,6 +273,14 @@ impl Cells {
     fn u64(&mut self) -> Result<u64, MetadataError> {
         match self.row.next() {
             Some(Cell::U64(value)) => Ok(value),
+            _ => Err(self.bad()),
+        }
+    }
+    /// A column that was added later: empty in what is older.
+    fn u64_or_0(&mut self) -> Result<u64, MetadataError> {
+        match self.row.next() {
+            Some(Cell::U64(value)) => Ok(value),
+            Some(Cell::Null) => Ok(0),
             _ => Err(self.bad()),
         }
     }
@@ -397,6 +413,7 @@ fn inode_of(cells: &mut Cells) -> Result<InodeRecord, MetadataError> {
         entries: cells.u64()?,
         next_cookie: cells.u64()?,
         version: cells.u64()?,
+        holes: cells.u64_or_0()?,
     })
 }
 
@@ -412,5 +429,6 @@ fn content_of(cells: &mut Cells) -> Result<ContentRecord, MetadataError> {
         max: cells.u8()?,
         pin: cells.word::<PinState>()?,
         copies: Vec::new(),
+        holes: cells.u64_or_0()?,
     })
 }

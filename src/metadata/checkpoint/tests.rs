@@ -41,6 +41,7 @@ fn inode() -> impl Strategy<Value = InodeRecord> {
                 entries: n,
                 next_cookie: n / 2,
                 version: n / 3,
+                holes: size / 2,
             }
         })
 }
@@ -64,6 +65,7 @@ fn content(n: u8) -> ContentRecord {
                 method: VerifyMethod::Written,
             })
             .collect(),
+        holes: u64::from(n),
     }
 }
 

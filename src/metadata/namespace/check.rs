@@ -1,13 +1,11 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use serde::de::DeserializeOwned;
-
 use super::repair::Fixes;
 use super::stats::{Delta, Stats};
 use super::tree::order_key;
 use super::{FIRST_COOKIE, MAX_DEPTH, Namespace, Problem};
-use crate::metadata::records::{OrderRecord, decode, encode};
+use crate::metadata::records::{OrderRecord, Stored, decode, encode};
 use crate::metadata::{
     ContentRecord, DentryRecord, InodeRecord, MetadataError, QueueRecord, Reader, keys,
 };
@@ -103,7 +101,7 @@ impl Check<'_> {
     }
 
     /// A row, or a report and nothing when it does not decode.
-    fn row<T: DeserializeOwned>(&mut self, key: &[u8], value: &[u8]) -> Option<T> {
+    fn row<T: Stored>(&mut self, key: &[u8], value: &[u8]) -> Option<T> {
         match decode(key, value) {
             Ok(row) => Some(row),
             Err(error) => {

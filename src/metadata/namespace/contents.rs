@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::{Namespace, Tx};
-use crate::metadata::records::{damaged, decode, encode};
+use crate::metadata::records::{Stored, damaged, decode, encode};
 use crate::metadata::{
     ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, PinState, QueueRecord, keys,
 };
@@ -90,6 +90,7 @@ impl Tx<'_> {
         after.min = after.min.max(commit.record.min);
         after.target = after.target.max(commit.record.target);
         after.max = after.max.max(commit.record.max);
+        after.holes = after.holes.max(commit.record.holes);
         if raised {
             // Judged without the copies elsewhere: too low at worst, and the
             // queue judges again.
@@ -136,6 +137,7 @@ impl Tx<'_> {
         inode.content = commit.root;
         inode.profile.clone_from(&commit.record.profile);
         inode.size = commit.size;
+        inode.holes = commit.record.holes;
         inode.mtime = commit.mtime;
         inode.ctime = inode.ctime.max(commit.mtime);
         inode.version += 1;
@@ -196,7 +198,7 @@ impl Namespace {
         self.cid_page(keys::QUEUE, after, limit)
     }
 
-    fn cid_page<T: serde::de::DeserializeOwned>(
+    fn cid_page<T: Stored>(
         &self,
         table: u8,
         after: Option<&Cid>,

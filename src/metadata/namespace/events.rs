@@ -3,13 +3,15 @@ use std::ops::ControlFlow;
 use serde::{Deserialize, Serialize};
 
 use super::{Namespace, Tx};
-use crate::metadata::records::{decode, encode};
+use crate::metadata::records::{Stored, decode, encode};
 use crate::metadata::{Commit, Engine, MetadataError, Reader, keys};
 use crate::types::Timestamp;
 
 /// Events that wait for a checkpoint at most; while none can be written, the
 /// oldest make room (they are an audit, not the truth).
 const EVENTS_MAX: u64 = 4096;
+
+impl Stored for EventRecord {}
 
 /// Something that happened to the volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::{EventRecord, Namespace};
-use crate::metadata::records::{damaged, decode, encode};
+use crate::metadata::records::{Stored, damaged, decode, encode};
 use crate::metadata::{
     ContentRecord, DentryRecord, Engine, InodeRecord, MetadataError, Reader, keys,
 };
@@ -39,10 +39,7 @@ pub struct MarkToken {
 /// The change that a row's key and value stand for; `None` for a table that
 /// checkpoints do not record.
 fn change_of(key: &[u8], value: Option<&[u8]>) -> Result<Option<Change>, MetadataError> {
-    fn row<T: serde::de::DeserializeOwned>(
-        key: &[u8],
-        value: Option<&[u8]>,
-    ) -> Result<Option<T>, MetadataError> {
+    fn row<T: Stored>(key: &[u8], value: Option<&[u8]>) -> Result<Option<T>, MetadataError> {
         value.map(|value| decode(key, value)).transpose()
     }
     let short = || damaged(key, "the key is too short");

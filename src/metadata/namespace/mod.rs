@@ -38,12 +38,13 @@ pub use self::stats::Stats;
 pub use self::tree::{Created, NewNode, Removed};
 
 use self::stats::Delta;
-use super::records::{decode, encode};
+use super::records::{Stored, decode, encode};
 use super::{Commit, Engine, InodeRecord, MetadataError, Transaction, keys};
 use crate::types::{FileKind, Ino, Timestamp};
 
-/// The format of the keys and records of a volume.
-const FORMAT: u32 = 1;
+/// The format of the keys and records of a volume. 2: `holes` in inodes and
+/// contents, runs of whole leaves in staged bitmaps; rows of 1 are read as they are.
+const FORMAT: u32 = 2;
 /// Inode numbers are reserved in batches, so that a create writes no counter.
 const INO_BATCH: u64 = 4096;
 /// Tries of a transaction before it shuts the others out.
@@ -86,12 +87,12 @@ pub(super) struct Tx<'t> {
 }
 
 impl Tx<'_> {
-    fn get<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, MetadataError> {
+    fn get<T: Stored>(&self, key: &[u8]) -> Result<Option<T>, MetadataError> {
         self.inner.get(key)?.map(|value| decode(key, &value)).transpose()
     }
 
     /// Sets a row that checkpoints record.
-    fn put<T: serde::Serialize>(&mut self, key: Vec<u8>, row: &T) {
+    fn put<T: Stored>(&mut self, key: Vec<u8>, row: &T) {
         self.inner.put(&key, &encode(row));
         self.marked.push(key);
     }
@@ -176,6 +177,12 @@ impl Namespace {
             Self { engine, sequenced: Mutex::new(sequenced), numbers: Mutex::new(next..next) };
         if format == 0 {
             tree.initialise(now)?;
+        } else if format < FORMAT {
+            // A program that knows less must not meet rows that it cannot read.
+            tree.run(|tx| {
+                tx.inner.put(keys::FORMAT, &encode(&FORMAT));
+                Ok(())
+            })?;
         }
         Ok(tree)
     }

@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 
+use crate::metadata::records::Stored;
 use crate::metadata::{ContentRecord, InodeRecord, QueueRecord};
 use crate::types::{BackendId, FileKind};
+
+impl Stored for Stats {}
 
 /// Counters of the whole volume; exact after every commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

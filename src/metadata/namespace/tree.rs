@@ -70,6 +70,7 @@ pub(super) fn new_inode(node: &NewNode) -> InodeRecord {
         entries: 0,
         next_cookie: if directory { FIRST_COOKIE } else { 0 },
         version: 0,
+        holes: 0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What `fsck` finds and repairs: rows are damaged below the tree.
 
-use super::super::records::{decode, encode};
+use super::super::records::{Stored, decode, encode};
 use super::super::{
     ContentCommit, ContentRecord, DentryRecord, InodeRecord, Namespace, PinState, QueueRecord,
     Stats, keys,
@@ -36,6 +36,7 @@ fn sample(tree: &Namespace) -> Sample {
         max: 3,
         pin: PinState::BelowTarget,
         copies: Vec::new(),
+        holes: 0,
     };
     let commit = ContentCommit {
         shared: false,
@@ -62,7 +63,7 @@ fn set(tree: &Namespace, key: &[u8], value: Option<&[u8]>) {
 
 fn change<T>(tree: &Namespace, key: &[u8], change: impl Fn(&mut T))
 where
-    T: serde::Serialize + serde::de::DeserializeOwned,
+    T: Stored,
 {
     let mut row: T = decode(key, &tree.engine().get(key).unwrap().unwrap()).unwrap();
     change(&mut row);

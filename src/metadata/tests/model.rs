@@ -204,6 +204,7 @@ fn record(n: u8) -> ContentRecord {
         max: 5,
         pin: PinState::BelowMin,
         copies: vec![copy],
+        holes: 0,
     }
 }
 

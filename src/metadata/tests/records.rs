@@ -3,10 +3,7 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use super::super::records::{OrderRecord, decode, encode};
+use super::super::records::{OrderRecord, Stored, decode, encode};
 use super::super::{
     ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord, MetadataError,
     PinState, QueueRecord, StagedRecord, Stats, VerifyMethod,
@@ -14,21 +11,53 @@ use super::super::{
 use super::{at, name};
 use crate::types::{BackendId, FileKind, Ino, cid};
 
-fn golden(file: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/records-1").join(file)
+fn golden(version: u8, file: &str) -> PathBuf {
+    let folder = format!("tests/fixtures/golden/records-{version}");
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder).join(file)
 }
 
 /// The record is written as in the file, and the file reads as the record. With
 /// `CAIRN_WRITE_GOLDEN` set, a file that is missing is made; none is replaced.
-fn pinned<T: Serialize + DeserializeOwned + PartialEq + Debug>(file: &str, record: &T) {
-    let path = golden(file);
+fn pinned<T: Stored + PartialEq + Debug>(file: &str, record: &T) {
+    let path = golden(T::VERSION, file);
     if std::env::var_os("CAIRN_WRITE_GOLDEN").is_some() && !path.exists() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, encode(record)).unwrap();
     }
+    reads(T::VERSION, file, record);
     let stored = std::fs::read(&path).unwrap();
-    assert_eq!(&decode::<T>(b"golden", &stored).unwrap(), record, "{file}");
     assert_eq!(encode(record), stored, "{file} is written in another form");
+}
+
+fn reads<T: Stored + PartialEq + Debug>(version: u8, file: &str, record: &T) {
+    let stored = std::fs::read(golden(version, file)).unwrap();
+    assert_eq!(&decode::<T>(b"golden", &stored).unwrap(), record, "{file} of version {version}");
+}
+
+fn inode() -> InodeRecord {
+    InodeRecord {
+        kind: FileKind::File,
+        mode: 0o6755,
+        uid: 1000,
+        gid: u32::MAX,
+        rdev: 0,
+        nlink: 2,
+        size: 1 << 40,
+        atime: at(1_700_000_000),
+        mtime: at(-1),
+        ctime: at(i64::MAX),
+        btime: at(i64::MIN),
+        content: Some(cid::of_raw(b"content")),
+        profile: "unixfs-v0-2015".into(),
+        target: Vec::new(),
+        parent: Ino(7),
+        has_xattrs: true,
+        policy: "min=2,target=3,max=5".into(),
+        entries: 0,
+        next_cookie: 0,
+        version: 42,
+        holes: 3 << 38,
+    }
 }
 
 fn content() -> ContentRecord {
@@ -54,33 +83,13 @@ fn content() -> ContentRecord {
             copy("old", CopyState::Lost, VerifyMethod::ReadBack),
             copy("bad", CopyState::Corrupt, VerifyMethod::Service),
         ],
+        holes: 7 << 20,
     }
 }
 
 #[test]
 fn every_record_keeps_its_stored_form() {
-    let inode = InodeRecord {
-        kind: FileKind::File,
-        mode: 0o6755,
-        uid: 1000,
-        gid: u32::MAX,
-        rdev: 0,
-        nlink: 2,
-        size: 1 << 40,
-        atime: at(1_700_000_000),
-        mtime: at(-1),
-        ctime: at(i64::MAX),
-        btime: at(i64::MIN),
-        content: Some(cid::of_raw(b"content")),
-        profile: "unixfs-v0-2015".into(),
-        target: Vec::new(),
-        parent: Ino(7),
-        has_xattrs: true,
-        policy: "min=2,target=3,max=5".into(),
-        entries: 0,
-        next_cookie: 0,
-        version: 42,
-    };
+    let inode = inode();
     pinned("inode-file", &inode);
     let directory = InodeRecord {
         kind: FileKind::Directory,
@@ -140,11 +149,31 @@ fn every_record_keeps_its_stored_form() {
 }
 
 #[test]
+fn rows_of_version_1_are_read_and_have_no_holes() {
+    let inode = InodeRecord { holes: 0, ..inode() };
+    reads(1, "inode-file", &inode);
+    let device = InodeRecord { kind: FileKind::BlockDevice, rdev: 0x0803, content: None, ..inode };
+    reads(1, "inode-device", &device);
+    reads(1, "content", &ContentRecord { holes: 0, ..content() });
+}
+
+#[test]
+fn damage_in_a_row_of_version_1_is_an_error() {
+    let good = std::fs::read(golden(1, "content")).unwrap();
+    for cut in 1..good.len() {
+        assert!(decode::<ContentRecord>(b"C", &good[..cut]).is_err(), "cut at {cut}");
+    }
+    let mut long = good;
+    long.push(0);
+    assert!(decode::<ContentRecord>(b"C", &long).is_err());
+}
+
+#[test]
 fn a_record_of_a_newer_version_is_told_from_damage() {
     let mut stored = encode(&content());
-    stored[0] = 2;
+    stored[0] = 3;
     let error = decode::<ContentRecord>(b"C\x01", &stored).unwrap_err();
-    assert!(matches!(error, MetadataError::TooNew { found: 2, supported: 1 }), "{error}");
+    assert!(matches!(error, MetadataError::TooNew { found: 3, supported: 2 }), "{error}");
 }
 
 #[test]

@@ -36,6 +36,7 @@ fn commit(ino: Ino, version: u64, n: u8) -> ContentCommit {
         max: 3,
         pin: PinState::BelowTarget,
         copies: vec![copy("local", CopyState::Verified)],
+        holes: 0,
     };
     let root = Some(cid::of_raw(&[n]));
     ContentCommit {

@@ -164,6 +164,7 @@ impl World {
             max: policy.max,
             pin,
             copies,
+            holes: 0,
         };
         let commit = ContentCommit {
             shared: false,

@@ -445,7 +445,10 @@ impl Run {
         self.note(format!("seek {ino} {offset} hole={hole} {found:?}"));
         let zero = |from: u64, to: u64| data[from as usize..to as usize].iter().all(|b| *b == 0);
         match found {
-            Ok(found) if hole => assert!(offset < size && (offset..=size).contains(&found)),
+            Ok(found) if hole => {
+                assert!(offset < size && (offset..=size).contains(&found));
+                assert!(found == size || data[found as usize] == 0, "data at {found} is no hole");
+            }
             Ok(found) => {
                 assert!((offset..size).contains(&found), "data at {found} of {size}");
                 assert!(zero(offset, found), "there is data before {found}");
