@@ -87,6 +87,11 @@ fn parse_options(lists: &[String]) -> Result<Options, Failure> {
             ("noatime" | "nosuid" | "nodev" | "noexec" | "sync" | "dirsync", None) => {
                 options.kernel.push(word.to_owned());
             }
+            ("strictatime", None) => {
+                return Err(usage(
+                    "`strictatime` cannot be kept: reads of cached pages do not reach the daemon; leave it out for relatime, or say noatime".to_owned(),
+                ));
+            }
             // What fstab has for mount(8), systemd and people.
             (
                 "defaults"
@@ -101,7 +106,6 @@ fn parse_options(lists: &[String]) -> Result<Options, Failure> {
                 | "_netdev"
                 | "atime"
                 | "relatime"
-                | "strictatime"
                 | "lazytime"
                 | "suid"
                 | "dev"
@@ -139,6 +143,7 @@ pub(super) fn mount(
     let mountpoint = std::path::absolute(&request.mountpoint).map_err(super::failed)?;
     let mode = VolumeMode {
         read_only: request.read_only || options.read_only,
+        no_access_times: options.kernel.iter().any(|word| word == "noatime"),
         policy_override: options.policy.join(","),
         mountpoint: Some(mountpoint.clone()),
     };
@@ -394,6 +399,7 @@ mod tests {
             (options.read_only, options.kernel, options.policy),
             (true, vec!["noatime".to_owned()], vec!["level=ALL".to_owned()])
         );
+        assert!(parse_options(&["strictatime".into()]).unwrap_err().message.contains("relatime"));
         assert!(parse_options(&["colour=red".into()]).unwrap_err().message.contains("wait_on="));
     }
 

@@ -90,7 +90,7 @@ fn ino_of(volume: &Volume, file: &str) -> Ino {
 
 /// Writes at `offset`; to nothing but that when `truncate`.
 fn write(volume: &Volume, file: &str, offset: u64, data: &[u8], truncate: bool) {
-    let options = OpenOptions { write: true, truncate, append: false };
+    let options = OpenOptions { write: true, truncate, ..OpenOptions::default() };
     let handle = volume.vfs.open_file(ino_of(volume, file), options).unwrap();
     volume.vfs.write(handle, offset, data).unwrap();
     volume.vfs.flush(handle).unwrap();

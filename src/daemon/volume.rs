@@ -24,6 +24,8 @@ use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
 pub struct VolumeMode {
     /// No changes of files.
     pub read_only: bool,
+    /// Reading moves no time of access (`noatime`).
+    pub no_access_times: bool,
     /// Replaces parts of the stored policy, for this opening only.
     pub policy_override: String,
     /// Where it will be mounted, to refuse overlaps.
@@ -262,6 +264,7 @@ impl Volume {
                 profile,
                 policy: mount_policy,
                 read_only: mode.read_only,
+                access_times: !mode.no_access_times,
                 dirty_bytes: config.mount.dirty_bytes.0,
                 memory_file_bytes: config.mount.memory_file_bytes.0,
                 hash_threads: config.mount.hash_threads as usize,

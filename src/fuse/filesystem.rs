@@ -80,6 +80,7 @@ fn open_options(flags: OpenFlags) -> OpenOptions {
         write: flags.acc_mode() != OpenAccMode::O_RDONLY,
         truncate: flags.0 & libc::O_TRUNC != 0,
         append: flags.0 & libc::O_APPEND != 0,
+        no_access_time: flags.0 & libc::O_NOATIME != 0,
     }
 }
 

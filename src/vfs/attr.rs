@@ -60,9 +60,15 @@ impl Vfs {
                 record.holes = record.size.saturating_sub(data);
                 node.told_holes.store(record.holes, Ordering::Release);
             }
+            drop(state);
+            self.accessed.lay_over(ino, &mut record);
             return Ok(record);
         }
-        match self.record(ino) {
+        let record = self.record(ino).map(|mut record| {
+            self.accessed.lay_over(ino, &mut record);
+            record
+        });
+        match record {
             // Removed, but a program still has it as a directory, current directory
             // or O_PATH handle, of which we are not told: fstat works there.
             Err(VfsError::Metadata(MetadataError::NotFound))
@@ -121,6 +127,9 @@ impl Vfs {
         // this one, and its content would not be in the row that we take.
         let node = self.nodes.get(ino);
         let mut state = node.as_ref().map(|node| node.state.write());
+        if atime.is_some() {
+            self.accessed.forget(ino);
+        }
         let row = self.namespace.update_inode(ino, &mut |inode| {
             if let Some(mode) = set.mode {
                 inode.mode = mode & 0o7777;

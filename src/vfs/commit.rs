@@ -165,6 +165,7 @@ impl Committer {
 fn work(weak: &Weak<Vfs>) {
     loop {
         let Some(vfs) = weak.upgrade() else { return };
+        vfs.write_due_access_times();
         match vfs.committer.take() {
             Some(batch) => vfs.commit_batch(batch),
             None if vfs.committer.queue.lock().stopped => return,

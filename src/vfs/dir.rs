@@ -89,7 +89,10 @@ impl Vfs {
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>, VfsError> {
         let record = self.record(ino)?;
         match record.kind {
-            FileKind::Symlink => Ok(record.target),
+            FileKind::Symlink => {
+                self.accessed(ino, &record);
+                Ok(record.target)
+            }
             _ => Err(rustix::io::Errno::INVAL.into()),
         }
     }
@@ -192,6 +195,7 @@ impl Vfs {
             if record.kind != FileKind::Directory {
                 return Err(rustix::io::Errno::NOTDIR.into());
             }
+            self.accessed(ino, &record);
             let kind = FileKind::Directory;
             if cookie < DOT {
                 entries.push(DirEntry { name: b".".to_vec(), ino, kind, cookie: DOT });

@@ -28,6 +28,8 @@ pub struct OpenOptions {
     pub truncate: bool,
     /// Every write goes to the end.
     pub append: bool,
+    /// Reading moves no time (`O_NOATIME`).
+    pub no_access_time: bool,
 }
 
 pub(super) struct Handle {
@@ -62,6 +64,14 @@ impl Vfs {
             cut?;
             handle.wrote.store(true, Ordering::Release);
         }
+        // Reads of what the kernel has in its pages do not reach us, so this is
+        // one; and the kernel does not know that its atime is old.
+        if !options.write && !options.no_access_time {
+            let moved = self.accessed(ino, &handle.node.state.read().record);
+            if moved && let Some(kernel) = self.kernel.read().as_ref() {
+                kernel.invalidate_attributes(ino);
+            }
+        }
         Ok(id)
     }
 
@@ -72,6 +82,9 @@ impl Vfs {
     pub fn read(&self, id: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize, VfsError> {
         let handle = self.handle(id)?;
         let state = handle.node.state.read();
+        if !handle.options.no_access_time {
+            self.accessed(handle.node.ino, &state.record);
+        }
         if state.staging.is_none() && state.leaves.is_none() && state.record.content.is_some() {
             let record = state.record.clone();
             drop(state);

@@ -13,6 +13,7 @@
 //! holds several inodes' states, in the order of their numbers. No lock is held
 //! while a level is waited for.
 
+mod accessed;
 mod attr;
 mod behind;
 mod block_index;
@@ -38,6 +39,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
 
+use self::accessed::Accessed;
 use self::behind::Behind;
 use self::commit::Committer;
 use self::file::Handle;
@@ -69,6 +71,8 @@ pub struct VfsOptions {
     pub policy: Policy,
     /// No changes.
     pub read_only: bool,
+    /// Reading moves times of access, by the rule of relatime.
+    pub access_times: bool,
     /// Bytes of dirty data held in memory; above it files go to the disk.
     pub dirty_bytes: u64,
     /// Files up to this size stay in memory until they are committed.
@@ -145,6 +149,7 @@ pub struct Vfs {
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     next_handle: AtomicU64,
     records: Cache<Ino, InodeRecord>,
+    accessed: Accessed,
     /// Rise after each change of a row in the engine: what was loaded across
     /// one is not kept.
     row_changes: Vec<AtomicU64>,
@@ -181,6 +186,7 @@ impl Vfs {
             handles: RwLock::default(),
             next_handle: AtomicU64::new(1),
             records: Cache::new(CACHED_INODES),
+            accessed: Accessed::default(),
             row_changes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             directories: Cache::new(CACHED_DIRECTORIES),
             gone: Cache::new(KEPT_GONE),
@@ -426,7 +432,10 @@ impl Vfs {
     pub fn close(&self) -> Result<(), VfsError> {
         let result = self.commit_all();
         self.committer.stop();
-        result
+        // More than can wait, so that none is left.
+        let written = self.write_access_times(usize::MAX);
+        result.and(written)?;
+        Ok(self.namespace.engine().persist()?)
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<Node>, VfsError> {

@@ -1,6 +1,7 @@
 //! The filesystem without a kernel: random histories beside a plain model, and
 //! what a change costs.
 
+mod access;
 mod hashing;
 mod log_engine;
 mod model;

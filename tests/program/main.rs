@@ -7,11 +7,14 @@
 
 mod support;
 
+mod access_times;
 mod acl;
 mod attributes;
 mod cars;
 mod crash;
 mod damage;
+mod directory;
+mod edges;
 mod ending;
 mod files;
 mod full;

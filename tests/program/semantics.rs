@@ -175,7 +175,7 @@ fn moved(path: &Path, operation: impl FnOnce()) -> String {
 }
 
 #[test]
-fn each_operation_moves_its_times_and_reading_moves_none() {
+fn each_operation_moves_its_times() {
     let Some(world) = World::mountable("semantics::times") else { return };
     let volume = single(&world);
     let mount = volume.mount();
@@ -187,8 +187,9 @@ fn each_operation_moves_its_times_and_reading_moves_none() {
     assert_eq!(moved(&file, || fs::write(&file, b"y").unwrap()), "mc");
     assert_eq!(moved(&file, || fs::hard_link(&file, mount.path("link")).unwrap()), "c");
     assert_eq!(moved(&file, || fs::remove_file(mount.path("link")).unwrap()), "c");
-    assert_eq!(moved(&file, || drop(fs::read(&file).unwrap())), "");
-    assert_eq!(moved(&dir, || assert_eq!(fs::read_dir(&dir).unwrap().count(), 1)), "");
+    assert_eq!(moved(&file, || drop(fs::read(&file).unwrap())), "a");
+    assert_eq!(moved(&file, || drop(fs::read(&file).unwrap())), "", "relatime");
+    assert_eq!(moved(&dir, || assert_eq!(fs::read_dir(&dir).unwrap().count(), 1)), "a");
     assert_eq!(moved(&dir, || fs::write(mount.path("dir/n"), b"").unwrap()), "mc");
     assert_eq!(moved(&dir, || fs::remove_file(mount.path("dir/n")).unwrap()), "mc");
     assert_eq!(

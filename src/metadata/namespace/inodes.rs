@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 
 use super::Namespace;
-use crate::metadata::records::decode;
+use crate::metadata::records::{decode, encode};
 use crate::metadata::{InodeRecord, MetadataError, keys};
 use crate::types::{FileKind, Ino, Timestamp};
 
@@ -77,6 +77,28 @@ impl Namespace {
                 tx.put_inode(ino, &inode);
             }
             Ok(inode)
+        })
+    }
+
+    /// Moves times of last access, each from what it was; a row that has another
+    /// by now, or is gone, is passed over. The rows are not marked: it is no
+    /// change that a checkpoint is made for.
+    ///
+    /// # Errors
+    /// `Storage`, `NoSpace`, `Contended`.
+    pub fn set_access_times(
+        &self,
+        times: &[(Ino, Timestamp, Timestamp)],
+    ) -> Result<(), MetadataError> {
+        self.run(|tx| {
+            for (ino, was, now) in times {
+                let key = keys::inode(*ino);
+                let row: Option<InodeRecord> = tx.get(&key)?;
+                if let Some(inode) = row.filter(|inode| inode.atime == *was) {
+                    tx.inner.put(&key, &encode(&InodeRecord { atime: *now, ..inode }));
+                }
+            }
+            Ok(())
         })
     }
 

@@ -11,7 +11,8 @@ use crate::vfs::{Caller, HandleId, OpenOptions, SetAttr};
 const MIB: u64 = 1 << 20;
 /// A root over 1024 leaves has some 50 bytes a link; two levels may be made anew.
 const NODES: u64 = 160 << 10;
-const WRITE: OpenOptions = OpenOptions { write: true, truncate: false, append: false };
+const WRITE: OpenOptions =
+    OpenOptions { write: true, truncate: false, append: false, no_access_time: false };
 
 fn make(world: &World, name: &str) -> (Ino, HandleId) {
     let name = Name::new(name).unwrap();

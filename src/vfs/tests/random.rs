@@ -298,7 +298,7 @@ impl Run {
         let write = self.random.u8(0..4) > 0;
         let truncate = write && self.random.u8(0..6) == 0;
         let append = write && self.random.u8(0..6) == 0;
-        self.open_file(ino, OpenOptions { write, truncate, append });
+        self.open_file(ino, OpenOptions { write, truncate, append, no_access_time: false });
     }
 
     fn open_file(&mut self, ino: Ino, options: OpenOptions) {

@@ -29,6 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub struct TickingClock(AtomicI64);
 
+impl TickingClock {
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_nanos()).unwrap(), Ordering::SeqCst);
+    }
+}
+
 impl Clock for TickingClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_nanos(1_700_000_000_000_000_000 + self.0.fetch_add(1000, Ordering::SeqCst))
@@ -85,6 +91,7 @@ impl World {
                 profile: SMALL,
                 policy,
                 read_only: false,
+                access_times: false,
                 dirty_bytes,
                 memory_file_bytes,
                 hash_threads: 2,
@@ -104,6 +111,13 @@ impl World {
         world.options.profile = profile;
         world.open();
         world
+    }
+
+    /// From now on reads move times.
+    pub fn move_access_times(&mut self) {
+        self.close();
+        self.options.access_times = true;
+        self.open();
     }
 
     pub fn vfs(&self) -> &Arc<Vfs> {
