@@ -33,10 +33,10 @@ fn set(path: &Path, atime: (i64, i64), mtime: (i64, i64)) {
 /// Whether `operation` moves the time of access; then to now.
 fn moves(path: &Path, operation: impl FnOnce()) -> bool {
     let before = atime(path);
-    // An hour's slack: only a day matters to the rule.
     operation();
     let after = atime(path);
     if after != before {
+        // Slack for a slow machine: only a day matters to the rule.
         assert!((now() - after.0).abs() < 3600, "{} moved to {after:?}", path.display());
     }
     after != before
@@ -185,7 +185,7 @@ fn a_file_that_is_still_in_the_kernels_pages_is_read_when_it_is_opened() {
     // A mapping is a read as well.
     set(&path, (2 * DAY, 1), (3 * DAY, 2));
     let mut command = std::process::Command::new("python3");
-    command.args(["-c", "import mmap; mmap.mmap(open('file').fileno(), 0, prot=1)[5]"]);
+    command.args(["-c", "import mmap; f = open('file'); mmap.mmap(f.fileno(), 0, prot=1)[5]"]);
     command.current_dir(&mount.at);
     assert!(moves(&path, || drop(crate::support::run(command, Duration::from_secs(30)).ok())));
     mount.umount().ok();

@@ -166,19 +166,14 @@ fn inode_numbers_stay_over_a_remount_and_a_recovery_and_are_never_used_again() {
     volume.cairn(&["recover", "--from", &world.backend_url("b")]).ok();
     let mount = volume.mount();
     assert_eq!(numbers(&mount), before, "after a recovery");
-    let mut seen: BTreeSet<u64> = before.values().copied().collect();
-    let known = seen.len();
-    for n in 0..200 {
+    let mut seen: BTreeSet<u64> = before.values().copied().chain([removed]).collect();
+    for _ in 0..200 {
         fs::write(mount.path("again"), b"").unwrap();
         let number = fs::metadata(mount.path("again")).unwrap().ino();
         assert!(seen.insert(number), "{number} was used before");
         fs::remove_file(mount.path("again")).unwrap();
-        assert_eq!(seen.len(), known + n + 1);
     }
     assert_eq!(numbers(&mount), before);
-    // The number of what was removed before the recovery's checkpoint may come
-    // again only if nothing recorded it: the highest that is known goes on.
-    assert!(seen.iter().all(|number| *number > 0) && removed > 0);
     mount.umount().ok();
 }
 
@@ -229,6 +224,7 @@ fn flags_of_chattr_are_enotty_and_the_time_of_creation_is_not_told() {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let told = rustix::fs::statx(CWD, mount.path("file"), AtFlags::empty(), wanted).unwrap();
     assert_eq!(told.stx_mask & StatxFlags::BTIME.bits(), 0);
+    drop(file);
     mount.umount().ok();
 }
 
@@ -301,7 +297,7 @@ fn directories_renamed_into_each_other_by_many_threads_make_no_loop() {
             });
         }
     });
-    drop(roots);
+    drop((roots, top));
     // Every directory is reached from the root, once.
     let (mut dirs, mut found) = (vec![mount.at.clone()], BTreeSet::new());
     while let Some(dir) = dirs.pop() {

@@ -8,6 +8,9 @@ use crate::types::{FileKind, Ino};
 
 /// Rows that one transaction loads at most.
 const PAGE: usize = 1024;
+/// Numbers passed over after a recovery: what was made and removed again, or made
+/// since the checkpoint, left no row, and no number comes twice.
+const GAP: u64 = 1 << 32;
 
 impl Namespace {
     /// Loads rows of a recovered checkpoint into an empty tree; derived rows
@@ -35,7 +38,7 @@ impl Namespace {
             }
             self.run(|tx| page.iter().try_for_each(|change| load(tx, change)))?;
         }
-        let next = highest.saturating_add(1);
+        let next = highest.saturating_add(GAP);
         self.run(|tx| {
             tx.inner.put(keys::NEXT_INO, &encode(&next));
             Ok(())
