@@ -113,7 +113,7 @@ fn a_directory_lists_in_order_of_creation_and_counts_what_is_in_it() {
     let meta = fs::metadata(&dir).unwrap();
     let bytes: usize = names.iter().map(|name| name.len()).sum();
     assert_eq!((meta.len(), meta.blocks(), meta.nlink()), (bytes as u64, 0, 3));
-    // A name that is made again is the newest; a rename within is, too.
+    // A name that is made again is the newest.
     fs::remove_file(dir.join("zz")).unwrap();
     fs::write(dir.join("zz"), b"").unwrap();
     assert_eq!(listed(&dir), ["m", "a", "directory", "0", "zz"]);
