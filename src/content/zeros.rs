@@ -3,6 +3,7 @@
 //! and nothing below is loaded, read or visited.
 
 use std::ops::{ControlFlow, Range};
+use std::slice::from_ref;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -144,7 +145,8 @@ pub fn seek(
         loaded += 1;
         if loaded > MOST_NODES { Err(ContentError::TooDeep(*id)) } else { load(id) }
     };
-    let walked = runs(root, &[offset..root.size], Some(zeros), &mut load, &mut |run| {
+    let rest = offset..root.size;
+    let walked = runs(root, from_ref(&rest), Some(zeros), &mut load, &mut |run| {
         let (at, end, is_hole) = match run {
             Run::Hole(range) => (range.start, range.end, true),
             Run::Leaf(span) => (span.offset, span.offset + span.len, false),

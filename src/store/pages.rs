@@ -184,7 +184,7 @@ impl PageMap {
             return true;
         }
         let Some((&RUN, end)) = bits.split_first() else { return false };
-        let end = end.try_into().map(u64::from_le_bytes).unwrap_or(0);
+        let end = end.try_into().map_or(0, u64::from_le_bytes);
         let fits = bits.len() == RUN_BYTES && end > leaf;
         if fits {
             self.set_whole(leaf, end);
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(map.run(1001, 5000), (false, 5000));
         map.clear_from(3);
         assert_eq!(map.run(2, 5000), (true, 3));
-        assert_eq!(map.leaf_runs(u64::MAX), [0..1]);
+        assert_eq!(map.leaf_runs(u64::MAX).as_slice(), std::slice::from_ref(&(0..1)));
     }
 
     #[test]

@@ -473,7 +473,8 @@ impl Staging {
     pub fn leaves_to_commit(&self, all: bool) -> Result<StagedLeaves, StoreError> {
         let size = self.options.leaf_size;
         let mut found = StagedLeaves::default();
-        let runs = if all { vec![0..self.len.div_ceil(size)] } else { self.dirty_runs() };
+        let whole = std::iter::once(0..self.len.div_ceil(size));
+        let runs = if all { whole.collect() } else { self.dirty_runs() };
         for run in runs {
             let mut leaf = run.start;
             while leaf < run.end {

@@ -173,7 +173,7 @@ fn cutting_into_a_leaf_makes_it_dirty_also_after_a_crash() {
     let base = Slice(vec![1; 30_000]);
     let mut staging = Staging::over(dir.path(), Ino(7), 30_000, options);
     staging.set_len(10_000, &base).unwrap();
-    assert_eq!(staging.dirty_runs(), [1..2]);
+    assert_eq!(staging.dirty_runs().as_slice(), std::slice::from_ref(&(1..2)));
     staging.sync().unwrap();
     let sizes = (staging.len(), staging.base_size(), staging.original_size());
     let again = Staging::adopt(dir.path(), Ino(7), sizes, &staging.pages(), options).unwrap();

@@ -20,6 +20,7 @@ const COPY_BYTES: usize = 1 << 20;
 pub struct HandleId(pub u64);
 
 /// How a file is opened.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of open(2)")]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OpenOptions {
     /// For writing.

@@ -1,4 +1,5 @@
 use std::ops::ControlFlow;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use super::node::NodeState;
@@ -88,7 +89,8 @@ impl Vfs {
         }
         let mut failure = None;
         let zeros = Some(&self.zeros);
-        let walked = runs(root, &[offset..end], zeros, &mut |id| self.load(id), &mut |run| {
+        let range = offset..end;
+        let walked = runs(root, from_ref(&range), zeros, &mut |id| self.load(id), &mut |run| {
             let read = match &run {
                 Run::Leaf(span) => self.read_span(span, offset, buf),
                 Run::Hole(hole) => {
@@ -165,7 +167,8 @@ impl Vfs {
         let link = Link { cid: root, size: record.size, tsize: 0 };
         let mut list = Vec::new();
         let zeros = Some(&self.zeros);
-        runs(&link, &[0..record.size], zeros, &mut |id| self.load(id), &mut |run| {
+        let all = 0..record.size;
+        runs(&link, from_ref(&all), zeros, &mut |id| self.load(id), &mut |run| {
             if let Run::Leaf(span) = run {
                 list.push(span);
             }

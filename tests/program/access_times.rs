@@ -9,6 +9,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps};
 
 use crate::support::{Mount, Volume, World};
 
+const DAY: i64 = 24 * 60 * 60;
+
 fn single(world: &World) -> Volume<'_> {
     world.volume(&["b"], "min=1,target=1,max=1")
 }
@@ -42,8 +44,6 @@ fn moves(path: &Path, operation: impl FnOnce()) -> bool {
     after != before
 }
 
-const DAY: i64 = 24 * 60 * 60;
-
 /// What reading does in many situations; a line each, so that two can be compared.
 fn history(dir: &Path) -> Vec<String> {
     let mut lines = Vec::new();
@@ -60,7 +60,7 @@ fn history(dir: &Path) -> Vec<String> {
     note("and again", &file, &read);
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
     note("read after chmod", &file, &read);
-    note("stat", &file, &|| drop(fs::metadata(&file).unwrap()));
+    note("stat", &file, &|| assert!(fs::metadata(&file).unwrap().is_file()));
     // ctime is now: atime lies before it.
     set(&file, (25 * 60 * 60, 123_456_789), (3 * DAY, 5));
     note("a day old", &file, &read);
@@ -141,7 +141,7 @@ fn times_of_access_are_kept_to_the_nanosecond_over_a_remount_and_cause_no_checkp
 }
 
 /// Files that a read would move.
-fn prepare<'w>(mount: &Mount<'w>) -> [PathBuf; 3] {
+fn prepare(mount: &Mount<'_>) -> [PathBuf; 3] {
     let paths = ["file", "dir", "link"].map(|name| mount.path(name));
     fs::write(&paths[0], b"x").unwrap();
     fs::create_dir(&paths[1]).unwrap();

@@ -13,6 +13,9 @@ use rustix::io::Errno;
 
 use crate::support::{Mount, Volume, World, run, skip};
 
+/// Directories that are moved into each other.
+const DIRECTORIES: u64 = 12;
+
 fn single(world: &World) -> Volume<'_> {
     world.volume(&[], "min=1,target=1,max=1")
 }
@@ -264,7 +267,6 @@ fn directories_renamed_into_each_other_by_many_threads_make_no_loop() {
     let Some(world) = World::mountable("edges::loops") else { return };
     let volume = single(&world);
     let mount = volume.mount();
-    const DIRECTORIES: u64 = 12;
     // Each is somewhere below the root, in places that only its number tells.
     for n in 0..DIRECTORIES {
         fs::create_dir(mount.path(&format!("d{n}"))).unwrap();
