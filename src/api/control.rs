@@ -66,6 +66,30 @@ pub enum Command {
         /// Text form; empty inherits (paths only).
         text: String,
     },
+    /// Sets limits of a directory.
+    QuotaSet {
+        /// Path.
+        path: Vec<u8>,
+        /// Most bytes; 0 is no limit, none keeps what is set.
+        bytes: Option<u64>,
+        /// Most inodes; likewise.
+        inodes: Option<u64>,
+    },
+    /// The quotas that hold at a path.
+    QuotaShow {
+        /// Path.
+        path: Vec<u8>,
+    },
+    /// The quotas at and below a path.
+    QuotaList {
+        /// Path.
+        path: Vec<u8>,
+    },
+    /// Removes a directory's quota.
+    QuotaRemove {
+        /// Path.
+        path: Vec<u8>,
+    },
     /// Writes a CAR archive.
     Export {
         /// Path.

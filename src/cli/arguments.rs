@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::telemetry::LogFormat;
+use crate::types::ByteSize;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -186,6 +187,11 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: PolicyVerb,
     },
+    /// Limits on the bytes and inodes of the volume and of directories.
+    Quota {
+        #[command(subcommand)]
+        verb: QuotaVerb,
+    },
     /// Write a file or directory into a CAR archive.
     #[command(
         after_help = "Examples:\n  cairn export ~/data/set -o set.car\n  cairn export ~/data/set -o - --car-version 1 | ssh host 'ipfs dag import'\n  cairn export ~/data/set -o set.car --metadata     (modes, owners, times, xattrs, hard links too)"
@@ -345,6 +351,48 @@ pub(super) enum PolicyVerb {
         /// The volume's folder.
         #[arg(long)]
         volume: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QuotaPath {
+    /// A path in a mount; with --volume, from the volume's root.
+    pub path: PathBuf,
+    /// The volume's folder: for one that is not mounted.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QuotaVerb {
+    /// Set limits of a directory; of the mount's root, they hold for the volume.
+    #[command(
+        after_help = "Examples:\n  cairn quota set ~/data/home/ann --size 10GiB --inodes 1000000\n  cairn quota set ~/data --size 1TiB     (the whole volume)\n  cairn quota set ~/data/home/ann --inodes 0     (lifts this limit)\n\nBytes are the lengths of the files below. What would go over fails with EDQUOT, for the whole volume with ENOSPC."
+    )]
+    Set {
+        #[command(flatten)]
+        target: QuotaPath,
+        /// Most bytes, such as 10GiB; 0 lifts the limit.
+        #[arg(long)]
+        size: Option<ByteSize>,
+        /// Most files, directories and others; 0 lifts the limit.
+        #[arg(long)]
+        inodes: Option<u64>,
+    },
+    /// Show the quotas that hold at a path, the nearest first.
+    Show {
+        #[command(flatten)]
+        target: QuotaPath,
+    },
+    /// List the quotas at and below a path.
+    Ls {
+        #[command(flatten)]
+        target: QuotaPath,
+    },
+    /// Remove a directory's quota.
+    Remove {
+        #[command(flatten)]
+        target: QuotaPath,
     },
 }
 

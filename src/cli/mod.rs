@@ -11,6 +11,7 @@ mod cid;
 mod client;
 mod mount;
 mod output;
+mod quota;
 mod setup;
 
 use std::ffi::OsString;
@@ -112,6 +113,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Verb::Backend { verb } => backend(verb, &output),
         Verb::Policy { verb } => policy(verb, &output),
+        Verb::Quota { verb } => quota::quota(verb, &output),
         Verb::Export { path, output: file, car_version, metadata } => {
             car::export(&path, &file, car_version, metadata, &output)
         }

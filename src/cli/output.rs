@@ -185,6 +185,31 @@ impl Output {
         }
     }
 
+    /// A table of quotas.
+    pub fn quotas(&self, value: &Value, quotas: &[Value]) {
+        if self.printed_json(value) {
+            return;
+        }
+        if !quotas.is_empty() {
+            line(&format!(
+                "{:>11} {:>11} {:>5}  {:>11} {:>11} {:>5}  {}",
+                "used", "limit", "%", "inodes", "limit", "%", "path"
+            ));
+        }
+        for quota in quotas {
+            line(&format!(
+                "{:>11} {:>11} {:>5}  {:>11} {:>11} {:>5}  {}",
+                size(&quota["used_bytes"]),
+                size(&quota["limit_bytes"]),
+                plain(&quota["bytes_percent"]),
+                plain(&quota["used_inodes"]),
+                plain(&quota["limit_inodes"]),
+                plain(&quota["inodes_percent"]),
+                quota["path"].as_str().unwrap_or_default(),
+            ));
+        }
+    }
+
     /// `cairn info`.
     pub fn info(&self, value: &Value) {
         if self.printed_json(value) {

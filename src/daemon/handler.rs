@@ -10,7 +10,7 @@ use super::run::Ending;
 use super::stats::stats;
 use super::unmount::umount;
 use super::volume::{Volume, failed, parse_backends};
-use super::{policy, transfer, volume};
+use super::{policy, quota, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::backends::{open, wrap};
 use crate::config::Config;
@@ -145,6 +145,10 @@ impl Handler for Commands {
                 policy::set_path(&volume, &path, &text, progress)
             }
             Command::PolicySet { path: None, text } => policy::set_volume(&volume, &text, progress),
+            Command::QuotaSet { path, bytes, inodes } => quota::set(&volume, &path, bytes, inodes),
+            Command::QuotaShow { path } => quota::show(&volume, &path),
+            Command::QuotaList { path } => quota::list(&volume, &path),
+            Command::QuotaRemove { path } => quota::remove(&volume, &path),
             Command::Export { path, fd, version, metadata } => {
                 let out = transfer::client_file(client, fd, true)?;
                 transfer::export(&volume, &path, out, version, metadata, progress)

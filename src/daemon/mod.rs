@@ -12,6 +12,7 @@ mod collect_tests;
 mod handler;
 mod identity;
 mod policy;
+mod quota;
 mod run;
 mod stats;
 mod transfer;

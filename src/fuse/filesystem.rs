@@ -459,18 +459,16 @@ impl Filesystem for CairnFs {
         }
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK: u64 = 4096;
-        match timed("statfs", || self.vfs.stat_fs()) {
+        match timed("statfs", || self.vfs.stat_fs(Ino(ino.0))) {
             Ok(stat) => {
-                let (blocks, free) = (stat.capacity / BLOCK, stat.available / BLOCK);
-                let free_inodes = u64::from(u32::MAX);
                 reply.statfs(
-                    blocks,
-                    free,
-                    free,
-                    stat.inodes + free_inodes,
-                    free_inodes,
+                    stat.capacity / BLOCK,
+                    stat.free / BLOCK,
+                    stat.available / BLOCK,
+                    stat.inodes + stat.free_inodes,
+                    stat.free_inodes,
                     4096,
                     255,
                     4096,

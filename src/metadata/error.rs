@@ -31,6 +31,15 @@ pub enum MetadataError {
     /// The operation is not allowed on this kind of inode (EPERM).
     #[error("operation not permitted: {0}")]
     NotPermitted(&'static str),
+    /// The quota of this directory does not allow it (EDQUOT; of the root ENOSPC).
+    #[error("the quota of directory {0} is used up")]
+    QuotaExceeded(Ino),
+    /// A directory, or one of several names, would come under other quotas (EXDEV).
+    #[error("inode {0} cannot move between quotas; copy it")]
+    CrossesQuota(Ino),
+    /// More quotas than a volume may have (ENOSPC).
+    #[error("a volume has at most {0} quotas")]
+    TooManyQuotas(usize),
     /// Other transactions kept winning (EAGAIN after many tries).
     #[error("the metadata is too contended; try again")]
     Contended,

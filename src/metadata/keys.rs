@@ -9,6 +9,7 @@
 //! | `R` ino:8 parent:8 | names in that parent, of an inode with several links |
 //! | `X` ino:8 name | extended attribute (the bytes themselves) |
 //! | `O` ino:8 | orphan: no name is left, or none yet |
+//! | `U` ino:8 | what is used of a directory's quota |
 //! | `T` ino:8 | staged bytes that are durable and not sealed |
 //! | `T` ino:8 leaf:8 | their valid 4 KiB pages in one leaf (32 bytes, a bitmap), or a run of whole leaves |
 //! | `C` cid | content |
@@ -35,6 +36,7 @@ pub(crate) const ORDER: u8 = b'E';
 pub(crate) const PARENT: u8 = b'R';
 pub(crate) const XATTR: u8 = b'X';
 pub(crate) const ORPHAN: u8 = b'O';
+pub(crate) const USAGE: u8 = b'U';
 pub(crate) const STAGED: u8 = b'T';
 pub(crate) const CONTENT: u8 = b'C';
 pub(crate) const QUEUE: u8 = b'Q';

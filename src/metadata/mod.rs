@@ -28,8 +28,10 @@ pub use self::error::MetadataError;
 pub use self::memory::MemoryEngine;
 pub use self::namespace::{
     Change, ContentCommit, Created, DirectoryPage, EventRecord, MarkToken, Namespace, NewNode,
-    Problem, Removed, RenameMode, SetAttributes, Stats,
+    Problem, QuotaLimits, QuotaUsage, Removed, RenameMode, SetAttributes, Stats,
 };
+#[cfg(test)]
+pub(crate) use self::namespace::{OrphanRecord, UsageRecord};
 pub use self::records::{
     ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState, QueueRecord,
     StagedRecord, VerifyMethod,

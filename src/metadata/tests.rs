@@ -2,6 +2,7 @@ mod checks;
 mod crash;
 mod engines;
 mod model;
+mod quotas;
 mod records;
 mod rows;
 mod speed;

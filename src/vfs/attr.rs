@@ -37,12 +37,16 @@ pub struct SetAttr {
 /// statfs. Sizes in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct StatFs {
-    /// Of the disk below.
+    /// In all.
     pub capacity: u64,
-    /// Free there for us.
+    /// Not in use.
+    pub free: u64,
+    /// What can be written.
     pub available: u64,
     /// Inodes in use.
     pub inodes: u64,
+    /// Inodes that may be made.
+    pub free_inodes: u64,
 }
 
 impl Vfs {
@@ -165,17 +169,38 @@ impl Vfs {
         self.attributes(ino)
     }
 
-    /// Space of the disk below; never asks a backend.
+    /// Space at an inode: of the disk below, or of the smallest quota above it if
+    /// that is smaller. Never asks a backend.
     ///
     /// # Errors
     /// EIO.
-    pub fn stat_fs(&self) -> Result<StatFs, VfsError> {
+    pub fn stat_fs(&self, ino: Ino) -> Result<StatFs, VfsError> {
         let usage = self.store.usage()?;
         let stats = self.namespace.stats();
-        Ok(StatFs {
+        let mut stat = StatFs {
             capacity: usage.capacity_bytes,
+            free: usage.available_bytes,
             available: usage.available_bytes,
             inodes: stats.files + stats.directories,
-        })
+            free_inodes: u64::from(u32::MAX),
+        };
+        let quotas = match self.namespace.quotas_at(ino) {
+            Err(MetadataError::NotFound) => Vec::new(),
+            other => other?,
+        };
+        for quota in quotas.iter().rev() {
+            if let Some(limit) = quota.limits.bytes {
+                let left = limit.saturating_sub(quota.bytes);
+                stat.available = stat.available.min(left);
+                if limit < stat.capacity {
+                    (stat.capacity, stat.free) = (limit, left);
+                }
+            }
+            if let Some(limit) = quota.limits.inodes {
+                stat.inodes = quota.inodes;
+                stat.free_inodes = stat.free_inodes.min(limit.saturating_sub(quota.inodes));
+            }
+        }
+        Ok(stat)
     }
 }

@@ -381,7 +381,10 @@ impl Vfs {
             state.record.profile.clone_from(&commit.record.profile);
             state.record.size = commit.size;
             state.record.holes = commit.record.holes;
+            state.stored_size = commit.size;
             state.record.version += 1;
+        } else {
+            self.namespace.stage_growth(commit.ino, 0, true)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::content::ContentError;
 use crate::metadata::MetadataError;
 use crate::replication::ReplicationError;
 use crate::store::StoreError;
+use crate::types::Ino;
 
 /// An errno of Linux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +93,12 @@ fn of_metadata(error: &MetadataError) -> Os {
         MetadataError::NoAttribute => Os::NODATA,
         MetadataError::NotPermitted(_) => Os::PERM,
         MetadataError::Contended => Os::AGAIN,
-        MetadataError::NoSpace => Os::NOSPC,
+        // The volume's own quota is as a disk of that size.
+        MetadataError::QuotaExceeded(Ino::ROOT)
+        | MetadataError::TooManyQuotas(_)
+        | MetadataError::NoSpace => Os::NOSPC,
+        MetadataError::QuotaExceeded(_) => Os::DQUOT,
+        MetadataError::CrossesQuota(_) => Os::XDEV,
         MetadataError::Damaged { .. }
         | MetadataError::TooNew { .. }
         | MetadataError::Unopenable(_)

@@ -110,7 +110,11 @@ impl Vfs {
         state.deliver()?;
         self.store.admit(data.len() as u64)?;
         let at = if handle.options.append { state.record.size } else { offset };
-        self.change(&handle.node, &mut state, |staging, base| staging.write_at(at, data, base))?;
+        let end = at.saturating_add(data.len() as u64);
+        let len = end.max(state.record.size);
+        self.change(&handle.node, &mut state, len, |staging, base| {
+            staging.write_at(at, data, base)
+        })?;
         self.note_written(&handle.node, &mut state, (at, data.len() as u64));
         handle.wrote.store(true, Ordering::Release);
         Ok(state.record.size)
@@ -133,18 +137,37 @@ impl Vfs {
         }
     }
 
-    /// Applies a change to the staged bytes; makes the staging when there is
-    /// none; keeps size, times and the memory budget.
+    /// A file is so long now, or will be: quotas count it.
+    pub(super) fn count_growth(
+        &self,
+        ino: Ino,
+        state: &NodeState,
+        len: u64,
+        forced: bool,
+    ) -> Result<(), VfsError> {
+        // A length that no staging takes is refused there.
+        let growth = len.min(Staging::MAX_LEN).cast_signed() - state.stored_size.cast_signed();
+        Ok(self.namespace.stage_growth(ino, growth, forced)?)
+    }
+
+    /// Applies a change to the staged bytes that makes the file `len` bytes long;
+    /// makes the staging when there is none; keeps size, times, quotas and the
+    /// memory budget.
     fn change(
         &self,
         node: &Arc<Node>,
         state: &mut NodeState,
+        len: u64,
         apply: impl FnOnce(&mut Staging, &super::read::Base<'_>) -> Result<(), crate::store::StoreError>,
     ) -> Result<(), VfsError> {
         if state.record.kind != FileKind::File {
             return Err(Errno::INVAL.into());
         }
         let record = state.record.clone();
+        let resized = len != record.size;
+        if resized {
+            self.count_growth(node.ino, state, len, false)?;
+        }
         let fresh = state.staging.is_none();
         let staging = state
             .staging
@@ -155,6 +178,9 @@ impl Vfs {
         let result = if over && result.is_ok() { staging.spill() } else { result };
         let size = staging.len();
         if let Err(error) = result {
+            if resized {
+                self.count_growth(node.ino, state, record.size, true)?;
+            }
             if fresh && let Some(staging) = state.staging.take() {
                 // Nothing changed: what is committed is still all there is.
                 staging.discard()?;
@@ -177,7 +203,7 @@ impl Vfs {
         if state.record.size == size && state.staging.is_none() && state.record.content.is_none() {
             return Ok(());
         }
-        self.change(node, &mut state, |staging, base| staging.set_len(size, base))
+        self.change(node, &mut state, size, |staging, base| staging.set_len(size, base))
     }
 
     /// fallocate: reserve, punch (`punch`, keeps the size) or zero.
@@ -197,15 +223,18 @@ impl Vfs {
         if (flags - F::KEEP_SIZE).is_empty() {
             self.store.admit(range.end.saturating_sub(range.start))?;
         }
+        let size = state.record.size;
+        let len = if keep || range.is_empty() { size } else { size.max(range.end) };
+        let node = &handle.node;
         let changed = match flags - F::KEEP_SIZE {
             f if f.is_empty() => {
-                self.change(&handle.node, &mut state, |s, base| s.allocate(range, keep, base))
+                self.change(node, &mut state, len, |s, base| s.allocate(range, keep, base))
             }
             F::PUNCH_HOLE if keep => {
-                self.change(&handle.node, &mut state, |s, base| s.zero_range(range, true, base))
+                self.change(node, &mut state, len, |s, base| s.zero_range(range, true, base))
             }
             F::ZERO_RANGE => {
-                self.change(&handle.node, &mut state, |s, base| s.zero_range(range, keep, base))
+                self.change(node, &mut state, len, |s, base| s.zero_range(range, keep, base))
             }
             _ => Err(Errno::OPNOTSUPP.into()),
         };
@@ -316,7 +345,7 @@ impl Vfs {
         if self.namespace.commit_contents(&[commit])? != [true] {
             return Ok(None);
         }
-        state.record = self.namespace.inode(target.ino)?;
+        state.take_row(self.namespace.inode(target.ino)?);
         drop(state);
         self.forget_record(target.ino);
         if enqueued {
@@ -493,6 +522,7 @@ impl Vfs {
             state.record.ctime = state.record.ctime.max(staged.mtime);
             state.staging = Some(staging);
             state.dirty = true;
+            self.count_growth(ino, &state, state.record.size, true)?;
             // What is found now is found again after the next crash.
             self.record_staged(ino, &mut state)?;
             drop(state);

@@ -23,6 +23,7 @@ mod directory_cid;
 mod error;
 mod file;
 mod node;
+mod quota;
 mod read;
 mod xattr;
 
@@ -46,12 +47,12 @@ use self::file::Handle;
 use self::node::{Node, NodeTable};
 use crate::content::{Link, Profile, Zeros};
 use crate::metadata::{
-    ContentRecord, InodeRecord, MetadataError, Namespace, NewNode, SetAttributes,
+    ContentRecord, Created, InodeRecord, MetadataError, Namespace, NewNode, SetAttributes,
 };
 use crate::replication::{Checkpointer, Policy, Replicator, WriteResult};
 use crate::runtime::Clock;
 use crate::store::LocalStore;
-use crate::types::{Ino, Name, Timestamp};
+use crate::types::{FileKind, Ino, Name, Timestamp};
 
 /// Rows of inodes that are kept beside the engine.
 const CACHED_INODES: usize = 65_536;
@@ -327,7 +328,7 @@ impl Vfs {
         let (mut stack, mut done) = (vec![ino], 0);
         while let Some(at) = stack.pop() {
             let inode = self.record(at)?;
-            if inode.kind == crate::types::FileKind::Directory {
+            if inode.kind == FileKind::Directory {
                 let mut after = 0;
                 loop {
                     let page = self.namespace.read_directory(at, after, 1024)?;
@@ -364,6 +365,30 @@ impl Vfs {
     ) -> Result<Ino, VfsError> {
         self.refuse_read_only()?;
         let created = self.namespace.create(parent, name, node)?;
+        let filled = self.fill_graft(&created, node, xattrs, content);
+        if let Err(error) = filled {
+            let removed = match node.kind {
+                FileKind::Directory => self.namespace.rmdir(parent, name, node.now)?,
+                _ => self.namespace.unlink(parent, name, node.now)?,
+            };
+            self.namespace.reap(removed.ino)?;
+            return Err(error);
+        }
+        self.namespace.set_attributes(created.ino, times)?;
+        self.changed_below(parent)?;
+        if let Some(kernel) = self.kernel.read().as_ref() {
+            kernel.invalidate_entry(parent, name);
+        }
+        Ok(created.ino)
+    }
+
+    fn fill_graft(
+        &self,
+        created: &Created,
+        node: &NewNode,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+        content: Option<GraftContent>,
+    ) -> Result<(), VfsError> {
         for (key, value) in xattrs {
             self.namespace.set_xattr(created.ino, key, value, (false, false), node.now)?;
         }
@@ -373,12 +398,7 @@ impl Vfs {
             self.namespace.commit_contents(&[commit])?;
             self.replicator.submit(root.as_slice());
         }
-        self.namespace.set_attributes(created.ino, times)?;
-        self.changed_below(parent)?;
-        if let Some(kernel) = self.kernel.read().as_ref() {
-            kernel.invalidate_entry(parent, name);
-        }
-        Ok(created.ino)
+        Ok(())
     }
 
     /// After an import has set a directory's times.

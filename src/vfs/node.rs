@@ -30,6 +30,8 @@ pub(super) struct Node {
 pub(super) struct NodeState {
     /// The row as readers see it: sizes and times of staged bytes are in it.
     pub record: InodeRecord,
+    /// Size in the stored row: the difference is what quotas have as staged.
+    pub stored_size: u64,
     /// Bytes that are not committed.
     pub staging: Option<Staging>,
     /// Bytes of it in the count of dirty memory.
@@ -51,6 +53,7 @@ pub(super) struct NodeState {
 impl NodeState {
     /// The stored row changed; what is staged stays on top.
     pub fn take_row(&mut self, row: InodeRecord) {
+        self.stored_size = row.size;
         if self.dirty {
             let (size, mtime) = (self.record.size, self.record.mtime);
             let ctime = row.ctime.max(self.record.ctime);
@@ -99,6 +102,7 @@ impl NodeTable {
         }
         let record = load()?;
         let state = NodeState {
+            stored_size: record.size,
             record,
             staging: None,
             charged: 0,

@@ -5,6 +5,7 @@ mod access;
 mod hashing;
 mod log_engine;
 mod model;
+mod quotas;
 mod random;
 mod recovery;
 mod walk;

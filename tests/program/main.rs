@@ -26,6 +26,7 @@ mod names;
 mod packages;
 mod postgres;
 mod programs;
+mod quota;
 mod recovery;
 mod semantics;
 mod sparse;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use super::repair::Fixes;
 use super::stats::{Delta, Stats};
 use super::tree::order_key;
-use super::{FIRST_COOKIE, MAX_DEPTH, Namespace, Problem};
+use super::{FIRST_COOKIE, MAX_DEPTH, Namespace, Problem, UsageRecord, quota_count};
 use crate::metadata::records::{OrderRecord, Stored, decode, encode};
 use crate::metadata::{
     ContentRecord, DentryRecord, InodeRecord, MetadataError, QueueRecord, Reader, keys,
@@ -76,6 +76,7 @@ impl Namespace {
         check.indexes()?;
         check.numbers()?;
         check.circles()?;
+        check.quotas()?;
         if Stats::default().plus(&check.delta) != stats {
             check.tell(Problem::Counters);
         }
@@ -406,6 +407,21 @@ impl Check<'_> {
         if highest >= said {
             self.tell(Problem::NextNumber { highest: Ino(highest), said });
             self.fixes.put(keys::NEXT_INO, encode(&(highest.saturating_add(1))));
+        }
+        Ok(())
+    }
+
+    /// What is used of quotas. The repair of counters counts it again.
+    fn quotas(&mut self) -> Result<(), MetadataError> {
+        let text = |usage: Option<UsageRecord>| match usage {
+            Some(UsageRecord { counted: false, .. }) => "no count yet".to_owned(),
+            Some(usage) => format!("{} bytes and {} inodes", usage.bytes, usage.inodes),
+            None => "nothing".to_owned(),
+        };
+        for (ino, (found, said)) in quota_count::compare(self.reader)? {
+            if found != said {
+                self.tell(Problem::Quota { ino, found: text(found), said: text(said) });
+            }
         }
         Ok(())
     }

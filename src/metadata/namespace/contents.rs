@@ -142,6 +142,7 @@ impl Tx<'_> {
         inode.ctime = inode.ctime.max(commit.mtime);
         inode.version += 1;
         self.delta.inode(Some(&before), Some(&inode));
+        self.charge_resize(commit.ino, &before, &inode)?;
         self.put_inode(commit.ino, &inode);
         self.remove_staged(commit.ino)?;
         Ok(true)
@@ -154,7 +155,8 @@ impl Namespace {
     /// when a content to share has lost its last reference.
     ///
     /// # Errors
-    /// `Storage`, `NoSpace`, `Contended`; then a prefix of pages is committed.
+    /// `Storage`, `NoSpace`, `Contended`; `QuotaExceeded` for growth that was not
+    /// staged before. Then a prefix of pages is committed.
     pub fn commit_contents(&self, commits: &[ContentCommit]) -> Result<Vec<bool>, MetadataError> {
         let mut done = Vec::with_capacity(commits.len());
         for page in commits.chunks(PAGE) {

@@ -140,6 +140,7 @@ impl Namespace {
                 tx.remove_staged(ino)?;
             }
             tx.delta.inode(Some(&inode), None);
+            tx.charge_reap(ino, &inode)?;
             tx.inner.delete(&keys::number(keys::ORPHAN, ino.0));
             tx.remove(keys::inode(ino));
             Ok(())

@@ -45,6 +45,7 @@ impl Namespace {
         })?;
         *self.numbers.lock() = next..next;
         self.count_links()?;
+        self.recount_quotas()?;
         Ok(count)
     }
 

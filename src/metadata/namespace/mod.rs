@@ -15,6 +15,8 @@ mod inodes;
 mod load;
 mod marks;
 mod problem;
+mod quota;
+mod quota_count;
 mod rename;
 mod repair;
 mod staged;
@@ -33,10 +35,15 @@ pub use self::events::EventRecord;
 pub use self::inodes::SetAttributes;
 pub use self::marks::{Change, MarkToken};
 pub use self::problem::Problem;
+#[cfg(test)]
+pub(crate) use self::quota::OrphanRecord;
+pub(crate) use self::quota::UsageRecord;
+pub use self::quota::{QuotaLimits, QuotaUsage};
 pub use self::rename::RenameMode;
 pub use self::stats::Stats;
 pub use self::tree::{Created, NewNode, Removed};
 
+use self::quota::{Charges, Quotas};
 use self::stats::Delta;
 use super::records::{Stored, decode, encode};
 use super::{Commit, Engine, InodeRecord, MetadataError, Transaction, keys};
@@ -77,12 +84,15 @@ pub struct Namespace {
     engine: Arc<dyn Engine>,
     sequenced: Mutex<Sequenced>,
     numbers: Mutex<std::ops::Range<u64>>,
+    quotas: Quotas,
 }
 
 /// A transaction with what it will change in counters and marks.
 pub(super) struct Tx<'t> {
+    tree: &'t Namespace,
     inner: &'t mut dyn Transaction,
     delta: Delta,
+    charges: Charges,
     marked: Vec<Vec<u8>>,
 }
 
@@ -173,8 +183,12 @@ impl Namespace {
             events_taken,
             released: 0,
         };
-        let tree =
-            Self { engine, sequenced: Mutex::new(sequenced), numbers: Mutex::new(next..next) };
+        let tree = Self {
+            engine,
+            sequenced: Mutex::new(sequenced),
+            numbers: Mutex::new(next..next),
+            quotas: Quotas::default(),
+        };
         if format == 0 {
             tree.initialise(now)?;
         } else if format < FORMAT {
@@ -184,6 +198,7 @@ impl Namespace {
                 Ok(())
             })?;
         }
+        tree.open_quotas()?;
         Ok(tree)
     }
 
@@ -230,20 +245,78 @@ impl Namespace {
         mut body: impl FnMut(&mut Tx<'_>) -> Result<T, MetadataError>,
     ) -> Result<T, MetadataError> {
         for _ in 0..FREE_TRIES {
-            let mut inner = self.engine.begin()?;
-            let (value, delta, marked) = attempt(inner.as_mut(), &mut body)?;
-            if commit(&mut self.sequenced.lock(), inner, &delta, &marked)? == Commit::Done {
+            let mut begun = self.begin()?;
+            let (value, changes) = self.attempt(&mut begun, &mut body)?;
+            if self.commit(&mut self.sequenced.lock(), begun, &changes)? == Commit::Done {
                 return Ok(value);
             }
         }
         let mut sequenced = self.sequenced.lock();
-        let mut inner = self.engine.begin()?;
-        let (value, delta, marked) = attempt(inner.as_mut(), &mut body)?;
-        match commit(&mut sequenced, inner, &delta, &marked)? {
+        let mut begun = self.begin()?;
+        let (value, changes) = self.attempt(&mut begun, &mut body)?;
+        match self.commit(&mut sequenced, begun, &changes)? {
             Commit::Done => Ok(value),
             // Somebody changes rows of the tree beside the tree.
             Commit::Conflict => Err(MetadataError::Contended),
         }
+    }
+
+    fn begin(&self) -> Result<Begun<'_>, MetadataError> {
+        let generation = self.quotas.generation();
+        Ok(Begun { inner: self.engine.begin()?, generation })
+    }
+
+    fn attempt<T>(
+        &self,
+        begun: &mut Begun<'_>,
+        body: &mut impl FnMut(&mut Tx<'_>) -> Result<T, MetadataError>,
+    ) -> Result<(T, Changes), MetadataError> {
+        let mut tx = Tx {
+            tree: self,
+            inner: begun.inner.as_mut(),
+            delta: Delta::default(),
+            charges: Charges::default(),
+            marked: Vec::new(),
+        };
+        let value = body(&mut tx)?;
+        let Tx { delta, charges, marked, .. } = tx;
+        Ok((value, Changes { delta, charges, marked }))
+    }
+
+    fn commit(
+        &self,
+        sequenced: &mut Sequenced,
+        begun: Begun<'_>,
+        changes: &Changes,
+    ) -> Result<Commit, MetadataError> {
+        let Begun { mut inner, generation } = begun;
+        let Changes { delta, charges, marked } = changes;
+        if self.quotas.is_stale(generation, charges) {
+            return Ok(Commit::Conflict);
+        }
+        let mut mark = keys::number(keys::MARK, sequenced.epoch);
+        for key in marked {
+            mark.truncate(9);
+            mark.extend_from_slice(key);
+            inner.put(&mark, &[]);
+        }
+        let pending = self.quotas.prepare(charges, &mut |key, row| inner.put(key, row))?;
+        // Never read in the transaction, so that two changes of it do not conflict.
+        let stats = (!delta.is_nothing()).then(|| sequenced.stats.plus(delta));
+        if let Some(stats) = &stats {
+            inner.put(keys::STATS, &encode(stats));
+        }
+        let commit = inner.commit()?;
+        if commit == Commit::Done {
+            if let Some(stats) = stats {
+                sequenced.stats = stats;
+                sequenced.released += delta.released;
+            }
+            if let Some(pending) = pending {
+                pending.done(charges);
+            }
+        }
+        Ok(commit)
     }
 
     /// A number that no inode of this volume has had.
@@ -264,41 +337,15 @@ impl Namespace {
     }
 }
 
-/// What a run of a body gives: its value, the counters' change, the marks.
-type Attempt<T> = Result<(T, Delta, Vec<Vec<u8>>), MetadataError>;
-
-fn attempt<T>(
-    inner: &mut dyn Transaction,
-    body: &mut impl FnMut(&mut Tx<'_>) -> Result<T, MetadataError>,
-) -> Attempt<T> {
-    let mut tx = Tx { inner, delta: Delta::default(), marked: Vec::new() };
-    let value = body(&mut tx)?;
-    let Tx { delta, marked, .. } = tx;
-    Ok((value, delta, marked))
+/// A transaction and the quotas' generation that it began in.
+struct Begun<'e> {
+    inner: Box<dyn Transaction + 'e>,
+    generation: u64,
 }
 
-fn commit(
-    sequenced: &mut Sequenced,
-    mut inner: Box<dyn Transaction + '_>,
-    delta: &Delta,
-    marked: &[Vec<u8>],
-) -> Result<Commit, MetadataError> {
-    let mut mark = keys::number(keys::MARK, sequenced.epoch);
-    for key in marked {
-        mark.truncate(9);
-        mark.extend_from_slice(key);
-        inner.put(&mark, &[]);
-    }
-    if delta.is_nothing() {
-        return inner.commit();
-    }
-    // Never read in the transaction, so that two changes of it do not conflict.
-    let stats = sequenced.stats.plus(delta);
-    inner.put(keys::STATS, &encode(&stats));
-    let commit = inner.commit()?;
-    if commit == Commit::Done {
-        sequenced.stats = stats;
-        sequenced.released += delta.released;
-    }
-    Ok(commit)
+/// What a body changes beside its rows.
+struct Changes {
+    delta: Delta,
+    charges: Charges,
+    marked: Vec<Vec<u8>>,
 }

@@ -103,6 +103,16 @@ pub enum Problem {
         /// The content.
         root: Cid,
     },
+    /// What is used of a quota is not what its row says.
+    #[error("the quota of directory {ino} has {found}, its row says {said}")]
+    Quota {
+        /// The directory.
+        ino: Ino,
+        /// Counted.
+        found: String,
+        /// The row's.
+        said: String,
+    },
     /// The counters are wrong.
     #[error("the volume's counters differ from its rows")]
     Counters,

@@ -20,7 +20,8 @@ impl Namespace {
     ///
     /// # Errors
     /// `NotFound`, `Exists` (`NoReplace`), `NotADirectory`, `IsADirectory`,
-    /// `NotEmpty`, `Invalid` (a directory into itself), `TooManyLinks`.
+    /// `NotEmpty`, `Invalid` (a directory into itself), `TooManyLinks`,
+    /// `CrossesQuota` (a directory, or one of several names), `QuotaExceeded`.
     pub fn rename(
         &self,
         from: (Ino, &Name),
@@ -66,6 +67,12 @@ impl Namespace {
                 }
             }
             let same = from.0 == to.0;
+            if !same && tx.tree.has_quotas() {
+                charge_rename(tx, (from.0, source.ino), to.0)?;
+                if let (Some(there), RenameMode::Exchange) = (&target, mode) {
+                    charge_rename(tx, (to.0, there.ino), from.0)?;
+                }
+            }
             let more = |kind, replaced: Option<FileKind>| {
                 kind == FileKind::Directory && replaced != Some(FileKind::Directory) && !same
             };
@@ -132,6 +139,19 @@ fn refuse_loop(tx: &Tx<'_>, moved: Ino, into: Ino) -> Result<(), MetadataError> 
         at = tx.inode(at)?.parent;
     }
     Err(damaged(&keys::inode(into), "its parents run in a circle"))
+}
+
+/// A name moves between directories: a file takes its charge along.
+fn charge_rename(tx: &mut Tx<'_>, (from, ino): (Ino, Ino), to: Ino) -> Result<(), MetadataError> {
+    let (old, new) = (tx.quotas_in(from)?, tx.quotas_in(to)?);
+    if old == new {
+        return Ok(());
+    }
+    let inode = tx.inode(ino)?;
+    if inode.kind == FileKind::Directory || inode.nlink > 1 {
+        return Err(MetadataError::CrossesQuota(ino));
+    }
+    tx.charge_move(ino, &inode, new, false)
 }
 
 /// An inode's name moves between directories.

@@ -86,7 +86,8 @@ impl Namespace {
                 *numbers = next..next;
             }
         }
-        self.recount()
+        self.recount()?;
+        self.recount_quotas()
     }
 
     /// Counts the names per parent of these inodes.

@@ -157,10 +157,11 @@ pub(super) fn unlink_inode(
     now: Timestamp,
 ) -> Result<Removed, MetadataError> {
     let mut inode = tx.inode(ino)?;
+    let stored = inode.clone();
     inode.ctime = now;
     if inode.kind == FileKind::Directory || inode.nlink <= 1 {
         inode.nlink = 0;
-        tx.inner.put(&keys::number(keys::ORPHAN, ino.0), &[1]);
+        tx.charge_orphan(ino, &stored)?;
     } else {
         inode.nlink -= 1;
         let left = count_link(tx, ino, parent, -1)?;
@@ -171,6 +172,11 @@ pub(super) fn unlink_inode(
                 tx.inner.delete(&key);
             }
         }
+    }
+    if inode.parent != stored.parent && tx.tree.has_quotas() {
+        // Its names lay under different quotas before those were set.
+        let chain = tx.quotas_in(inode.parent)?;
+        tx.charge_move(ino, &stored, chain, true)?;
     }
     tx.put_inode(ino, &inode);
     Ok(Removed { ino, inode })
@@ -190,7 +196,7 @@ impl Namespace {
     /// Makes an inode with a name.
     ///
     /// # Errors
-    /// `Exists`, `NotFound` (the parent is gone), `NotADirectory`.
+    /// `Exists`, `NotFound` (the parent is gone), `NotADirectory`, `QuotaExceeded`.
     pub fn create(
         &self,
         parent: Ino,
@@ -220,6 +226,7 @@ impl Namespace {
                 super::acl::inherit(tx, (parent, &directory), (ino, &mut inode), umask)?;
             }
             add_entry(tx, (parent, &mut directory), name, (ino, node.kind), node.now);
+            tx.charge_new(parent, &inode)?;
             tx.put_inode(parent, &directory);
             tx.put_inode(ino, &inode);
             tx.delta.inode(None, Some(&inode));
@@ -227,7 +234,8 @@ impl Namespace {
         })
     }
 
-    /// An inode without a name (`O_TMPFILE`): an orphan until `link`.
+    /// An inode without a name (`O_TMPFILE`): an orphan until `link`, which no
+    /// quota counts before.
     ///
     /// # Errors
     /// `Storage`.
@@ -245,7 +253,8 @@ impl Namespace {
     /// Another name for an inode.
     ///
     /// # Errors
-    /// `NotPermitted` for directories, `Exists`, `TooManyLinks`, `NotFound`.
+    /// `NotPermitted` for directories, `Exists`, `TooManyLinks`, `NotFound`,
+    /// `CrossesQuota`; `QuotaExceeded` for an orphan.
     pub fn link(
         &self,
         ino: Ino,
@@ -267,6 +276,14 @@ impl Namespace {
             }
             if inode.nlink >= MAX_LINKS {
                 return Err(MetadataError::TooManyLinks(ino));
+            }
+            if tx.tree.has_quotas() {
+                let chain = tx.quotas_in(parent)?;
+                if inode.nlink == 0 {
+                    tx.charge_move(ino, &inode, chain, false)?;
+                } else if chain != tx.quotas_of(ino, &inode)? {
+                    return Err(MetadataError::CrossesQuota(ino));
+                }
             }
             if inode.nlink == 0 {
                 tx.inner.delete(&keys::number(keys::ORPHAN, ino.0));

@@ -10,6 +10,9 @@ impl Namespace {
     /// # Errors
     /// `NoAttribute`.
     pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, MetadataError> {
+        if name == super::quota::XATTR {
+            return Err(MetadataError::NoAttribute);
+        }
         let key = keys::under(keys::XATTR, ino, name);
         self.engine.get(&key)?.ok_or(MetadataError::NoAttribute)
     }
@@ -26,6 +29,9 @@ impl Namespace {
         (create, replace): (bool, bool),
         now: Timestamp,
     ) -> Result<(), MetadataError> {
+        if name == super::quota::XATTR {
+            return Err(MetadataError::NotPermitted("a quota is no attribute to set"));
+        }
         self.run(|tx| {
             let mut inode = tx.inode(ino)?;
             let key = keys::under(keys::XATTR, ino, name);
@@ -43,7 +49,7 @@ impl Namespace {
         })
     }
 
-    /// Names of all extended attributes.
+    /// Names of all extended attributes; a quota is not shown as one.
     ///
     /// # Errors
     /// `Storage`.
@@ -51,7 +57,9 @@ impl Namespace {
         let prefix = keys::number(keys::XATTR, ino.0);
         let mut names = Vec::new();
         self.engine.snapshot()?.scan(&prefix, &keys::end_of(&prefix), &mut |key, _| {
-            names.push(key[9..].to_vec());
+            if key[9..] != *super::quota::XATTR {
+                names.push(key[9..].to_vec());
+            }
             ControlFlow::Continue(())
         })?;
         Ok(names)
@@ -62,6 +70,9 @@ impl Namespace {
     /// # Errors
     /// `NoAttribute`.
     pub fn remove_xattr(&self, ino: Ino, name: &[u8], now: Timestamp) -> Result<(), MetadataError> {
+        if name == super::quota::XATTR {
+            return Err(MetadataError::NoAttribute);
+        }
         self.run(|tx| {
             let mut inode = tx.inode(ino)?;
             let key = keys::under(keys::XATTR, ino, name);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::super::{
     Change, ContentCommit, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord,
-    MemoryEngine, MetadataError, Namespace, PinState, RenameMode, VerifyMethod,
+    MemoryEngine, MetadataError, Namespace, PinState, QuotaLimits, RenameMode, VerifyMethod,
 };
 use super::{assert_sound, at, embedded, name, node, tree_over};
 use crate::types::{BackendId, Cid, FileKind, Ino, Name, cid};
@@ -26,6 +26,9 @@ enum Op {
     RemoveXattr(u8, u8),
     Commit(u8, u8, u8),
     Copy(u8, u8),
+    Quota(u8, u8, u8),
+    Unquota(u8),
+    Stage(u8, i8, bool),
     Reap(u8),
     Delta,
 }
@@ -43,6 +46,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (n(), n()).prop_map(|(i, x)| Op::RemoveXattr(i, x)),
         3 => (n(), n(), n()).prop_map(|(i, c, v)| Op::Commit(i, c, v)),
         1 => (n(), n()).prop_map(|(c, b)| Op::Copy(c, b)),
+        2 => (n(), n(), n()).prop_map(|(d, b, i)| Op::Quota(d, b, i)),
+        1 => n().prop_map(Op::Unquota),
+        2 => (n(), -4i8..8, any::<bool>()).prop_map(|(i, g, f)| Op::Stage(i, g, f)),
         2 => n().prop_map(Op::Reap),
         1 => Just(Op::Delta),
     ]
@@ -56,6 +62,10 @@ struct Node {
     content: Option<Cid>,
     size: u64,
     version: u64,
+    /// Growth that is not committed.
+    staged: i64,
+    /// Without a name: the quotas that counted it when it lost it.
+    charged: Vec<Ino>,
 }
 
 /// What POSIX says the tree is.
@@ -63,20 +73,31 @@ struct Model {
     nodes: BTreeMap<Ino, Node>,
     /// All numbers ever, gone ones included: they are tried again.
     known: Vec<Ino>,
+    /// By directory: most bytes, most inodes.
+    quotas: BTreeMap<Ino, QuotaLimits>,
 }
 
 type Said<T> = Result<T, MetadataError>;
 
 impl Model {
     fn new() -> Self {
-        let mut model = Self { nodes: BTreeMap::new(), known: Vec::new() };
+        let mut model = Self { nodes: BTreeMap::new(), known: Vec::new(), quotas: BTreeMap::new() };
         model.add(Ino::ROOT, FileKind::Directory);
         model
     }
 
     fn add(&mut self, ino: Ino, kind: FileKind) {
         let (entries, xattrs) = (BTreeMap::new(), BTreeMap::new());
-        let new = Node { kind, entries, xattrs, content: None, size: 0, version: 0 };
+        let new = Node {
+            kind,
+            entries,
+            xattrs,
+            content: None,
+            size: 0,
+            version: 0,
+            staged: 0,
+            charged: Vec::new(),
+        };
         assert!(self.nodes.insert(ino, new).is_none());
         assert!(!self.known.contains(&ino), "number {ino} was given twice");
         self.known.push(ino);
@@ -166,6 +187,80 @@ impl Model {
             }
         }
         Ok(true)
+    }
+
+    /// The quotas at and above a directory.
+    fn chain(&self, directory: Ino) -> Vec<Ino> {
+        let (mut at, mut chain) = (directory, Vec::new());
+        loop {
+            if self.quotas.contains_key(&at) {
+                chain.push(at);
+            }
+            match self.namers(at).first() {
+                Some(parent) if at != Ino::ROOT => at = *parent,
+                _ => return chain,
+            }
+        }
+    }
+
+    /// What counts an inode. Which of its names does, the tree may choose.
+    fn counted_by(&self, tree: &Namespace, ino: Ino) -> Vec<Ino> {
+        match self.is_gone(ino) {
+            true => self.nodes[&ino].charged.clone(),
+            false if ino == Ino::ROOT => Vec::new(),
+            false => self.chain(tree.inode(ino).unwrap().parent),
+        }
+    }
+
+    /// Bytes and inodes that a quota counts.
+    fn usage(&self, tree: &Namespace, quota: Ino, live: bool) -> (i64, i64) {
+        let counted = |(ino, node): (&Ino, &Node)| {
+            // A recovered tree knows of no orphans' charges and of nothing staged.
+            let counts =
+                (live || !self.is_gone(*ino)) && self.counted_by(tree, *ino).contains(&quota);
+            let staged = if live { node.staged } else { 0 };
+            counts.then(|| (node.size.cast_signed() + staged, 1))
+        };
+        let add = |sum: (i64, i64), one: (i64, i64)| (sum.0 + one.0, sum.1 + one.1);
+        self.nodes.iter().filter_map(counted).fold((0, 0), add)
+    }
+
+    /// Whether the limits allow what is added to each quota.
+    fn allows(&self, tree: &Namespace, added: &[(Vec<Ino>, i64, i64)]) -> Said<()> {
+        let mut sums: BTreeMap<Ino, (i64, i64)> = BTreeMap::new();
+        for (chain, bytes, inodes) in added {
+            for quota in chain {
+                let sum = sums.entry(*quota).or_default();
+                *sum = (sum.0 + bytes, sum.1 + inodes);
+            }
+        }
+        for (quota, (bytes, inodes)) in sums {
+            let Some(limits) = self.quotas.get(&quota) else { continue };
+            let used = self.usage(tree, quota, true);
+            let over = |limit: Option<u64>, used: i64, more: i64| {
+                more > 0 && limit.is_some_and(|limit| used + more > limit.cast_signed())
+            };
+            if over(limits.bytes, used.0, bytes) || over(limits.inodes, used.1, inodes) {
+                return Err(MetadataError::QuotaExceeded(quota));
+            }
+        }
+        Ok(())
+    }
+
+    fn may_cross(&self, tree: &Namespace, moves: &[(Ino, Ino, Ino)]) -> Said<()> {
+        let mut added = Vec::new();
+        for (ino, from, to) in moves {
+            let (old, new) = (self.chain(*from), self.chain(*to));
+            if old == new {
+                continue;
+            }
+            if self.is_directory(*ino) || self.links(*ino) > 1 {
+                return Err(MetadataError::CrossesQuota(*ino));
+            }
+            let bytes = self.nodes[ino].size.cast_signed() + self.nodes[ino].staged;
+            added.extend([(old, -bytes, -1), (new, bytes, 1)]);
+        }
+        self.allows(tree, &added)
     }
 
     fn entries(&mut self, ino: Ino) -> &mut BTreeMap<Name, Ino> {
@@ -267,7 +362,7 @@ fn run(tree: &Namespace, ops: &[Op]) {
     for (step, op) in ops.iter().enumerate() {
         apply(tree, &mut model, &mut replica, op, i64::try_from(step).unwrap() + 10);
     }
-    compare(tree, &model);
+    compare(tree, &model, true);
     assert_sound(tree);
     replica.take(tree, true);
     let mut whole = Rows::default();
@@ -278,7 +373,7 @@ fn run(tree: &Namespace, ops: &[Op]) {
 
     let recovered = tree_over(Arc::new(MemoryEngine::default()));
     recovered.load_rows(&mut whole.changes().into_iter().map(Ok)).unwrap();
-    compare(&recovered, &model);
+    compare(&recovered, &model, false);
     assert_sound(&recovered);
     let mut again = Rows::default();
     again.take(&recovered, false);
@@ -299,7 +394,7 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
                 [FileKind::File, FileKind::Directory, FileKind::Symlink][usize::from(kind) % 3];
             let said = model.open_folder(dir).and_then(|()| match model.find(dir, &text) {
                 Some(_) => Err(MetadataError::Exists),
-                None => Ok(()),
+                None => model.allows(tree, &[(model.chain(dir), 0, 1)]),
             });
             if let Some((made, ())) = same(tree.create(dir, &text, &node(kind)), said, op) {
                 model.add(made.ino, kind);
@@ -317,9 +412,18 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
                 Some(node) if node.kind == FileKind::Directory => {
                     Err(MetadataError::NotPermitted(""))
                 }
-                Some(_) => model.open_folder(dir).and_then(|()| match model.find(dir, &text) {
+                Some(node) => model.open_folder(dir).and_then(|()| match model.find(dir, &text) {
                     Some(_) => Err(MetadataError::Exists),
-                    None => Ok(()),
+                    None => {
+                        let (old, new) = (model.counted_by(tree, ino), model.chain(dir));
+                        let bytes = node.size.cast_signed() + node.staged;
+                        match model.is_gone(ino) {
+                            true if old == new => Ok(()),
+                            true => model.allows(tree, &[(old, -bytes, -1), (new, bytes, 1)]),
+                            false if old != new => Err(MetadataError::CrossesQuota(ino)),
+                            false => Ok(()),
+                        }
+                    }
                 }),
             };
             if let Some((row, ())) = same(tree.link(ino, dir, &text, now), said, op) {
@@ -334,8 +438,10 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
                 Some(there) if model.is_directory(there) => Err(MetadataError::IsADirectory(there)),
                 Some(there) => Ok(there),
             });
+            let charged = model.find(dir, &text).map(|there| model.counted_by(tree, there));
             if let Some((removed, there)) = same(tree.unlink(dir, &text, now), said, op) {
                 model.entries(dir).remove(&text);
+                model.nodes.get_mut(&there).unwrap().charged = charged.unwrap();
                 assert_eq!((removed.ino, removed.inode.nlink), (there, model.links(there)));
             }
         }
@@ -351,8 +457,10 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
                 }
                 Some(there) => Ok(there),
             });
+            let charged = model.find(dir, &text).map(|there| model.counted_by(tree, there));
             if let Some((removed, there)) = same(tree.rmdir(dir, &text, now), said, op) {
                 model.entries(dir).remove(&text);
+                model.nodes.get_mut(&there).unwrap().charged = charged.unwrap();
                 assert_eq!((removed.ino, removed.inode.nlink), (there, 0));
             }
         }
@@ -360,11 +468,24 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
             let (from, to, old, new) = (pick(from), pick(to), text(old), text(new));
             let modes = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
             let mode = modes[usize::from(mode) % 3];
-            let said = model.may_rename((from, &old), (to, &new), mode);
+            let target = model.find(to, &new);
+            let said = model.may_rename((from, &old), (to, &new), mode).and_then(|moves| {
+                if moves {
+                    let mut all = vec![(model.find(from, &old).unwrap(), from, to)];
+                    let back = target.filter(|_| mode == RenameMode::Exchange);
+                    all.extend(back.map(|there| (there, to, from)));
+                    model.may_cross(tree, &all)?;
+                }
+                Ok(moves)
+            });
+            let charged = target.map(|there| model.counted_by(tree, there));
             let got = tree.rename((from, &old), (to, &new), mode, now);
             if let Some((removed, true)) = same(got, said, op) {
                 let source = model.entries(from).remove(&old).unwrap();
                 let target = model.entries(to).insert(new, source);
+                if let (Some(there), Some(charged)) = (target, charged) {
+                    model.nodes.get_mut(&there).unwrap().charged = charged;
+                }
                 if mode == RenameMode::Exchange {
                     model.entries(from).insert(old, target.unwrap());
                     assert!(removed.is_none());
@@ -399,11 +520,17 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
         }
         Op::Commit(ino, content, version) => {
             let ino = pick(ino);
-            let Some(node) = model.nodes.get_mut(&ino).filter(|n| n.kind == FileKind::File) else {
-                return;
-            };
             let n = content % 4;
             let late = version % 4 == 0;
+            let said = match model.nodes.get(&ino).filter(|n| n.kind == FileKind::File) {
+                None => return,
+                Some(_) if late => Ok(()),
+                Some(node) => {
+                    let more = i64::from(n) - node.size.cast_signed() - node.staged;
+                    model.allows(tree, &[(model.counted_by(tree, ino), more, 0)])
+                }
+            };
+            let node = model.nodes.get_mut(&ino).unwrap();
             let commit = ContentCommit {
                 shared: false,
                 ino,
@@ -414,8 +541,11 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
                 size: u64::from(n),
                 mtime: now,
             };
-            assert_eq!(tree.commit_contents(std::slice::from_ref(&commit)).unwrap(), [!late]);
+            let got = tree.commit_contents(std::slice::from_ref(&commit));
+            let Some((flags, ())) = same(got, said, op) else { return };
+            assert_eq!(flags, [!late]);
             if !late {
+                node.staged = 0;
                 (node.content, node.size) = (commit.root, commit.size);
                 node.version += 1;
             }
@@ -436,18 +566,62 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
             };
             tree.update_contents(&[cid::of_raw(&[content % 4])], change).unwrap();
         }
+        Op::Quota(dir, bytes, inodes) => {
+            let dir = pick(dir);
+            let limit = |n: u8| (n > 0).then_some(u64::from(n));
+            let limits = QuotaLimits { bytes: limit(bytes % 12), inodes: limit(inodes % 12) };
+            let got = tree.set_quota(dir, limits, now, &mut || Ok(()));
+            if same(got, model.open_folder(dir), op).is_some() {
+                model.quotas.insert(dir, limits);
+            }
+        }
+        Op::Unquota(dir) => {
+            let dir = pick(dir);
+            let said = match model.quotas.contains_key(&dir) {
+                true => Ok(()),
+                false => Err(MetadataError::NoAttribute),
+            };
+            if same(tree.remove_quota(dir, now), said, op).is_some() {
+                model.quotas.remove(&dir);
+            }
+        }
+        Op::Stage(ino, growth, forced) => {
+            let ino = pick(ino);
+            let Some(node) = model.nodes.get(&ino).filter(|n| n.kind == FileKind::File) else {
+                return;
+            };
+            // A file is no shorter than nothing.
+            let growth = i64::from(growth).max(-node.size.cast_signed());
+            let chain = model.counted_by(tree, ino);
+            let said = match forced || !tree.has_quotas() {
+                true => Ok(()),
+                false => model.allows(tree, &[(chain, growth - node.staged, 0)]),
+            };
+            if same(tree.stage_growth(ino, growth, forced), said, op).is_some() && tree.has_quotas()
+            {
+                model.nodes.get_mut(&ino).unwrap().staged = growth;
+            }
+        }
         Op::Reap(ino) => {
             let ino = pick(ino);
             tree.reap(ino).unwrap();
             if model.nodes.contains_key(&ino) && model.is_gone(ino) {
                 model.nodes.remove(&ino);
+                model.quotas.remove(&ino);
             }
         }
         Op::Delta => replica.take(tree, true),
     }
 }
 
-fn compare(tree: &Namespace, model: &Model) {
+fn compare(tree: &Namespace, model: &Model, live: bool) {
+    for (ino, limits) in model.quotas.iter().filter(|(ino, _)| !model.is_gone(**ino)) {
+        let held = tree.quotas_at(*ino).unwrap();
+        let held = held.iter().find(|quota| quota.ino == *ino).unwrap();
+        let (bytes, inodes) = model.usage(tree, *ino, live);
+        let found = (held.limits, held.bytes.cast_signed(), held.inodes.cast_signed());
+        assert_eq!(found, (*limits, bytes.max(0), inodes), "quota of {ino}");
+    }
     let mut refs: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     for ino in &model.known {
         let Some(node) = model.nodes.get(ino) else {
@@ -462,7 +636,7 @@ fn compare(tree: &Namespace, model: &Model) {
         }
         let xattrs: Vec<Vec<u8>> = node.xattrs.keys().cloned().collect();
         assert_eq!(tree.list_xattrs(*ino).unwrap(), xattrs);
-        assert_eq!(row.has_xattrs, !xattrs.is_empty());
+        assert_eq!(row.has_xattrs, !xattrs.is_empty() || model.quotas.contains_key(ino));
         for (key, value) in &node.xattrs {
             assert_eq!(&tree.get_xattr(*ino, key).unwrap(), value);
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::super::records::{OrderRecord, Stored, decode, encode};
 use super::super::{
     ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord, MetadataError,
-    PinState, QueueRecord, StagedRecord, Stats, VerifyMethod,
+    OrphanRecord, PinState, QueueRecord, StagedRecord, Stats, UsageRecord, VerifyMethod,
 };
 use super::{at, name};
 use crate::types::{BackendId, FileKind, Ino, cid};
@@ -146,6 +146,8 @@ fn every_record_keeps_its_stored_form() {
     };
     pinned("stats", &stats);
     pinned("number", &u64::MAX);
+    pinned("usage", &UsageRecord { bytes: 5 << 40, inodes: 1_000_000, counted: true });
+    pinned("orphan", &OrphanRecord { quotas: vec![Ino(1 << 40), Ino(1)] });
 }
 
 #[test]
