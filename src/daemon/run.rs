@@ -11,6 +11,7 @@ use super::handler::Commands;
 use super::volume::{Volume, VolumeMode, failed};
 use crate::api::{self, Failure};
 use crate::fuse::{self, MountOptions};
+use crate::runtime::raise_descriptor_limit;
 
 /// How long a daemon that was told to stop waits for its queue; the rest goes
 /// on at the next mount.
@@ -56,6 +57,7 @@ pub struct MountRequest {
 /// # Errors
 /// Of opening, mounting and closing.
 pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
+    raise_descriptor_limit();
     let volume = Arc::new(Volume::open(&request.volume, &request.mode)?);
     let mut options = request.options.clone();
     options.source = request.volume.display().to_string();

@@ -11,6 +11,7 @@ pub(super) fn stats(volume: &Volume) -> String {
     let (dirty, memory) = volume.vfs.dirty_bytes();
     metrics.vfs_dirty_bytes.set(number(dirty));
     metrics.vfs_memory_bytes.set(number(memory));
+    metrics.vfs_nodes.set(number(volume.vfs.nodes_held()));
     metrics.vfs_open_files.set(number(volume.vfs.open_handles()));
     match volume.store.usage() {
         Ok(usage) => {

@@ -8,11 +8,15 @@ use fjall::{
 };
 use parking_lot::{Condvar, Mutex};
 
+use crate::runtime::descriptor_share;
+
 use super::{Commit, Engine, MetadataError, Reader, Transaction, journal, keys};
 
 /// Bytes of each keyspace's memtable before it is written out; two of them and
 /// one being flushed bound what the engine holds besides its cache.
 const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Table files that are kept open, where the limit of descriptors allows so many.
+const CACHED_FILES: usize = 128;
 /// Journals beyond this are folded into tables, so that opening replays little.
 const JOURNAL_BYTES: u64 = 128 << 20;
 /// Below this much free space nothing is added. A journal that a full disk cut
@@ -155,7 +159,7 @@ impl EmbeddedEngine {
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNAL_BYTES)
             .worker_threads(1)
-            .max_cached_files(Some(128))
+            .max_cached_files(Some(descriptor_share(8, CACHED_FILES)))
             .open()
             .map_err(|e| opening(&e))?;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);

@@ -6,8 +6,10 @@
 
 mod bridge;
 mod clock;
+mod descriptors;
 mod shutdown;
 
 pub use self::bridge::{Bridge, BridgeError};
 pub use self::clock::{Clock, ManualClock, SystemClock};
+pub use self::descriptors::{descriptor_share, raise_descriptor_limit};
 pub use self::shutdown::Shutdown;

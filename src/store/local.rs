@@ -12,6 +12,7 @@ use super::layout::Layout;
 use super::pack::PackWriter;
 use super::segment::Files;
 use super::{BlockIndex, IndexChange, Location, Staging, StagingOptions, StoreError};
+use crate::runtime::descriptor_share;
 use crate::telemetry;
 use crate::types::{Block, Cid, Ino, SegmentId, cid};
 
@@ -92,8 +93,9 @@ pub struct LocalStore {
 
 /// Free bytes of the disk that file data leaves alone. The metadata stops adding
 /// at 64 MiB and removing at 16 MiB: a disk that file data could fill to the last
-/// byte would let nobody remove a file.
-pub(super) const RESERVE_BYTES: u64 = 72 << 20;
+/// byte would let nobody remove a file. 8 MiB more are what a pack reserves ahead,
+/// and 8 what a commit adds beside the data.
+pub(super) const RESERVE_BYTES: u64 = 80 << 20;
 /// Room that is taken at a time.
 const ROOM_BYTES: u64 = 8 << 20;
 
@@ -132,7 +134,11 @@ impl LocalStore {
         );
         super::recover::recover(disk.as_ref(), &layout, index.as_ref(), &packs)?;
         Ok(Self {
-            files: Files::new(disk.clone(), layout.clone(), options.open_files),
+            files: Files::new(
+                disk.clone(),
+                layout.clone(),
+                descriptor_share(8, options.open_files.max(16)),
+            ),
             cache: ReadCache::new(options),
             disk,
             layout,
@@ -204,18 +210,19 @@ impl LocalStore {
         self.index.get(cid)
     }
 
-    /// Whether so many more bytes of file data may be written.
+    /// Whether so many more bytes of file data may be written. `owed`: what was
+    /// admitted before and has no place on the disk yet.
     ///
     /// # Errors
     /// `NoSpace` when the disk has little but its reserve; `Io`.
-    pub fn admit(&self, bytes: u64) -> Result<(), StoreError> {
+    pub fn admit(&self, bytes: u64, owed: u64) -> Result<(), StoreError> {
         let take = |room: u64| room.checked_sub(bytes);
         if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
             return Ok(());
         }
         let root = self.layout.root();
         let space = self.disk.space(root).map_err(|e| StoreError::io(root, e))?;
-        let free = space.available.saturating_sub(RESERVE_BYTES);
+        let free = space.available.saturating_sub(RESERVE_BYTES).saturating_sub(owed);
         let left = free.checked_sub(bytes);
         // Others write to the disk, too.
         self.room.store(left.map_or(0, |left| (left / 4).min(ROOM_BYTES)), Ordering::Relaxed);

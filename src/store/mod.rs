@@ -17,6 +17,7 @@ mod collect;
 mod compact;
 mod disk;
 mod error;
+mod file_pool;
 mod index;
 mod layout;
 mod local;

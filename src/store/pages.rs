@@ -16,6 +16,8 @@ pub(crate) struct PageMap {
     leaves: BTreeMap<u64, Vec<u8>>,
     /// First leaf to the one after the last. Apart: runs that touch are one.
     whole: BTreeMap<u64, u64>,
+    /// Pages that are set in `leaves`.
+    pages: u64,
 }
 
 /// First byte of a persisted run of leaves, before the leaf after its last (8
@@ -26,7 +28,7 @@ const RUN_BYTES: usize = 9;
 impl PageMap {
     pub fn new(leaf_size: u64) -> Self {
         let per_leaf = leaf_size.div_ceil(PAGE).max(1);
-        Self { per_leaf, leaves: BTreeMap::new(), whole: BTreeMap::new() }
+        Self { per_leaf, leaves: BTreeMap::new(), whole: BTreeMap::new(), pages: 0 }
     }
 
     /// Marks pages `start..end`.
@@ -52,14 +54,17 @@ impl PageMap {
             }
             let bits = self.leaves.entry(leaf).or_insert_with(|| vec![0; bytes]);
             let at = page % self.per_leaf;
-            bits[(at / 8) as usize] |= 1 << (at % 8);
+            let (byte, bit) = (&mut bits[(at / 8) as usize], 1 << (at % 8));
+            self.pages += u64::from(*byte & bit == 0);
+            *byte |= bit;
         }
     }
 
     fn set_whole(&mut self, mut first: u64, mut last: u64) {
         let inside: Vec<u64> = self.leaves.range(first..last).map(|(leaf, _)| *leaf).collect();
         for leaf in inside {
-            self.leaves.remove(&leaf);
+            let bits = self.leaves.remove(&leaf).unwrap_or_default();
+            self.pages -= ones(&bits);
         }
         // Runs that touch it become part of it.
         while let Some((&start, &end)) = self.whole.range(..=last).next_back() {
@@ -98,6 +103,18 @@ impl PageMap {
                 self.leaves.insert(leaf, bits);
             }
         }
+        self.pages = self.leaves.values().map(|bits| ones(bits)).sum();
+    }
+
+    /// Bytes that are not set in leaves that have some: they are brought from
+    /// the base when their leaf is committed.
+    pub fn missing_bytes(&self) -> u64 {
+        (self.leaves.len() as u64 * self.per_leaf).saturating_sub(self.pages) * PAGE
+    }
+
+    /// Whether any page of a leaf is set.
+    pub fn has(&self, leaf: u64) -> bool {
+        self.leaves.contains_key(&leaf) || self.run_of(leaf).is_some()
     }
 
     pub fn is_set(&self, page: u64) -> bool {
@@ -179,7 +196,9 @@ impl PageMap {
     pub fn import(&mut self, leaf: u64, bits: &[u8]) -> bool {
         if bits.len() as u64 == self.per_leaf.div_ceil(8) {
             if bits.iter().any(|byte| *byte != 0) {
-                self.leaves.insert(leaf, bits.to_vec());
+                let before = self.leaves.insert(leaf, bits.to_vec());
+                self.pages += ones(bits);
+                self.pages -= before.map_or(0, |bits| ones(&bits));
             }
             return true;
         }
@@ -196,6 +215,10 @@ impl PageMap {
         // 64: a tree entry and a vector, roughly.
         self.leaves.len() as u64 * (self.per_leaf.div_ceil(8) + 64) + self.whole.len() as u64 * 64
     }
+}
+
+fn ones(bits: &[u8]) -> u64 {
+    bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
 }
 
 /// Counts changes per leaf, so that a hash made beside the writer can be told
@@ -248,7 +271,11 @@ mod tests {
         assert_eq!(map.run(3, 5000), (true, 6));
         assert_eq!(map.run(6, 5000), (false, 1000));
         assert_eq!(map.run(1001, 5000), (false, 5000));
+        assert_eq!((map.pages, map.missing_bytes()), (5, 7 * PAGE));
+        map.set(2, 4);
+        assert_eq!(map.pages, 5);
         map.clear_from(3);
+        assert_eq!((map.pages, map.missing_bytes()), (1, 3 * PAGE));
         assert_eq!(map.run(2, 5000), (true, 3));
         assert_eq!(map.leaf_runs(u64::MAX).as_slice(), std::slice::from_ref(&(0..1)));
     }

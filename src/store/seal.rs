@@ -134,10 +134,13 @@ impl LocalStore {
         let result = self.name_all(items, &mut renamed).and_then(|()| self.index_all(items));
         if let Err(error) = result {
             for (at, old) in renamed {
-                let Body::File { path, .. } = &mut items[at].0.body else { continue };
+                let Body::File { path, file } = &mut items[at].0.body else { continue };
                 // Where even this fails the staging goes on under its new name.
                 match self.disk.rename(path, &old) {
-                    Ok(()) => *path = old,
+                    Ok(()) => {
+                        file.renamed(&old);
+                        *path = old;
+                    }
                     Err(e) => tracing::error!(error = %e, path = %path.display(), "cannot unseal"),
                 }
             }
@@ -160,8 +163,9 @@ impl LocalStore {
             let folder = self.layout.folder(staging.id);
             let target = self.layout.file(staging.id);
             self.disk.make_dir(&folder).map_err(|e| StoreError::io(&folder, e))?;
-            if let Body::File { path, .. } = &mut staging.body {
+            if let Body::File { path, file } = &mut staging.body {
                 self.disk.rename(path, &target).map_err(|e| StoreError::io(&target, e))?;
+                file.renamed(&target);
                 renamed.push((at, std::mem::replace(path, target)));
             }
             folders.insert(folder);

@@ -9,6 +9,22 @@ use super::layout::{self, SegmentKind};
 use super::pages::{Generations, PAGE, PageMap};
 use crate::types::{Cid, Ino, SegmentId};
 
+/// What a block takes in a pack besides its bytes, and its share of the index.
+const FRAME_BYTES: u64 = 512;
+
+fn cost(
+    base_size: u64,
+    options: &StagingOptions,
+    has: &dyn Fn(u64) -> bool,
+    offset: u64,
+    len: u64,
+) -> u64 {
+    let (leaf, end) = (options.leaf_size, offset.saturating_add(len).min(base_size));
+    let below = offset / leaf..end.div_ceil(leaf);
+    let whole = below.filter(|index| !has(*index)).count() as u64;
+    len.saturating_add(whole.saturating_mul(leaf))
+}
+
 /// Reads the sealed content below staged bytes. Bytes past its end read as 0.
 pub trait BaseReader {
     /// Fills `buf` from `offset`.
@@ -194,6 +210,39 @@ impl Staging {
     pub fn memory_bytes(&self) -> u64 {
         let body = if let Body::Memory(bytes) = &self.body { bytes.capacity() as u64 } else { 0 };
         body + self.valid.memory_bytes()
+    }
+
+    /// Bytes that a commit writes to the disk and that have no place there yet.
+    #[must_use]
+    pub fn owed_bytes(&self) -> u64 {
+        match &self.body {
+            Body::Nothing => 0,
+            Body::Memory(bytes) => bytes.len() as u64 + FRAME_BYTES,
+            Body::File { .. } => self.valid.missing_bytes(),
+        }
+    }
+
+    /// Bytes that a write may cost on the disk, now and at the commit: a leaf of
+    /// the base that is changed for the first time is written whole.
+    #[must_use]
+    pub fn cost_of(&self, offset: u64, len: u64) -> u64 {
+        match &self.body {
+            Body::Nothing => Self::first_cost(self.len, &self.options, offset, len),
+            Body::Memory(_) => len,
+            Body::File { .. } => {
+                cost(self.base_size, &self.options, &|leaf| self.valid.has(leaf), offset, len)
+            }
+        }
+    }
+
+    /// The same for the first write to a file of `size` bytes.
+    #[must_use]
+    pub fn first_cost(size: u64, options: &StagingOptions, offset: u64, len: u64) -> u64 {
+        if offset.saturating_add(len).max(size) <= options.memory_limit {
+            // All of it goes to a pack again.
+            return size + len + FRAME_BYTES;
+        }
+        cost(size, options, &|_| false, offset, len)
     }
 
     /// Changes whenever the bytes of this leaf may have: a hash made beside the

@@ -94,6 +94,8 @@ metrics! {
         "cairn_vfs_memory_bytes", "Bytes of such files that are in memory";
     pub vfs_open_files: Gauge = Gauge::default(),
         "cairn_vfs_open_files", "Open file handles";
+    pub vfs_nodes: Gauge = Gauge::default(),
+        "cairn_vfs_nodes", "Inodes that are held in memory: open, or not committed";
 
     pub store_packs_appended: Counter = Counter::default(),
         "cairn_store_pack_appends", "Blocks appended to packs";

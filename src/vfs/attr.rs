@@ -177,10 +177,13 @@ impl Vfs {
     pub fn stat_fs(&self, ino: Ino) -> Result<StatFs, VfsError> {
         let usage = self.store.usage()?;
         let stats = self.namespace.stats();
+        // What is in memory will be on the disk.
+        let owed = self.owed_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let available = usage.available_bytes.saturating_sub(owed);
         let mut stat = StatFs {
             capacity: usage.capacity_bytes,
-            free: usage.available_bytes,
-            available: usage.available_bytes,
+            free: available,
+            available,
             inodes: stats.files + stats.directories,
             free_inodes: u64::from(u32::MAX),
         };

@@ -108,8 +108,8 @@ impl Vfs {
         let handle = self.handle(id)?;
         let mut state = handle.node.state.write();
         state.deliver()?;
-        self.store.admit(data.len() as u64)?;
         let at = if handle.options.append { state.record.size } else { offset };
+        self.admit(&state, at, data.len() as u64)?;
         let end = at.saturating_add(data.len() as u64);
         let len = end.max(state.record.size);
         self.change(&handle.node, &mut state, len, |staging, base| {
@@ -125,6 +125,18 @@ impl Vfs {
         let held = state.staging.as_ref().map_or(0, Staging::memory_bytes);
         self.memory_bytes.fetch_add(held.wrapping_sub(state.charged), Ordering::Relaxed);
         state.charged = held;
+        let owed = state.staging.as_ref().map_or(0, Staging::owed_bytes);
+        self.owed_bytes.fetch_add(owed.wrapping_sub(state.owed), Ordering::Relaxed);
+        state.owed = owed;
+    }
+
+    /// Whether the disk has room for a write, and for what its commit adds.
+    fn admit(&self, state: &NodeState, offset: u64, len: u64) -> Result<(), VfsError> {
+        let cost = match &state.staging {
+            Some(staging) => staging.cost_of(offset, len),
+            None => Staging::first_cost(state.record.size, &self.staging_options(), offset, len),
+        };
+        Ok(self.store.admit(cost, self.owed_bytes.load(Ordering::Relaxed))?)
     }
 
     fn staging_options(&self) -> StagingOptions {
@@ -221,7 +233,8 @@ impl Vfs {
         let mut state = handle.node.state.write();
         state.deliver()?;
         if (flags - F::KEEP_SIZE).is_empty() {
-            self.store.admit(range.end.saturating_sub(range.start))?;
+            let len = range.end.saturating_sub(range.start);
+            self.admit(&state, range.start, len)?;
         }
         let size = state.record.size;
         let len = if keep || range.is_empty() { size } else { size.max(range.end) };

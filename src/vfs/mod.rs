@@ -164,6 +164,7 @@ pub struct Vfs {
     committer: Committer,
     behind: Behind,
     memory_bytes: AtomicU64,
+    owed_bytes: AtomicU64,
     hashed_bytes: AtomicU64,
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
 }
@@ -196,6 +197,7 @@ impl Vfs {
             committer: Committer::default(),
             behind: Behind::default(),
             memory_bytes: AtomicU64::new(0),
+            owed_bytes: AtomicU64::new(0),
             hashed_bytes: AtomicU64::new(0),
             kernel: RwLock::default(),
         });
@@ -413,6 +415,12 @@ impl Vfs {
     /// Open handles.
     pub fn open_handles(&self) -> u64 {
         self.handles.read().len() as u64
+    }
+
+    /// Inodes in memory: open, or not committed. A look-up alone adds none, so the
+    /// kernel's FORGET has nothing to free.
+    pub fn nodes_held(&self) -> u64 {
+        self.nodes.count()
     }
 
     /// Bytes that are written and not committed, and how many of them are in

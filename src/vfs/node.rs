@@ -36,6 +36,8 @@ pub(super) struct NodeState {
     pub staging: Option<Staging>,
     /// Bytes of it in the count of dirty memory.
     pub charged: u64,
+    /// Bytes of it in the count of what the disk will have to take.
+    pub owed: u64,
     /// It was synced since it was opened: who syncs again will sync often.
     pub synced: bool,
     /// Hashes made behind the writer.
@@ -106,6 +108,7 @@ impl NodeTable {
             record,
             staging: None,
             charged: 0,
+            owed: 0,
             hashes: Hashes::default(),
             synced: false,
             dirty: false,
@@ -147,6 +150,10 @@ impl NodeTable {
             .iter()
             .flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>())
             .collect()
+    }
+
+    pub fn count(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().len() as u64).sum()
     }
 
     pub fn dirty_count(&self) -> u64 {

@@ -13,6 +13,7 @@ mod attributes;
 mod cars;
 mod crash;
 mod damage;
+mod descriptors;
 mod directory;
 mod edges;
 mod ending;

@@ -108,6 +108,7 @@ fn a_quota_of_the_root_is_a_volume_of_that_size() {
     assert_eq!(error.raw_os_error(), Some(Errno::NOSPC.raw_os_error()), "{error}");
     assert!(written > 6 * MIB && written <= 8 * MIB, "{written}");
     file.sync_all().unwrap();
+    drop(file);
     // All that df says can be written.
     let left = df(&mount.at).1;
     fill(&mount.path("rest"), left).unwrap();

@@ -14,11 +14,13 @@ use super::errno::errno_of;
 use super::place::{Place, Temporary, entries, make_dir, open_dir};
 use super::usage::Counter;
 use crate::backends::{BackendError, ErrorKind, ListPage, Presence, check};
+use crate::runtime::descriptor_share;
 use crate::types::{Block, Cid, cid};
 
 /// Blocks on a page at most, whatever was asked for.
 const PAGE_MAX: usize = 10_000;
-/// Files that are written before they are synced together: bounds open files.
+/// Files that are written before they are synced together, where the limit of
+/// descriptors allows so many.
 const CHUNK_FILES: usize = 128;
 /// Their bytes.
 const CHUNK_BYTES: usize = 32 << 20;
@@ -162,7 +164,8 @@ impl Blocks {
                 bytes += block.data.len();
                 bytes <= CHUNK_BYTES
             };
-            let count = rest.iter().take(CHUNK_FILES).take_while(fits).count().max(1);
+            let count =
+                rest.iter().take(descriptor_share(32, CHUNK_FILES)).take_while(fits).count().max(1);
             self.put_chunk(&rest[..count])?;
             rest = &rest[count..];
         }

@@ -26,7 +26,7 @@ use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use super::{MAX_DEPTH, Namespace, Tx};
-use crate::metadata::records::{damaged, decode, encode};
+use crate::metadata::records::{Stored, damaged, decode, encode};
 use crate::metadata::{InodeRecord, MetadataError, Reader, keys};
 use crate::types::{FileKind, Ino};
 
@@ -100,6 +100,9 @@ pub(crate) struct UsageRecord {
 pub(crate) struct OrphanRecord {
     pub quotas: Vec<Ino>,
 }
+
+impl Stored for UsageRecord {}
+impl Stored for OrphanRecord {}
 
 /// The stored form of row `O`; of an inode that no quota counts, a lone byte 1.
 pub(super) fn orphan_row(quotas: &[Ino]) -> Vec<u8> {

@@ -412,17 +412,16 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
                 Some(node) if node.kind == FileKind::Directory => {
                     Err(MetadataError::NotPermitted(""))
                 }
-                Some(node) => model.open_folder(dir).and_then(|()| match model.find(dir, &text) {
-                    Some(_) => Err(MetadataError::Exists),
-                    None => {
-                        let (old, new) = (model.counted_by(tree, ino), model.chain(dir));
-                        let bytes = node.size.cast_signed() + node.staged;
-                        match model.is_gone(ino) {
-                            true if old == new => Ok(()),
-                            true => model.allows(tree, &[(old, -bytes, -1), (new, bytes, 1)]),
-                            false if old != new => Err(MetadataError::CrossesQuota(ino)),
-                            false => Ok(()),
-                        }
+                Some(node) => model.open_folder(dir).and_then(|()| {
+                    if model.find(dir, &text).is_some() {
+                        return Err(MetadataError::Exists);
+                    }
+                    let (old, new) = (model.counted_by(tree, ino), model.chain(dir));
+                    let bytes = node.size.cast_signed() + node.staged;
+                    match (model.is_gone(ino), old == new) {
+                        (_, true) => Ok(()),
+                        (true, _) => model.allows(tree, &[(old, -bytes, -1), (new, bytes, 1)]),
+                        (false, _) => Err(MetadataError::CrossesQuota(ino)),
                     }
                 }),
             };
@@ -577,10 +576,8 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
         }
         Op::Unquota(dir) => {
             let dir = pick(dir);
-            let said = match model.quotas.contains_key(&dir) {
-                true => Ok(()),
-                false => Err(MetadataError::NoAttribute),
-            };
+            let known = model.quotas.contains_key(&dir);
+            let said = if known { Ok(()) } else { Err(MetadataError::NoAttribute) };
             if same(tree.remove_quota(dir, now), said, op).is_some() {
                 model.quotas.remove(&dir);
             }
@@ -593,9 +590,10 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
             // A file is no shorter than nothing.
             let growth = i64::from(growth).max(-node.size.cast_signed());
             let chain = model.counted_by(tree, ino);
-            let said = match forced || !tree.has_quotas() {
-                true => Ok(()),
-                false => model.allows(tree, &[(chain, growth - node.staged, 0)]),
+            let said = if forced || !tree.has_quotas() {
+                Ok(())
+            } else {
+                model.allows(tree, &[(chain, growth - node.staged, 0)])
             };
             if same(tree.stage_growth(ino, growth, forced), said, op).is_some() && tree.has_quotas()
             {

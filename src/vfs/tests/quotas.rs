@@ -5,10 +5,11 @@ use rustix::io::Errno;
 use super::world::{Ground, World};
 use crate::metadata::{QuotaLimits, RenameMode};
 use crate::types::{FileKind, Ino, Name};
-use crate::vfs::{HandleId, OpenOptions, Vfs, VfsError};
+use crate::vfs::{Caller, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
 
 const POLICY: &str = "min=1,target=1,max=1,level=LOCAL_DURABILITY,wait_on=fsync";
 const FALLOC_KEEP: i32 = 1;
+const ROOT: Caller = Caller { uid: 0, gid: 0 };
 
 fn name(text: &str) -> Name {
     Name::new(text.as_bytes()).unwrap()
@@ -23,7 +24,7 @@ fn make(vfs: &Vfs, parent: Ino, text: &str, kind: FileKind) -> Ino {
 }
 
 fn open(vfs: &Vfs, ino: Ino, truncate: bool) -> HandleId {
-    vfs.open_file(ino, OpenOptions { write: true, truncate, append: false }).unwrap()
+    vfs.open_file(ino, OpenOptions { write: true, truncate, ..OpenOptions::default() }).unwrap()
 }
 
 fn errno<T>(result: Result<T, VfsError>) -> Errno {
@@ -46,22 +47,22 @@ fn what_is_written_and_not_committed_counts_at_each_call() {
     vfs.set_quota(top, bytes(100_000)).unwrap();
     let file = make(vfs, top, "file", FileKind::File);
     let id = open(vfs, file, false);
-    vfs.write(id, 0, &[1; 60_000]).unwrap();
+    vfs.write(id, 0, &vec![1; 60_000]).unwrap();
     assert_eq!(used(vfs, top), 60_000, "staged");
-    assert_eq!(errno(vfs.write(id, 60_000, &[1; 40_001])), Errno::DQUOT);
+    assert_eq!(errno(vfs.write(id, 60_000, &vec![1; 40_001])), Errno::DQUOT);
     assert_eq!(errno(vfs.write(id, 1 << 30, &[1])), Errno::DQUOT, "a hole has a length");
     assert_eq!(errno(vfs.fallocate(id, 0..100_001, 0)), Errno::DQUOT);
     vfs.fallocate(id, 0..100_001, FALLOC_KEEP).unwrap();
-    vfs.write(id, 0, &[2; 60_000]).unwrap();
+    vfs.write(id, 0, &vec![2; 60_000]).unwrap();
     assert_eq!(used(vfs, top), 60_000, "what is there already may be written");
     vfs.commit_all().unwrap();
     assert_eq!(used(vfs, top), 60_000, "committed");
-    vfs.write(id, 60_000, &[1; 40_000]).unwrap();
+    vfs.write(id, 60_000, &vec![1; 40_000]).unwrap();
     vfs.release(id).unwrap();
     // A file can be written again at the limit.
     let id = open(vfs, file, true);
     assert_eq!(used(vfs, top), 0);
-    vfs.write(id, 0, &[3; 100_000]).unwrap();
+    vfs.write(id, 0, &vec![3; 100_000]).unwrap();
     assert_eq!(errno(vfs.write(id, 100_000, &[1])), Errno::DQUOT);
     vfs.release(id).unwrap();
     // A copy that shares its content costs no bytes on the disk, but its length.
@@ -73,7 +74,7 @@ fn what_is_written_and_not_committed_counts_at_each_call() {
     // Without a name it counts until it is closed.
     vfs.unlink(top, &name("file")).unwrap();
     assert_eq!(used(vfs, top), 0);
-    vfs.write(to, 0, &[1; 100_000]).unwrap();
+    vfs.write(to, 0, &vec![1; 100_000]).unwrap();
     vfs.unlink(top, &name("second")).unwrap();
     assert_eq!(used(vfs, top), 100_000);
     vfs.release(to).unwrap();
@@ -119,12 +120,12 @@ fn a_quota_counts_what_was_dirty_when_it_was_set_and_a_restart_finds_it_again() 
     let top = make(&vfs, Ino::ROOT, "top", FileKind::Directory);
     let file = make(&vfs, top, "file", FileKind::File);
     let id = open(&vfs, file, false);
-    vfs.write(id, 0, &[1; 40_000]).unwrap();
+    vfs.write(id, 0, &vec![1; 40_000]).unwrap();
     // Half of the limit is used twice over: only growth is refused.
     let set = vfs.set_quota(top, bytes(20_000)).unwrap();
     assert_eq!(set.bytes, 40_000);
     assert_eq!(errno(vfs.write(id, 40_000, &[1])), Errno::DQUOT);
-    vfs.write(id, 0, &[2; 40_000]).unwrap();
+    vfs.write(id, 0, &vec![2; 40_000]).unwrap();
     vfs.fsync(id).unwrap();
     vfs.write(id, 0, &[3; 100]).unwrap();
     drop(vfs);
@@ -144,6 +145,27 @@ fn a_quota_counts_what_was_dirty_when_it_was_set_and_a_restart_finds_it_again() 
     vfs.write(id, 0, &[1; 1_000]).unwrap();
     vfs.release(id).unwrap();
     assert_eq!(world.namespace().check(false, &mut |p| panic!("{p}")).unwrap(), 0);
+}
+
+#[test]
+fn looking_files_up_holds_no_inode_in_memory() {
+    let world = World::new(Ground::Embedded, POLICY, 8 << 10, 64 << 10);
+    let vfs = world.vfs();
+    for n in 0..2_000 {
+        make(vfs, Ino::ROOT, &format!("f{n}"), FileKind::File);
+    }
+    let open = open(vfs, vfs.lookup(Ino::ROOT, &name("f7")).unwrap().0, false);
+    assert_eq!(vfs.nodes_held(), 1);
+    for n in 0..2_000 {
+        let (ino, _) = vfs.lookup(Ino::ROOT, &name(&format!("f{n}"))).unwrap();
+        vfs.attributes(ino).unwrap();
+        vfs.list_xattrs(ino).unwrap();
+        vfs.set_attributes(ino, &SetAttr { mode: Some(0o600), ..SetAttr::default() }, ROOT)
+            .unwrap();
+    }
+    assert_eq!(vfs.nodes_held(), 1, "only what is open");
+    vfs.release(open).unwrap();
+    assert_eq!(vfs.nodes_held(), 0);
 }
 
 #[test]

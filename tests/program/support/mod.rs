@@ -129,6 +129,12 @@ impl<'w> Volume<'w> {
         self.mount_with(&[])
     }
 
+    /// The mount that something else has made at the usual place.
+    pub fn mounted(&self) -> Mount<'w> {
+        let at = self.world.make_dir("mnt");
+        Mount { world: self.world, volume: self.dir.clone(), at, mounted: true }
+    }
+
     pub fn mount_with(&self, words: &[&str]) -> Mount<'w> {
         let at = self.world.make_dir("mnt");
         let mut all = vec!["mount", at.to_str().unwrap()];
