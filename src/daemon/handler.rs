@@ -12,7 +12,7 @@ use super::unmount::umount;
 use super::volume::{Volume, failed, parse_backends};
 use super::{policy, quota, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
-use crate::backends::{open, wrap};
+use crate::backends::wrap;
 use crate::config::Config;
 use crate::metadata::{CopyState, EventRecord, MetadataError};
 use crate::replication::{BackendState, WriteResult};
@@ -252,8 +252,7 @@ fn backend_add(
             format!("{url} is a backend of this volume already"),
         ));
     };
-    volume::Volume::check_place(&spec, &volume.dir, mountpoint)?;
-    let opened = open(&spec, true).map_err(failed)?;
+    let opened = volume::reach(&spec, &volume.dir, mountpoint, true)?.map_err(failed)?;
     let deadline = Duration::from_secs(volume.config.replication.call_deadline_s);
     Config::set_backends(&volume.dir, &specs).map_err(failed)?;
     volume.registry.add(spec.clone(), Ok(wrap::standard(opened, deadline)));

@@ -128,13 +128,18 @@ fn wait_for_end(session: fuse::Session, ending: &Ending) -> Result<bool, Failure
     }
 }
 
-/// Commands hold the volume while they run.
+/// Commands hold the volume while they run. One that waits for backends (`sync`)
+/// is cut off after a while.
 fn wait_for_last(mut volume: Arc<Volume>) -> Volume {
     let pause = crate::runtime::Shutdown::default();
+    let start = Instant::now();
     loop {
         match Arc::try_unwrap(volume) {
             Ok(volume) => return volume,
             Err(shared) => volume = shared,
+        }
+        if start.elapsed() >= STOP_DRAIN {
+            volume.replicator.stop();
         }
         if pause.wait(Duration::from_millis(50)) {
             tracing::trace!("still waiting");

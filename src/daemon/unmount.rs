@@ -14,6 +14,8 @@ use crate::types::{Cid, FileKind, Ino};
 
 /// Without movement for so long, the caller is told what it waits for.
 const STUCK: Duration = Duration::from_secs(3);
+/// How long `--force` waits for the last checkpoint to reach the backends.
+const FORCED_CHECKPOINT: Duration = Duration::from_secs(5);
 /// Files named; the others are counted by their contents.
 const NAMED: usize = 20;
 /// Pending contents that names are looked for.
@@ -163,7 +165,11 @@ pub(super) fn umount(
         }
     }
     // Without it the next mount writes one: the metadata itself is durable.
-    let written = volume.checkpointer.checkpoint(false);
+    let written = if force {
+        volume.checkpointer.checkpoint_within(false, FORCED_CHECKPOINT)
+    } else {
+        volume.checkpointer.checkpoint(false)
+    };
     if let Err(error) = &written {
         tracing::warn!(%error, "no last checkpoint; the next mount writes one");
     }

@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 
 use super::identity::{Identity, Lock};
 use crate::api::{ErrorCode, Failure};
-use crate::backends::{BackendSpec, open, refuse_overlap, wrap};
+use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, refuse_overlap, wrap};
 use crate::config::{Config, TEMPLATE};
 use crate::content::Profile;
 use crate::metadata::{EmbeddedEngine, Engine, EventRecord, MetadataError, Namespace};
@@ -14,10 +14,16 @@ use crate::replication::{
     Checkpointer, CheckpointerOptions, Policy, Progress, RecoverSource, Recovered, Registry,
     ReplicationError, Replicator, ReplicatorOptions, recover,
 };
-use crate::runtime::{Bridge, Clock, Shutdown, SystemClock};
+use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, within};
 use crate::store::{LocalStore, StoreOptions};
 use crate::types::VolumeId;
 use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
+
+/// A backend that does not open in this time is opened by a probe later.
+const OPEN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a volume that is closed waits for its last checkpoint to reach the
+/// backends; the next opening goes on with it.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
 
 /// How a volume is opened.
 #[derive(Debug, Clone, Default)]
@@ -120,8 +126,7 @@ impl Volume {
         Self::prepare_folder(dir)?;
         let specs = parse_backends(&options.backends, &[])?;
         for spec in &specs {
-            Self::check_place(spec, dir, None)?;
-            open(spec, true).map_err(|e| {
+            reach(spec, dir, None, true)?.map_err(|e| {
                 Failure::new(ErrorCode::Failed, format!("backend {}: {e}", spec.id))
             })?;
         }
@@ -164,17 +169,6 @@ impl Volume {
         Config::set_backends(dir, specs).map_err(failed)
     }
 
-    pub(super) fn check_place(
-        spec: &BackendSpec,
-        volume: &Path,
-        mountpoint: Option<&Path>,
-    ) -> Result<(), Failure> {
-        match spec.path() {
-            Some(path) => refuse_overlap(&path, volume, mountpoint).map_err(usage),
-            None => Ok(()),
-        }
-    }
-
     /// Opens a volume and starts its background work. Backends that do not
     /// answer are opened again later: they never stop a mount.
     ///
@@ -208,8 +202,8 @@ impl Volume {
         let registry = Arc::new(Registry::new(local_domain(dir)?));
         let call_deadline = Duration::from_secs(config.replication.call_deadline_s);
         for spec in &config.backends {
-            Self::check_place(spec, dir, mode.mountpoint.as_deref())?;
-            let opened = open(spec, false).map(|backend| wrap::standard(backend, call_deadline));
+            let opened = reach(spec, dir, mode.mountpoint.as_deref(), false)?;
+            let opened = opened.map(|backend| wrap::standard(backend, call_deadline));
             if let Err(error) = &opened {
                 tracing::warn!(backend = %spec.id, %error, "a backend is not in reach; it is tried again");
             }
@@ -336,7 +330,7 @@ impl Volume {
     /// Of the last commit or checkpoint; the volume is closed all the same.
     pub fn close(self) -> Result<(), Failure> {
         let committed = self.vfs.close();
-        let written = self.checkpointer.checkpoint(false);
+        let written = self.checkpointer.checkpoint_within(false, LAST_CHECKPOINT);
         let persisted = self.namespace.engine().persist();
         self.shutdown.trigger();
         let Self { namespace, store, registry, replicator, checkpointer, vfs, .. } = self;
@@ -362,8 +356,7 @@ impl Volume {
     pub fn recover(dir: &Path, options: &RecoverOptions) -> Result<Recovered, Failure> {
         Self::prepare_folder(dir)?;
         let spec = BackendSpec::parse(&options.from, &[]).map_err(usage)?;
-        Self::check_place(&spec, dir, None)?;
-        let backend = open(&spec, false).map_err(failed)?;
+        let backend = reach(&spec, dir, None, false)?.map_err(failed)?;
         let lock = Lock::take(dir)?;
         let clock = SystemClock;
         let bridge = Bridge::start(2).map_err(failed)?;
@@ -421,6 +414,32 @@ impl Volume {
         volume.close()?;
         Ok(recovered)
     }
+}
+
+/// Opens a backend that does not overlap the volume. The outer error is that of
+/// an overlap, or of the path; the inner one says that it is not in reach now, as
+/// one whose disk hangs.
+///
+/// # Errors
+/// `Usage` for an overlap.
+pub(super) fn reach(
+    spec: &BackendSpec,
+    volume: &Path,
+    mountpoint: Option<&Path>,
+    create: bool,
+) -> Result<Result<Arc<dyn Backend>, BackendError>, Failure> {
+    let (wanted, volume) = (spec.clone(), volume.to_owned());
+    let mountpoint = mountpoint.map(Path::to_owned);
+    let work = move || {
+        if let Some(path) = wanted.path() {
+            refuse_overlap(&path, &volume, mountpoint.as_deref()).map_err(usage)?;
+        }
+        Ok(open(&wanted, create))
+    };
+    within(OPEN_DEADLINE, work).map_err(failed)?.unwrap_or_else(|| {
+        let text = format!("no answer within {OPEN_DEADLINE:?}: does its disk hang?");
+        Ok(Err(BackendError::new(ErrorKind::Timeout, text)))
+    })
 }
 
 /// The local store's failure domain: its device.

@@ -13,12 +13,12 @@ use fuser::{
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::reply::{attributes, errno, file_type, kind_of_mode, set_time};
-use super::workers::Workers;
+use super::reply::{attributes, file_type, kind_of_mode, set_time};
+use super::requests::{Job, Requests, ended};
 use crate::metadata::{Created, InodeRecord, RenameMode};
-use crate::telemetry;
+use crate::runtime::Step;
 use crate::types::{Acl, FileKind, Ino, InvalidName, Name, acl};
-use crate::vfs::{Caller, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
+use crate::vfs::{Brought, Caller, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
 
 /// We are the only writer: the kernel may keep what it knows, and is told of
 /// changes behind its back.
@@ -32,7 +32,7 @@ const PAGE: usize = 256;
 
 pub(super) struct CairnFs {
     pub vfs: Arc<Vfs>,
-    pub workers: Workers,
+    pub requests: Arc<Requests>,
 }
 
 fn name(name: &OsStr) -> Result<Name, Errno> {
@@ -48,17 +48,7 @@ fn timed<T>(
     work: impl FnOnce() -> Result<T, VfsError>,
 ) -> Result<T, Errno> {
     let start = Instant::now();
-    let result = work();
-    telemetry::metrics().fuse_request(operation, result.is_ok(), start.elapsed());
-    result.map_err(|error| {
-        let errno = errno(&error);
-        if errno == Errno::EIO {
-            tracing::error!(operation, %error, "a request failed");
-        } else {
-            tracing::trace!(operation, %error, "a request was answered with an error");
-        }
-        errno
-    })
+    ended(operation, start, work())
 }
 
 fn send_entry(reply: ReplyEntry, result: Result<(Ino, InodeRecord), Errno>) {
@@ -333,7 +323,7 @@ impl Filesystem for CairnFs {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -342,16 +332,26 @@ impl Filesystem for CairnFs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let mut buffer = vec![0; size as usize];
-        match timed("read", || self.vfs.read(HandleId(handle.0), offset, &mut buffer)) {
-            Ok(n) => reply.data(&buffer[..n]),
+        let (vfs, brought) = (Arc::clone(&self.vfs), Brought::default());
+        let step = move || {
+            let mut buffer = vec![0; size as usize];
+            vfs.near(&brought, || {
+                let n = vfs.read(HandleId(handle.0), offset, &mut buffer)?;
+                buffer.truncate(n);
+                Ok(buffer)
+            })
+        };
+        let first = step();
+        let send = |read: Result<Vec<u8>, Errno>| match read {
+            Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(error),
-        }
+        };
+        self.requests.go_on(Job::new("read", request, step, send), first);
     }
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -361,19 +361,38 @@ impl Filesystem for CairnFs {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match timed("write", || self.vfs.write(HandleId(handle.0), offset, data)) {
-            Ok(_) => reply.written(data.len() as u32),
+        let (vfs, brought, id) = (Arc::clone(&self.vfs), Brought::default(), HandleId(handle.0));
+        let first = vfs.near(&brought, || vfs.write(id, offset, data));
+        let len = data.len() as u32;
+        let send = move |written: Result<u64, Errno>| match written {
+            Ok(_) => reply.written(len),
             Err(error) => reply.error(error),
-        }
+        };
+        // The bytes are the kernel's buffer: who has to wait takes them along.
+        let data = if let Ok(Step::Wait(_)) = first { data.to_vec() } else { Vec::new() };
+        let step = move || vfs.near(&brought, || vfs.write(id, offset, &data));
+        self.requests.go_on(Job::new("write", request, step, send), first);
     }
 
-    fn flush(&self, _: &Request, _: INodeNo, handle: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        let id = HandleId(handle.0);
-        if !self.vfs.flush_waits(id) {
-            return send_empty(reply, timed("flush", || self.vfs.flush(id)));
+    fn flush(
+        &self,
+        request: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let (vfs, id) = (Arc::clone(&self.vfs), HandleId(handle.0));
+        let mut steps = vfs.flush_steps(id);
+        let waits = vfs.flush_waits(id);
+        // Without a wait it only hands the file on.
+        let first = if waits { None } else { Some(steps()) };
+        let job = Job::new("flush", request, steps, |done| send_empty(reply, done))
+            .when_cut(move || vfs.interrupted(id));
+        match first {
+            Some(first) => self.requests.go_on(job, first),
+            None => self.requests.begin(job),
         }
-        let vfs = Arc::clone(&self.vfs);
-        self.workers.run(move || send_empty(reply, timed("flush", || vfs.flush(id))));
     }
 
     fn release(
@@ -389,14 +408,15 @@ impl Filesystem for CairnFs {
         send_empty(reply, timed("release", || self.vfs.release(HandleId(handle.0))));
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         let (vfs, id) = (Arc::clone(&self.vfs), HandleId(handle.0));
-        self.workers.run(move || send_empty(reply, timed("fsync", || vfs.fsync(id))));
+        let job = Job::new("fsync", request, vfs.fsync_steps(id), |done| send_empty(reply, done));
+        self.requests.begin(job.when_cut(move || vfs.interrupted(id)));
     }
 
-    fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let (vfs, ino) = (Arc::clone(&self.vfs), Ino(ino.0));
-        self.workers.run(move || send_empty(reply, timed("fsyncdir", || vfs.sync_directory(ino))));
+    fn fsyncdir(&self, request: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let steps = self.vfs.sync_directory_steps(Ino(ino.0));
+        self.requests.begin(Job::new("fsyncdir", request, steps, |done| send_empty(reply, done)));
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
@@ -505,15 +525,16 @@ impl Filesystem for CairnFs {
         send_empty(reply, timed("setxattr", set));
     }
 
-    fn getxattr(&self, _: &Request, ino: INodeNo, key: &OsStr, size: u32, reply: ReplyXattr) {
-        let (vfs, ino, key) = (Arc::clone(&self.vfs), Ino(ino.0), key.as_bytes().to_vec());
-        let virtual_one = key.starts_with(b"user.cairn.");
-        let job = move || {
-            let value = timed("getxattr", || vfs.get_xattr(ino, &key));
-            Self::send_xattr(reply, size, value);
-        };
+    fn getxattr(&self, request: &Request, ino: INodeNo, key: &OsStr, size: u32, reply: ReplyXattr) {
+        let (ino, key) = (Ino(ino.0), key.as_bytes());
+        if !key.starts_with(b"user.cairn.") {
+            let value = timed("getxattr", || self.vfs.get_xattr(ino, key));
+            return Self::send_xattr(reply, size, value);
+        }
         // A CID that is asked for may have to be made first.
-        if virtual_one { self.workers.run(job) } else { job() }
+        let steps = self.vfs.get_xattr_steps(ino, key.to_vec());
+        let send = move |value| Self::send_xattr(reply, size, value);
+        self.requests.begin(Job::new("getxattr", request, steps, send));
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -543,7 +564,7 @@ impl Filesystem for CairnFs {
 
     fn fallocate(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -552,15 +573,17 @@ impl Filesystem for CairnFs {
         reply: ReplyEmpty,
     ) {
         let range = offset..offset.saturating_add(length);
-        send_empty(
-            reply,
-            timed("fallocate", || self.vfs.fallocate(HandleId(handle.0), range, mode)),
-        );
+        let (vfs, brought) = (Arc::clone(&self.vfs), Brought::default());
+        let step =
+            move || vfs.near(&brought, || vfs.fallocate(HandleId(handle.0), range.clone(), mode));
+        let first = step();
+        let job = Job::new("fallocate", request, step, |done| send_empty(reply, done));
+        self.requests.go_on(job, first);
     }
 
     fn lseek(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         handle: FileHandle,
         offset: i64,
@@ -573,15 +596,19 @@ impl Filesystem for CairnFs {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        match timed("lseek", || self.vfs.seek(HandleId(handle.0), from, hole)) {
+        let (vfs, brought) = (Arc::clone(&self.vfs), Brought::default());
+        let step = move || vfs.near(&brought, || vfs.seek(HandleId(handle.0), from, hole));
+        let first = step();
+        let send = |found: Result<u64, Errno>| match found {
             Ok(at) => reply.offset(at.cast_signed()),
             Err(error) => reply.error(error),
-        }
+        };
+        self.requests.go_on(Job::new("lseek", request, step, send), first);
     }
 
     fn copy_file_range(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         from: FileHandle,
         from_offset: u64,
@@ -595,9 +622,11 @@ impl Filesystem for CairnFs {
         // The answer has 32 bits; the caller asks for the rest again.
         let len = len.min(1 << 30);
         let (from, to) = ((HandleId(from.0), from_offset), (HandleId(to.0), to_offset));
-        match timed("copy_file_range", || self.vfs.copy_range(from, to, len)) {
+        let send = |copied: Result<u64, Errno>| match copied {
             Ok(copied) => reply.written(copied as u32),
             Err(error) => reply.error(error),
-        }
+        };
+        let steps = self.vfs.copy_steps(from, to, len);
+        self.requests.begin(Job::new("copy_file_range", request, steps, send));
     }
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::filesystem::CairnFs;
-use super::workers::Workers;
+use super::requests::Requests;
 use crate::types::{Ino, Name};
 use crate::vfs::{KernelCache, Vfs};
 
@@ -173,8 +173,9 @@ pub fn mount(
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads.max(1));
     config.clone_fd = true;
-    let workers = Workers::start().map_err(|e| failed(mountpoint, e.to_string()))?;
-    let filesystem = CairnFs { vfs: Arc::clone(vfs), workers };
+    let requests = Requests::start(vfs.bridge().clone());
+    let requests = requests.map_err(|e| failed(mountpoint, e.to_string()))?;
+    let filesystem = CairnFs { vfs: Arc::clone(vfs), requests };
     let refused = |e| failed(mountpoint, format!("the kernel refuses the mount: {e}"));
     let background = if rustix::process::geteuid().is_root() {
         let device = super::direct::mount(mountpoint, options).map_err(refused)?;

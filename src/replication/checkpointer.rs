@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::local_manifests::{highest_local, newest_local, newest_number, remove_before};
 use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
@@ -34,6 +35,8 @@ use crate::types::{BackendId, Block, Cid, VolumeId, WriterId, cid};
 const KEPT_NAMES: usize = 8;
 /// Bytes of blocks in one put.
 const BATCH_BYTES: usize = 4 << 20;
+/// How often who waits looks at the places.
+const LOOK: Duration = Duration::from_millis(500);
 /// Until a backend with a checkpoint that is not ours is looked at again.
 const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 
@@ -107,6 +110,8 @@ pub struct Checkpointer {
     options: CheckpointerOptions,
     state: Mutex<State>,
     changed: Condvar,
+    /// As `changed`, for who holds no thread.
+    events: watch::Sender<u64>,
 }
 
 fn sync_dir(dir: &Path) -> std::io::Result<()> {
@@ -154,6 +159,7 @@ impl Checkpointer {
             options,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            events: watch::Sender::new(0),
         });
         let ticker = Arc::clone(&checkpointer);
         std::thread::Builder::new().name("cairn-checkpoint".into()).spawn(move || ticker.tick())?;
@@ -161,11 +167,16 @@ impl Checkpointer {
         Ok(checkpointer)
     }
 
+    fn notify(&self) {
+        self.changed.notify_all();
+        self.events.send_modify(|events| *events = events.wrapping_add(1));
+    }
+
     fn tick(self: Arc<Self>) {
         loop {
             let stopped = self.shutdown.wait(self.options.delta_interval);
             if stopped {
-                self.changed.notify_all();
+                self.notify();
                 return;
             }
             self.serve_backends();
@@ -235,7 +246,7 @@ impl Checkpointer {
                     state.complete.insert(id.clone(), manifest.sequence);
                     state.refused.remove(id);
                     drop(state);
-                    self.changed.notify_all();
+                    self.notify();
                 }
                 Ok(false) => {}
                 Err(error) => {
@@ -243,7 +254,7 @@ impl Checkpointer {
                     if let ReplicationError::Backend(error) = &error {
                         self.registry.failed(id, error);
                     }
-                    self.changed.notify_all();
+                    self.notify();
                     let pause = if let ReplicationError::Behind { .. } = &error {
                         tracing::error!(%error, backend = %id, "no metadata is written there");
                         self.state.lock().refused.insert(id.clone(), error.to_string());
@@ -387,31 +398,61 @@ impl Checkpointer {
     ///
     /// # Errors
     /// `Metadata`, `Io`; `BelowLevel` when the policy says fail.
-    pub fn acknowledge(&self, policy: &Policy) -> Result<(), ReplicationError> {
+    pub fn acknowledge(self: &Arc<Self>, policy: &Policy) -> Result<(), ReplicationError> {
+        match self.record(policy)? {
+            Some(sequence) => self.bridge.block_on(self.reached(sequence, policy)),
+            None => Ok(()),
+        }
+    }
+
+    /// The local part of [`Checkpointer::acknowledge`]; `None` when there is no
+    /// other, else the sequence that backends must have.
+    ///
+    /// # Errors
+    /// `Metadata`, `Io`.
+    pub fn record(&self, policy: &Policy) -> Result<Option<u64>, ReplicationError> {
         self.namespace.engine().persist()?;
         if policy.level == Level::LocalDurability || self.registry.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
-        let sequence = self.write_shared(false)?;
-        let start = Instant::now();
-        let mut state = self.state.lock();
-        loop {
-            let (have, want) = (self.copies_of(&state, sequence), self.wanted(&state, policy));
-            if have >= want {
-                return Ok(());
-            }
-            let late =
-                start.elapsed() >= self.options.level_deadline || self.shutdown.is_triggered();
-            if late {
-                return match policy.on_degraded {
-                    OnDegraded::Queue => Ok(()),
-                    OnDegraded::Fail => {
-                        let reason = "the metadata waits for backends".to_owned();
-                        Err(ReplicationError::BelowLevel { have, want, reason })
-                    }
+        self.write_shared(false).map(Some)
+    }
+
+    /// The other part: waits until the level's places have `sequence`. Holds no
+    /// thread.
+    ///
+    /// # Errors
+    /// `BelowLevel` when the policy says fail.
+    pub fn reached(
+        self: &Arc<Self>,
+        sequence: u64,
+        policy: &Policy,
+    ) -> impl Future<Output = Result<(), ReplicationError>> + Send + use<> {
+        let (this, policy) = (Arc::clone(self), policy.clone());
+        async move {
+            let start = Instant::now();
+            let mut changes = this.events.subscribe();
+            loop {
+                let (have, want) = {
+                    let state = this.state.lock();
+                    (this.copies_of(&state, sequence), this.wanted(&state, &policy))
                 };
+                if have >= want {
+                    return Ok(());
+                }
+                let over = this.shutdown.is_triggered();
+                if over || start.elapsed() >= this.options.level_deadline {
+                    return match policy.on_degraded {
+                        OnDegraded::Queue => Ok(()),
+                        OnDegraded::Fail => {
+                            let reason = "the metadata waits for backends".to_owned();
+                            Err(ReplicationError::BelowLevel { have, want, reason })
+                        }
+                    };
+                }
+                // An error says that nothing changes any more; it is late then.
+                drop(tokio::time::timeout(LOOK, changes.changed()).await);
             }
-            self.changed.wait_for(&mut state, Duration::from_millis(500));
         }
     }
 
@@ -441,11 +482,23 @@ impl Checkpointer {
     /// # Errors
     /// `Metadata`, `Io`.
     pub fn checkpoint(&self, base: bool) -> Result<CheckpointStatus, ReplicationError> {
+        self.checkpoint_within(base, self.options.level_deadline)
+    }
+
+    /// As [`Checkpointer::checkpoint`], and waits for backends no longer than this.
+    ///
+    /// # Errors
+    /// `Metadata`, `Io`.
+    pub fn checkpoint_within(
+        &self,
+        base: bool,
+        most: Duration,
+    ) -> Result<CheckpointStatus, ReplicationError> {
         self.namespace.engine().persist()?;
         let sequence = self.write_shared(base)?;
         let start = Instant::now();
         let mut state = self.state.lock();
-        while start.elapsed() < self.options.level_deadline {
+        while start.elapsed() < most {
             let lagging = self.registry.candidates().iter().any(|c| {
                 c.available
                     && !state.refused.contains_key(&c.id)
@@ -454,7 +507,7 @@ impl Checkpointer {
             if !lagging {
                 break;
             }
-            self.changed.wait_for(&mut state, Duration::from_millis(500));
+            self.changed.wait_for(&mut state, LOOK.min(most));
         }
         drop(state);
         Ok(self.status())
@@ -542,7 +595,7 @@ impl Checkpointer {
             let result = self.write(previous.as_deref(), need_base, sequence, &policy);
             state = self.state.lock();
             state.running = false;
-            self.changed.notify_all();
+            self.notify();
             match result {
                 Ok(written) => {
                     state.ended = number;

@@ -28,7 +28,7 @@ use crate::types::{BackendId, Cid, Timestamp};
 pub(super) struct Core {
     pub namespace: Arc<Namespace>,
     pub registry: Arc<Registry>,
-    pub fetcher: Fetcher,
+    pub fetcher: Arc<Fetcher>,
     pub calls: Calls,
     pub clock: Arc<dyn Clock>,
     pub options: ReplicatorOptions,
@@ -57,7 +57,7 @@ pub(super) enum Outcome {
 impl Core {
     pub fn new(
         namespace: Arc<Namespace>,
-        fetcher: Fetcher,
+        fetcher: Arc<Fetcher>,
         registry: Arc<Registry>,
         calls: Calls,
         clock: Arc<dyn Clock>,

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::calls::Calls;
 use super::{Registry, ReplicationError};
@@ -22,37 +23,30 @@ use crate::types::{BackendId, Block, Cid, cid};
 const HEDGE: Duration = Duration::from_secs(1);
 
 /// Reads blocks: the local store first, then the other backends, the quickest
-/// first. Lock: `flights`, then that of one flight; none while anything is read.
+/// first. Lock: `flights`, not while anything is read.
 pub(super) struct Fetcher {
     store: Arc<LocalStore>,
     registry: Arc<Registry>,
     calls: Calls,
-    /// Blocks that a thread is fetching; others wait for it.
-    flights: Mutex<HashMap<Cid, Arc<Flight>>>,
+    /// Blocks that are on their way; who wants one of them waits for it.
+    flights: Mutex<HashMap<Cid, watch::Receiver<Option<Answer>>>>,
 }
 
 /// A block, or each backend's answer.
 type Answer = Result<Bytes, String>;
 
-#[derive(Default)]
-struct Flight {
-    answer: Mutex<Option<Answer>>,
-    landed: Condvar,
-}
-
-/// Lands a flight, also when its thread panics.
-struct Pilot<'f> {
-    fetcher: &'f Fetcher,
+/// Lands a flight, also when its task is dropped or panics.
+struct Pilot {
+    fetcher: Arc<Fetcher>,
     cid: Cid,
-    flight: Arc<Flight>,
+    landed: watch::Sender<Option<Answer>>,
     answer: Answer,
 }
 
-impl Drop for Pilot<'_> {
+impl Drop for Pilot {
     fn drop(&mut self) {
         self.fetcher.flights.lock().remove(&self.cid);
-        *self.flight.answer.lock() = Some(self.answer.clone());
-        self.flight.landed.notify_all();
+        self.landed.send_replace(Some(self.answer.clone()));
     }
 }
 
@@ -62,41 +56,48 @@ impl Fetcher {
     }
 
     /// The block, verified. A bad or missing local copy is repaired.
-    pub fn block(&self, id: &Cid) -> Result<Bytes, ReplicationError> {
-        if let Some(inline) = inline_block(id) {
-            return Ok(inline);
+    pub fn block(self: &Arc<Self>, id: &Cid) -> Result<Bytes, ReplicationError> {
+        match self.here(id)? {
+            Some(data) => Ok(data),
+            None => self.calls.bridge.block_on(Arc::clone(self).bring(*id)),
         }
-        if let Some(data) = self.local(id)? {
-            return Ok(data);
+    }
+
+    /// The block when it needs no backend.
+    pub fn here(&self, id: &Cid) -> Result<Option<Bytes>, ReplicationError> {
+        match inline_block(id) {
+            Some(inline) => Ok(Some(inline)),
+            None => self.local(id),
         }
-        let (flight, mine) = {
+    }
+
+    /// The block from elsewhere. It goes on its way although nobody waits for it
+    /// any more: each backend's calls have deadlines, so it lands.
+    pub async fn bring(self: Arc<Self>, id: Cid) -> Result<Bytes, ReplicationError> {
+        let mut landed = {
             let mut flights = self.flights.lock();
-            if let Some(flight) = flights.get(id) {
-                (Arc::clone(flight), false)
+            if let Some(flight) = flights.get(&id) {
+                flight.clone()
             } else {
-                let flight = Arc::new(Flight::default());
-                flights.insert(*id, Arc::clone(&flight));
-                (flight, true)
+                let (sender, receiver) = watch::channel(None);
+                flights.insert(id, receiver.clone());
+                let pilot = Pilot {
+                    fetcher: Arc::clone(&self),
+                    cid: id,
+                    landed: sender,
+                    answer: Err("the read was cut off".to_owned()),
+                };
+                self.calls.bridge.spawn(fly(pilot));
+                receiver
             }
         };
-        let answer = if mine {
-            let mut pilot = Pilot {
-                fetcher: self,
-                cid: *id,
-                flight,
-                answer: Err("the read was cut off".to_owned()),
-            };
-            pilot.answer = self.elsewhere(id)?;
-            pilot.answer.clone()
-        } else {
-            // Each backend's calls have deadlines, so the flight lands.
-            let mut answer = flight.answer.lock();
-            while answer.is_none() {
-                flight.landed.wait(&mut answer);
-            }
-            answer.clone().unwrap_or_else(|| Err(String::new()))
+        let answer = tokio::select! {
+            biased;
+            landed = landed.wait_for(Option::is_some) => landed.ok().and_then(|a| a.clone()),
+            () = self.calls.stop.wait() => return Err(ReplicationError::ShuttingDown),
         };
-        answer.map_err(|tried| ReplicationError::NoGoodCopy { cid: *id, tried })
+        let answer = answer.unwrap_or_else(|| Err("the read was cut off".to_owned()));
+        answer.map_err(|tried| ReplicationError::NoGoodCopy { cid: id, tried })
     }
 
     /// The local copy, when it is good.
@@ -115,20 +116,23 @@ impl Fetcher {
         }
     }
 
-    fn elsewhere(&self, id: &Cid) -> Result<Answer, ReplicationError> {
+    async fn elsewhere(&self, id: &Cid) -> Answer {
         let places = self.registry.by_speed();
-        let (answer, wrong) = match self.calls.wait(async { Ok(self.race(id, places).await) }) {
-            Ok(raced) => raced,
-            Err(error @ ReplicationError::ShuttingDown) => return Err(error),
-            Err(error) => (Err(error.to_string()), Vec::new()),
+        let (answer, wrong) = tokio::select! {
+            biased;
+            () = self.calls.stop.wait() => return Err("the volume is being unmounted".to_owned()),
+            raced = self.race(id, places) => raced,
         };
-        let Ok(data) = answer else { return Ok(answer) };
+        let data = answer?;
         telemetry::metrics().replication_blocks_fetched.inc();
         let block = Block { cid: *id, data: data.clone() };
-        match self.store.repair(&block) {
-            Ok(()) => drop(telemetry::metrics().replication_repairs.inc()),
+        let (store, kept) = (Arc::clone(&self.store), block.clone());
+        let repaired = self.calls.bridge.spawn_blocking(move || store.repair(&kept)).await;
+        match repaired.map_err(std::io::Error::other) {
+            Ok(Ok(())) => drop(telemetry::metrics().replication_repairs.inc()),
             // The reader is served all the same; the next read tries again.
-            Err(error) => tracing::warn!(%error, cid = %id, "a fetched block cannot be kept"),
+            Ok(Err(error)) => tracing::warn!(%error, cid = %id, "a fetched block cannot be kept"),
+            Err(error) => tracing::warn!(%error, cid = %id, "a fetched block is not kept"),
         }
         for (backend_id, backend) in wrong {
             let block = block.clone();
@@ -142,7 +146,7 @@ impl Fetcher {
                 }
             });
         }
-        Ok(Ok(data))
+        Ok(data)
     }
 
     /// Asks one backend after the other, the next one too when an answer is
@@ -203,6 +207,10 @@ impl Fetcher {
         }
         ((backend_id, backend), answer)
     }
+}
+
+async fn fly(mut pilot: Pilot) {
+    pilot.answer = pilot.fetcher.elsewhere(&pilot.cid).await;
 }
 
 /// Puts good bytes in place of wrong ones. The wrong ones are read once more, so

@@ -16,6 +16,7 @@ mod error;
 mod executor;
 mod fetch;
 mod health;
+mod level;
 mod local;
 mod local_manifests;
 mod placement;

@@ -13,8 +13,8 @@ use crate::types::BackendId;
 
 /// Temporary failures in a row after which a backend counts as down.
 const FAILURES_TO_DOWN: u32 = 5;
-/// A call that got no answer was repeated below us and took minutes: two in a
-/// row are enough.
+/// A call that got no answer was waited for long enough: two in a row do, of
+/// which one may be a probe.
 const FAILURES_OF_A_TIMEOUT: u32 = 3;
 /// A place that was full takes part again with this much space (or a twentieth
 /// of a small one), so that it does not come and go with each block.

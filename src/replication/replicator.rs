@@ -7,9 +7,8 @@ use bytes::Bytes;
 use super::calls::{Calls, Stop};
 use super::core::{Core, Outcome};
 use super::fetch::Fetcher;
-use super::planner::Places;
-use super::{OnDegraded, Policy, Registry, ReplicationError, WriteResult};
-use super::{executor, probe, verify};
+use super::{Policy, Registry, ReplicationError, WriteResult};
+use super::{executor, level, probe, verify};
 use crate::metadata::{CopyRecord, CopyState, Namespace, PinState, VerifyMethod};
 use crate::runtime::{Bridge, Clock, Shutdown};
 use crate::store::LocalStore;
@@ -83,7 +82,7 @@ impl Replicator {
         options: ReplicatorOptions,
     ) -> Result<Arc<Self>, ReplicationError> {
         let calls = Calls { bridge, stop: Stop::new(), deadline: options.call_deadline };
-        let fetcher = Fetcher::new(store, Arc::clone(&registry), calls.clone());
+        let fetcher = Arc::new(Fetcher::new(store, Arc::clone(&registry), calls.clone()));
         let core = Arc::new(Core::new(namespace, fetcher, registry, calls, clock, options));
         // Made first: what is started ends when a later start fails.
         let replicator = Arc::new(Self { core: Arc::clone(&core) });
@@ -118,83 +117,42 @@ impl Replicator {
         self.core.queue.submit(roots);
     }
 
+    /// Waits as [`Replicator::level`] does, on this thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait(&self, root: &Cid, policy: &Policy) -> Result<WriteResult, ReplicationError> {
+        self.block_on(self.level(root, policy))
+    }
+
+    /// Runs a wait of this layer on the caller's thread.
+    pub fn block_on<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.core.calls.bridge.block_on(wait)
+    }
+
     /// Waits until `root` has the copies of `policy`'s level, in distinct failure
     /// domains. When it cannot (too few places are in reach, or the deadline
     /// passed): `Ok` with what was reached, when the policy queues; then it
-    /// waits for the places that are in reach all the same.
+    /// waits for the places that are in reach all the same. Holds no thread.
     ///
     /// # Errors
     /// `BelowLevel` when the policy says fail; `ShuttingDown` then, too.
-    pub fn wait(&self, root: &Cid, policy: &Policy) -> Result<WriteResult, ReplicationError> {
-        let start = Instant::now();
-        let shard = self.core.waiters.of(root);
-        let mut hurried = false;
-        loop {
-            // Taken before the look, so that a change in between is seen.
-            let seen = shard.generation();
-            let Some(record) = self.core.namespace.content(root)? else {
-                // Unlinked or replaced meanwhile: nobody is left to wait for it.
-                return Ok(WriteResult::TargetAchieved);
-            };
-            let places = self.core.registry.places();
-            let held = places.held(&record);
-            let (have, target) = (held.len(), usize::from(policy.target));
-            let want = policy.copies_to_wait_for(places.configured(&held).min(target.max(have)));
-            if have >= target {
-                return Ok(WriteResult::TargetAchieved);
-            }
-            if have >= want {
-                return Ok(WriteResult::QuorumAchieved);
-            }
-            let reachable = places.reachable(&held, record.stored_bytes());
-            let no_place =
-                reachable < want && (have >= reachable || policy.on_degraded == OnDegraded::Fail);
-            let late = start.elapsed() >= self.core.options.level_deadline;
-            if no_place || late || self.core.is_stopped() {
-                return self.degraded(policy, (have, want), no_place.then_some(&places));
-            }
-            if !hurried {
-                // Who waits does not wait for the end of a pause, too.
-                hurried = true;
-                self.core.queue.submit(&[*root]);
-            }
-            shard.wait(seen, Duration::from_millis(250));
-        }
-    }
-
-    fn degraded(
+    pub fn level(
         &self,
+        root: &Cid,
         policy: &Policy,
-        (have, want): (usize, usize),
-        no_place: Option<&Places>,
-    ) -> Result<WriteResult, ReplicationError> {
-        match policy.on_degraded {
-            OnDegraded::Queue if have > 1 => Ok(WriteResult::BelowQuorum),
-            OnDegraded::Queue => Ok(WriteResult::NoReplication),
-            OnDegraded::Fail if self.core.is_stopped() => Err(ReplicationError::ShuttingDown),
-            OnDegraded::Fail => {
-                let reason = match no_place {
-                    None => "the backends are too slow".to_owned(),
-                    Some(places) => format!(
-                        "too few backends in distinct failure domains are in reach ({})",
-                        self.why(places)
-                    ),
-                };
-                Err(ReplicationError::BelowLevel { have, want, reason })
-            }
-        }
+    ) -> impl Future<Output = Result<WriteResult, ReplicationError>> + Send + use<> {
+        level::wait(Arc::clone(&self.core), *root, policy.clone())
     }
 
-    /// Why each backend takes no copy.
-    fn why(&self, places: &Places) -> String {
-        let mut reasons = vec![format!("local: {}", places.local_domain)];
-        for status in self.core.registry.statuses() {
-            reasons.push(match status.last_error.as_str() {
-                "" => format!("{}: {}", status.id, status.domain),
-                error => format!("{}: {error}", status.id),
-            });
-        }
-        reasons.join("; ")
+    /// The way to tasks.
+    pub fn bridge(&self) -> &Bridge {
+        &self.core.calls.bridge
+    }
+
+    /// Ends all waits: the volume is being closed.
+    pub fn stop(&self) {
+        self.core.stop();
     }
 
     /// Waits until the queue is empty; false when some remain: the deadline
@@ -243,6 +201,26 @@ impl Replicator {
     /// `NoGoodCopy` with each backend's answer.
     pub fn fetch(&self, id: &Cid) -> Result<Bytes, ReplicationError> {
         self.core.fetcher.block(id)
+    }
+
+    /// The block when it is here and good; asks no backend.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn here(&self, id: &Cid) -> Result<Option<Bytes>, ReplicationError> {
+        self.core.fetcher.here(id)
+    }
+
+    /// A block that is not here, from the other backends; kept here, too. Holds
+    /// no thread.
+    ///
+    /// # Errors
+    /// `NoGoodCopy` with each backend's answer.
+    pub fn bring(
+        &self,
+        id: &Cid,
+    ) -> impl Future<Output = Result<Bytes, ReplicationError>> + Send + use<> {
+        Arc::clone(&self.core.fetcher).bring(*id)
     }
 
     /// Brings every block of a content into the local store; how many blocks.

@@ -26,7 +26,7 @@ pub(super) const BATCH_BYTES: usize = 4 << 20;
 pub(super) struct Sender<'s> {
     backend: &'s Arc<dyn Backend>,
     calls: &'s Calls,
-    fetcher: &'s Fetcher,
+    fetcher: &'s Arc<Fetcher>,
     batch: Vec<Block>,
     /// What `batch` holds or held since the last barrier.
     pushed: HashSet<Cid>,
@@ -66,7 +66,7 @@ impl<'s> Sender<'s> {
     pub fn new(
         backend: &'s Arc<dyn Backend>,
         calls: &'s Calls,
-        fetcher: &'s Fetcher,
+        fetcher: &'s Arc<Fetcher>,
         most_in_flight: usize,
     ) -> Self {
         // A place of single objects syncs each: more puts at a time bring more

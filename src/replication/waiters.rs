@@ -1,8 +1,8 @@
-//! Threads that wait for the copies of a content.
+//! Who waits for the copies of a content; no thread is held.
 
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
 
 use crate::types::Cid;
 
@@ -11,28 +11,28 @@ const SHARDS: usize = 64;
 
 /// One condition for a share of all contents.
 #[derive(Debug, Default)]
-pub(super) struct Shard {
-    generation: Mutex<u64>,
-    changed: Condvar,
-}
+pub(super) struct Shard(watch::Sender<u64>);
 
 impl Shard {
     /// To be taken before the content is looked at.
-    pub fn generation(&self) -> u64 {
-        *self.generation.lock()
-    }
-
-    /// Returns when a content of this shard has changed since `seen`, or late.
-    pub fn wait(&self, seen: u64, most: Duration) {
-        let mut generation = self.generation.lock();
-        if *generation == seen {
-            self.changed.wait_for(&mut generation, most);
-        }
+    pub fn watch(&self) -> Watch {
+        Watch(self.0.subscribe())
     }
 
     fn notify(&self) {
-        *self.generation.lock() += 1;
-        self.changed.notify_all();
+        self.0.send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+}
+
+/// A look at a shard.
+pub(super) struct Watch(watch::Receiver<u64>);
+
+impl Watch {
+    /// Returns when a content of the shard has changed since the look before, or
+    /// late.
+    pub async fn changed(&mut self, most: Duration) {
+        // An error says that nothing changes any more: the next look finds out.
+        drop(tokio::time::timeout(most, self.0.changed()).await);
     }
 }
 

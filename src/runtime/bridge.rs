@@ -60,6 +60,12 @@ impl Bridge {
         })
     }
 
+    /// Runs `future`, whose own deadlines bound it, to its end, from a thread
+    /// that is not a worker of the runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.1.block_on(future)
+    }
+
     /// Starts a task that lives as long as it wants.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where

@@ -6,6 +6,7 @@
 //! waits, and none is lost. A failure stays with the file, which keeps its
 //! staged bytes and is tried again.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -13,8 +14,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
+use tokio::sync::oneshot;
 
+use super::near::Brought;
 use super::node::{Node, NodeState};
 use super::{GraftContent, Vfs, VfsError};
 use crate::content::{Changed, ContentError, Link, Profile, holes, leaf, rebuild};
@@ -22,9 +26,10 @@ use crate::metadata::{
     ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, VerifyMethod,
 };
 use crate::replication::Policy;
+use crate::runtime::Step;
 use crate::store::{SealedLeaf, StagedLeaves, Staging};
 use crate::telemetry;
-use crate::types::{BackendId, Block, Cid, Ino, Timestamp};
+use crate::types::{BackendId, Block, Cid, FileKind, Ino, Timestamp};
 
 /// Files of one batch.
 const BATCH_FILES: usize = 256;
@@ -35,16 +40,15 @@ const LINGER: Duration = Duration::from_millis(50);
 /// Threads that commit.
 const THREADS: usize = 2;
 
-/// Tells one waiter how its commit ended.
-#[derive(Default)]
-struct Done {
-    result: Mutex<Option<Result<(), (super::Errno, String)>>>,
-    ended: Condvar,
-}
+/// How a commit ended, for who waits for it.
+type Outcome = Result<(), (super::Errno, String)>;
+type Done = oneshot::Sender<Outcome>;
 
 struct Request {
     node: Arc<Node>,
-    done: Option<Arc<Done>>,
+    dones: Vec<Done>,
+    /// Blocks of what is below it that were not here at an earlier try.
+    brought: Brought,
 }
 
 #[derive(Default)]
@@ -108,14 +112,19 @@ impl Committer {
         self.wake.notify_all();
     }
 
-    fn push(&self, node: &Arc<Node>, done: Option<Arc<Done>>) {
+    fn push(&self, node: &Arc<Node>, done: Option<Done>) {
         if done.is_none() && node.queued.swap(true, Ordering::AcqRel) {
             return;
         }
+        let dones = done.into_iter().collect();
+        self.push_request(Request { node: Arc::clone(node), dones, brought: Brought::default() });
+    }
+
+    fn push_request(&self, request: Request) {
         let mut queue = self.queue.lock();
-        queue.hurried |= done.is_some();
+        queue.hurried |= !request.dones.is_empty();
         queue.since.get_or_insert_with(Instant::now);
-        queue.waiting.push_back(Request { node: Arc::clone(node), done });
+        queue.waiting.push_back(request);
         // Who lingers looks again by itself.
         if queue.waiting.len() == 1 || queue.linger().is_none() {
             self.wake.notify_one();
@@ -162,6 +171,18 @@ impl Committer {
     }
 }
 
+/// Tells who waits. A failure that all of them have stopped waiting for stays
+/// with the file.
+fn tell(node: &Node, dones: Vec<Done>, outcome: &Outcome) {
+    let mut told = dones.is_empty();
+    for done in dones {
+        told |= done.send(outcome.clone()).is_ok();
+    }
+    if let (false, Err((errno, text))) = (told, outcome) {
+        node.state.write().error = Some((*errno, text.clone()));
+    }
+}
+
 fn work(weak: &Weak<Vfs>) {
     loop {
         let Some(vfs) = weak.upgrade() else { return };
@@ -183,21 +204,44 @@ impl Vfs {
         }
     }
 
-    /// Commits a file and waits until it is durable locally.
-    pub(super) fn commit_now(&self, node: &Arc<Node>) -> Result<(), VfsError> {
-        if !node.state.read().dirty {
-            return Ok(());
-        }
-        let done = Arc::new(Done::default());
-        self.committer.push(node, Some(Arc::clone(&done)));
-        let mut result = done.result.lock();
-        loop {
-            match result.take() {
-                Some(Ok(())) => return Ok(()),
-                Some(Err((errno, text))) => return Err(VfsError::Latched(errno, text)),
-                None => done.ended.wait(&mut result),
+    /// Hands a dirty file to the committer; returns when it is durable locally.
+    pub(super) fn commit_begun(
+        &self,
+        node: &Arc<Node>,
+    ) -> impl Future<Output = Result<(), VfsError>> + Send + use<> {
+        let begun = node.state.read().dirty.then(|| {
+            let (done, ended) = oneshot::channel();
+            self.committer.push(node, Some(done));
+            ended
+        });
+        async move {
+            let Some(ended) = begun else { return Ok(()) };
+            match ended.await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err((errno, text))) => Err(VfsError::Latched(errno, text)),
+                // The committer is gone.
+                Err(_) => Err(rustix::io::Errno::SHUTDOWN.into()),
             }
         }
+    }
+
+    /// Commits a file and waits until it is durable locally.
+    pub(super) fn commit_now(&self, node: &Arc<Node>) -> Result<(), VfsError> {
+        self.replicator.block_on(self.commit_begun(node))
+    }
+
+    /// Begins to commit what the CID of an inode depends on.
+    pub(super) fn commits_begun(
+        &self,
+        ino: Ino,
+    ) -> Result<Vec<impl Future<Output = Result<(), VfsError>> + Send + use<>>, VfsError> {
+        let nodes = if self.record(ino)?.kind == FileKind::Directory {
+            self.nodes.all()
+        } else {
+            self.nodes.get(ino).into_iter().collect()
+        };
+        let named = |node: &&Arc<Node>| node.ino == ino || node.state.read().record.nlink > 0;
+        Ok(nodes.iter().filter(named).map(|node| self.commit_begun(node)).collect())
     }
 
     /// Commits everything dirty, durable locally, rows included.
@@ -205,55 +249,47 @@ impl Vfs {
     /// # Errors
     /// The first failure.
     pub fn commit_all(&self) -> Result<(), VfsError> {
-        let mut waiting = Vec::new();
-        for node in self.nodes.all() {
-            let dirty = node.state.read();
-            if dirty.dirty && dirty.record.nlink > 0 {
-                drop(dirty);
-                let done = Arc::new(Done::default());
-                self.committer.push(&node, Some(Arc::clone(&done)));
-                waiting.push(done);
-            }
-        }
         let mut first = Ok(());
-        for done in waiting {
-            let mut result = done.result.lock();
-            while result.is_none() {
-                done.ended.wait(&mut result);
-            }
-            if let Some(Err((errno, text))) = result.take()
-                && first.is_ok()
-            {
-                first = Err(VfsError::Latched(errno, text));
-            }
+        for wait in self.commits_begun(Ino::ROOT)? {
+            let ended = self.replicator.block_on(wait);
+            first = first.and(ended);
         }
         first?;
         Ok(self.namespace.engine().persist()?)
     }
 
-    fn commit_batch(&self, requests: Vec<Request>) {
-        let mut nodes: BTreeMap<Ino, (Arc<Node>, Vec<Arc<Done>>)> = BTreeMap::new();
+    fn commit_batch(self: &Arc<Self>, requests: Vec<Request>) {
+        let mut nodes: BTreeMap<Ino, Request> = BTreeMap::new();
         for request in requests {
             request.node.queued.store(false, Ordering::Release);
-            let entry = nodes
-                .entry(request.node.ino)
-                .or_insert_with(|| (Arc::clone(&request.node), Vec::new()));
-            entry.1.extend(request.done);
+            match nodes.entry(request.node.ino) {
+                Entry::Occupied(mut entry) => entry.get_mut().dones.extend(request.dones),
+                Entry::Vacant(entry) => drop(entry.insert(request)),
+            }
         }
         // In the order of their numbers: two batches cannot wait for each other.
+        let batch: Vec<Arc<Node>> = nodes.values().map(|r| Arc::clone(&r.node)).collect();
         let mut locked: Vec<(&Arc<Node>, RwLockWriteGuard<'_, NodeState>)> =
-            nodes.values().map(|(node, _)| (node, node.state.write())).collect();
+            batch.iter().map(|node| (node, node.state.write())).collect();
         let mut failures: BTreeMap<Ino, VfsError> = BTreeMap::new();
         let mut hashed: BTreeMap<Ino, Hashed> = BTreeMap::new();
+        let mut waits = Vec::new();
         for (node, state) in &mut locked {
+            let Some(request) = nodes.get(&node.ino) else { continue };
             // What has no name is committed only for who asks.
-            let wanted = nodes.get(&node.ino).is_some_and(|(_, dones)| !dones.is_empty());
+            let wanted = !request.dones.is_empty();
             if !state.dirty || (state.record.nlink == 0 && !wanted) {
                 continue;
             }
-            match self.hash(node, state) {
-                Ok(result) => drop(hashed.insert(node.ino, result)),
+            match self.near(&request.brought, || self.hash(node, state)) {
+                Ok(Step::Done(result)) => drop(hashed.insert(node.ino, result)),
+                Ok(Step::Wait(wait)) => waits.push((node.ino, wait)),
                 Err(error) => drop(failures.insert(node.ino, error)),
+            }
+        }
+        for (ino, wait) in waits {
+            if let Some(request) = nodes.remove(&ino) {
+                self.commit_after(wait, request);
             }
         }
         let committed = self.make_durable(&mut locked, &hashed);
@@ -287,7 +323,7 @@ impl Vfs {
             }
         }
         for (node, state) in &mut locked {
-            let waited_for = nodes.get(&node.ino).is_some_and(|(_, dones)| !dones.is_empty());
+            let waited_for = nodes.get(&node.ino).is_some_and(|r| !r.dones.is_empty());
             if let Some(error) = failures.get(&node.ino) {
                 tracing::error!(ino = %node.ino, %error, "a file could not be committed; its bytes are kept");
                 if !waited_for {
@@ -296,6 +332,7 @@ impl Vfs {
             }
         }
         drop(locked);
+        drop(batch);
         self.replicator.submit(&roots);
         for ino in hashed.keys() {
             if let Err(error) = self.content_changed(*ino) {
@@ -303,16 +340,12 @@ impl Vfs {
                 self.directories.clear();
             }
         }
-        for (node, _) in nodes.values() {
-            self.correct_holes(node);
+        for request in nodes.values() {
+            self.correct_holes(&request.node);
         }
-        for (ino, (node, dones)) in nodes {
-            for done in dones {
-                let outcome =
-                    failures.get(&ino).map_or(Ok(()), |e| Err((e.errno(), e.to_string())));
-                *done.result.lock() = Some(outcome);
-                done.ended.notify_all();
-            }
+        for (ino, Request { node, dones, .. }) in nodes {
+            let outcome = failures.get(&ino).map_or(Ok(()), |e| Err((e.errno(), e.to_string())));
+            tell(&node, dones, &outcome);
             self.nodes.retire(&node);
         }
     }
@@ -325,6 +358,31 @@ impl Vfs {
         if wrong && let Some(kernel) = self.kernel.read().as_ref() {
             kernel.invalidate_attributes(node.ino);
         }
+    }
+
+    /// A file needs a block of what is below it that is not here: it is brought
+    /// while others are committed, and then the file is tried again.
+    fn commit_after(
+        self: &Arc<Self>,
+        wait: BoxFuture<'static, Result<(), VfsError>>,
+        request: Request,
+    ) {
+        let vfs = Arc::downgrade(self);
+        self.replicator.bridge().spawn(async move {
+            match (wait.await, vfs.upgrade()) {
+                (Ok(()), Some(vfs)) => vfs.committer.push_request(request),
+                (Ok(()), None) => {}
+                (Err(error), _) => {
+                    tracing::error!(ino = %request.node.ino, %error, "a file could not be committed; its bytes are kept");
+                    let outcome = Err((error.errno(), error.to_string()));
+                    if request.dones.is_empty() {
+                        request.node.state.write().error = outcome.err();
+                    } else {
+                        tell(&request.node, request.dones, &outcome);
+                    }
+                }
+            }
+        });
     }
 
     fn is_gone(&self, ino: Ino) -> bool {

@@ -8,7 +8,7 @@ use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
 use crate::content::Link;
 use crate::metadata::{ContentCommit, ContentRecord, InodeRecord, StagedRecord};
-use crate::replication::{Level, WaitOn};
+use crate::replication::WaitOn;
 use crate::store::{Staging, StagingOptions};
 use crate::types::{FileKind, Ino};
 
@@ -36,7 +36,9 @@ pub struct OpenOptions {
 pub(super) struct Handle {
     pub node: Arc<Node>,
     options: OpenOptions,
-    wrote: AtomicBool,
+    pub wrote: AtomicBool,
+    /// A wait on it was cut off by a signal.
+    pub cut: AtomicBool,
 }
 
 impl Vfs {
@@ -55,7 +57,8 @@ impl Vfs {
         let node = self.node(ino)?;
         node.opens.fetch_add(1, Ordering::AcqRel);
         let id = HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed));
-        let handle = Arc::new(Handle { node, options, wrote: AtomicBool::new(false) });
+        let (wrote, cut) = (AtomicBool::new(false), AtomicBool::new(false));
+        let handle = Arc::new(Handle { node, options, wrote, cut });
         self.handles.write().insert(id.0, Arc::clone(&handle));
         if options.truncate {
             let cut = self.truncate_node(&handle.node, 0);
@@ -117,6 +120,7 @@ impl Vfs {
         })?;
         self.note_written(&handle.node, &mut state, (at, data.len() as u64));
         handle.wrote.store(true, Ordering::Release);
+        handle.cut.store(false, Ordering::Release);
         Ok(state.record.size)
     }
 
@@ -287,29 +291,46 @@ impl Vfs {
     /// EBADF when the target is not open for writing or is for appending; of
     /// reading and writing.
     pub fn copy_range(
+        self: &Arc<Self>,
+        from: (HandleId, u64),
+        to: (HandleId, u64),
+        len: u64,
+    ) -> Result<u64, VfsError> {
+        self.finish(self.copy_steps(from, to, len))
+    }
+
+    /// Copies what is left; `left` is what of the range is not copied yet, and
+    /// is set by the first call.
+    pub(super) fn copy_part(
         &self,
         (from, from_offset): (HandleId, u64),
         (to, to_offset): (HandleId, u64),
         len: u64,
+        left: &mut Option<Range<u64>>,
     ) -> Result<u64, VfsError> {
         let (source, target) = (self.handle(from)?, self.handle(to)?);
         if !target.options.write || target.options.append {
             return Err(Errno::BADF.into());
         }
-        // What the copy itself adds to the same file is not copied again.
-        let size = source.node.state.read().record.size;
-        let len = len.min(size.saturating_sub(from_offset));
-        if source.node.ino != target.node.ino
-            && from_offset == 0
-            && to_offset == 0
-            && let Some(copied) = self.share_content(&source.node, &target.node, len)?
-        {
-            target.wrote.store(true, Ordering::Release);
-            return Ok(copied);
-        }
+        let Range { start: mut done, end: len } = if let Some(left) = left {
+            left.clone()
+        } else {
+            // What the copy itself adds to the same file is not copied again.
+            let size = source.node.state.read().record.size;
+            let len = len.min(size.saturating_sub(from_offset));
+            if source.node.ino != target.node.ino
+                && from_offset == 0
+                && to_offset == 0
+                && let Some(copied) = self.share_content(&source.node, &target.node, len)?
+            {
+                target.wrote.store(true, Ordering::Release);
+                return Ok(copied);
+            }
+            0..len
+        };
         let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
-        let mut done = 0;
         while done < len {
+            *left = Some(done..len);
             let part = buffer.len().min((len - done) as usize);
             let n = self.read(from, from_offset + done, &mut buffer[..part])?;
             if n == 0 {
@@ -381,30 +402,8 @@ impl Vfs {
     ///
     /// # Errors
     /// ENOSPC, EIO of the commit; EIO below the level when the policy says fail.
-    pub fn flush(&self, id: HandleId) -> Result<(), VfsError> {
-        let handle = self.handle(id)?;
-        {
-            let mut state = handle.node.state.write();
-            state.deliver()?;
-            if !handle.wrote.load(Ordering::Acquire) || state.record.nlink == 0 {
-                return Ok(());
-            }
-        }
-        let policy = self.policy_of(handle.node.ino)?;
-        if policy.wait_on == WaitOn::Fsync {
-            self.commit_later(&handle.node);
-            return Ok(());
-        }
-        self.commit_now(&handle.node)?;
-        handle.wrote.store(false, Ordering::Release);
-        if policy.level == Level::LocalDurability {
-            return Ok(self.namespace.engine().persist()?);
-        }
-        let root = handle.node.state.read().record.content;
-        match root {
-            Some(root) => Ok(self.replicator.wait(&root, &policy).map(drop)?),
-            None => Ok(()),
-        }
+    pub fn flush(self: &Arc<Self>, id: HandleId) -> Result<(), VfsError> {
+        self.finish(self.flush_steps(id))
     }
 
     /// The last use of a descriptor.
@@ -453,29 +452,14 @@ impl Vfs {
     ///
     /// # Errors
     /// ENOSPC, EIO; a failure of an earlier commit, once.
-    pub fn fsync(&self, id: HandleId) -> Result<(), VfsError> {
-        let node = Arc::clone(&self.handle(id)?.node);
-        node.state.write().deliver()?;
-        let policy = self.policy_of(node.ino)?;
-        let orphan = node.state.read().record.nlink == 0;
-        if policy.level == Level::LocalDurability || orphan {
-            if !self.sync_staged(&node)? {
-                self.commit_now(&node)?;
-            }
-            return Ok(self.namespace.engine().persist()?);
-        }
-        self.commit_now(&node)?;
-        let root = node.state.read().record.content;
-        if let Some(root) = root {
-            self.replicator.wait(&root, &policy)?;
-        }
-        Ok(self.checkpointer.acknowledge(&policy)?)
+    pub fn fsync(self: &Arc<Self>, id: HandleId) -> Result<(), VfsError> {
+        self.finish(self.fsync_steps(id))
     }
 
     /// Makes staged bytes durable without hashing them. False when they are in
     /// memory and were not synced before: most such files are written once, and
     /// a commit beside others is cheaper than a file of their own.
-    fn sync_staged(&self, node: &Arc<Node>) -> Result<bool, VfsError> {
+    pub(super) fn sync_staged(&self, node: &Arc<Node>) -> Result<bool, VfsError> {
         let mut state = node.state.write();
         let again = std::mem::replace(&mut state.synced, true);
         let Some(staging) = state.staging.as_mut().filter(|s| again || !s.is_in_memory()) else {
@@ -506,8 +490,8 @@ impl Vfs {
     ///
     /// # Errors
     /// Of the metadata; EIO below the level when the policy says fail.
-    pub fn sync_directory(&self, ino: Ino) -> Result<(), VfsError> {
-        Ok(self.checkpointer.acknowledge(&self.policy_of(ino)?)?)
+    pub fn sync_directory(self: &Arc<Self>, ino: Ino) -> Result<(), VfsError> {
+        self.finish(self.sync_directory_steps(ino))
     }
 
     /// Takes up staged bytes that a crash left.

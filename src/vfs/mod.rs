@@ -10,8 +10,8 @@
 //! disk: its staging file is written in place.
 //!
 //! Locks: a directory's stripe, then one inode's state. Only the committer
-//! holds several inodes' states, in the order of their numbers. No lock is held
-//! while a level is waited for.
+//! holds several inodes' states, in the order of their numbers. Neither a lock
+//! nor a thread is held while a backend is waited for: `near` and `steps`.
 
 mod accessed;
 mod attr;
@@ -22,9 +22,11 @@ mod dir;
 mod directory_cid;
 mod error;
 mod file;
+mod near;
 mod node;
 mod quota;
 mod read;
+mod steps;
 mod xattr;
 
 pub use self::attr::{Caller, SetAttr, StatFs};
@@ -32,6 +34,7 @@ pub use self::block_index::EngineIndex;
 pub use self::dir::DirEntry;
 pub use self::error::{Errno, VfsError};
 pub use self::file::{HandleId, OpenOptions};
+pub use self::near::Brought;
 
 use std::collections::HashMap;
 use std::sync::Arc;

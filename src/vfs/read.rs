@@ -50,13 +50,6 @@ fn of_base(error: VfsError) -> StoreError {
 }
 
 impl Vfs {
-    /// Loads a block for walks.
-    pub(super) fn load(&self, id: &Cid) -> Result<bytes::Bytes, crate::content::ContentError> {
-        self.replicator
-            .fetch(id)
-            .map_err(|e| crate::content::ContentError::Io(std::io::Error::other(e)))
-    }
-
     pub(super) fn base_of<'v>(&'v self, record: &InodeRecord, size: u64) -> Base<'v> {
         Base { vfs: self, root: record.content, size }
     }
@@ -137,7 +130,7 @@ impl Vfs {
                 Err(error) => tracing::warn!(%error, "a local block is bad; reading another copy"),
             }
         }
-        let block = self.replicator.fetch(id)?;
+        let block = self.load(id)?;
         let (DagNode::Raw(data) | DagNode::File { data, .. }) = parse_node(id, &block)? else {
             return Err(rustix::io::Errno::IO.into());
         };

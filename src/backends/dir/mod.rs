@@ -28,6 +28,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::StatVfsMountFlags;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use self::blocks::Blocks;
@@ -41,6 +42,10 @@ const MOUNTED_READ_ONLY: &str = "its filesystem is mounted read-only";
 fn is_mounted_read_only(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
+
+/// Calls at a time, and threads that hang when the disk never answers. A call
+/// that is given up keeps its thread; the others wait for one, and are late.
+const THREADS: usize = 16;
 
 /// What a directory backend is told.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +63,7 @@ pub struct DirBackend {
     blocks: Arc<Blocks>,
     domain: String,
     read_only: Option<&'static str>,
+    threads: Arc<Semaphore>,
 }
 
 impl DirBackend {
@@ -82,7 +88,7 @@ impl DirBackend {
             .map_or_else(|| format!("device:{major}:{minor}"), |name| format!("domain:{name}"));
         let blocks = Arc::new(Blocks::new(place, options.capacity));
         count_in_background(&blocks);
-        Ok(Self { blocks, domain, read_only })
+        Ok(Self { blocks, domain, read_only, threads: Arc::new(Semaphore::new(THREADS)) })
     }
 
     /// The id in the place's marker: the same for two paths to one place.
@@ -109,11 +115,18 @@ impl DirBackend {
         &self,
         work: impl FnOnce(&Blocks) -> Result<T, BackendError> + Send + 'static,
     ) -> Result<T, BackendError> {
-        let blocks = Arc::clone(&self.blocks);
-        tokio::task::spawn_blocking(move || work(&blocks)).await.unwrap_or_else(|error| {
+        let cut = |error: &dyn std::fmt::Display| {
             let message = format!("the work on a directory was cut off: {error}");
-            Err(BackendError::new(ErrorKind::Other, message))
-        })
+            BackendError::new(ErrorKind::Other, message)
+        };
+        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|e| cut(&e))?;
+        let blocks = Arc::clone(&self.blocks);
+        let run = move || {
+            let result = work(&blocks);
+            drop(thread);
+            result
+        };
+        tokio::task::spawn_blocking(run).await.map_err(|e| cut(&e))?
     }
 }
 

@@ -37,9 +37,10 @@ impl Retry {
     }
 
     fn worth_it(error: &BackendError) -> bool {
-        // A place that is gone or full stays so for longer than we wait here:
-        // its item goes back to the queue.
-        error.is_temporary() && !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Full)
+        // A place that is gone, full or hangs stays so for longer than we wait
+        // here: its item goes back to the queue.
+        error.is_temporary()
+            && !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Full | ErrorKind::Timeout)
     }
 }
 

@@ -8,6 +8,9 @@ use crate::backends::{BackendError, ErrorKind};
 /// The slowest transfer that is still waited for.
 const BYTES_PER_SECOND: u64 = 256 * 1024;
 
+/// Who only asks whether a place is there waits no longer.
+const PROBE: Duration = Duration::from_secs(10);
+
 /// A deadline for each call; it grows with the bytes that are moved.
 pub struct Timeout {
     base: Duration,
@@ -29,7 +32,10 @@ impl Around for Timeout {
         bytes: u64,
         attempt: Attempt<'_, T>,
     ) -> Result<T, BackendError> {
-        let deadline = self.base + Duration::from_secs(bytes / BYTES_PER_SECOND);
+        let deadline = match operation {
+            Operation::Probe | Operation::Usage => self.base.min(PROBE),
+            _ => self.base + Duration::from_secs(bytes / BYTES_PER_SECOND),
+        };
         let ended = tokio::time::timeout(deadline, attempt()).await;
         ended.unwrap_or_else(|_| {
             let message = format!("no answer to {} within {deadline:?}", operation.as_str());

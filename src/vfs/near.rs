@@ -1,0 +1,123 @@
+//! Work that reads content without waiting for a backend.
+//!
+//! Requests read content with an inode's state locked, and on threads that also
+//! answer others: a backend that never answers must not hold either. So inside
+//! [`Vfs::near`] a block that is not here ends the work at once, the request
+//! waits for it holding nothing, and is tried again with the block at hand. The
+//! scope is the thread's: a read deep below a staging finds it there.
+
+use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Vfs, VfsError};
+use crate::content::ContentError;
+use crate::runtime::Step;
+use crate::store::StoreError;
+use crate::types::Cid;
+
+/// Bytes of blocks that a request keeps; they are in the store, too, unless that
+/// is full.
+const KEPT_BYTES: usize = 8 << 20;
+
+/// Blocks that a request has brought from elsewhere, for its next try.
+#[derive(Clone, Default)]
+pub struct Brought(Arc<Mutex<Blocks>>);
+
+#[derive(Default)]
+struct Blocks {
+    kept: VecDeque<(Cid, Bytes)>,
+    bytes: usize,
+    seen: HashSet<Cid>,
+}
+
+impl Brought {
+    fn get(&self, id: &Cid) -> Option<Bytes> {
+        let blocks = self.0.lock();
+        blocks.kept.iter().find(|(kept, _)| kept == id).map(|(_, data)| data.clone())
+    }
+
+    fn put(&self, id: Cid, data: Bytes) {
+        let mut blocks = self.0.lock();
+        blocks.bytes += data.len();
+        blocks.kept.push_back((id, data));
+        while blocks.bytes > KEPT_BYTES && blocks.kept.len() > 1 {
+            let gone = blocks.kept.pop_front().map_or(0, |(_, data)| data.len());
+            blocks.bytes -= gone;
+        }
+    }
+}
+
+struct Scope {
+    brought: Brought,
+    missing: Option<Cid>,
+}
+
+thread_local! {
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+}
+
+/// Ends a scope, also when its work panics.
+struct Leave;
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        SCOPE.with_borrow_mut(|scope| *scope = None);
+    }
+}
+
+impl Vfs {
+    /// Runs `work`, which reads content, without waiting for a backend. `Wait`
+    /// brings the first block that it lacked; then it is run again from its
+    /// beginning, with the same `brought`.
+    ///
+    /// # Errors
+    /// Of the work; `NoSpace` when a block that was brought has no place.
+    pub fn near<T>(
+        &self,
+        brought: &Brought,
+        work: impl FnOnce() -> Result<T, VfsError>,
+    ) -> Result<Step<T, VfsError>, VfsError> {
+        SCOPE.set(Some(Scope { brought: brought.clone(), missing: None }));
+        let leave = Leave;
+        let result = work();
+        let missing = SCOPE.with_borrow_mut(|scope| scope.as_mut().and_then(|s| s.missing.take()));
+        drop(leave);
+        let id = match (result, missing) {
+            (Ok(value), _) => return Ok(Step::Done(value)),
+            (Err(error), None) => return Err(error),
+            (Err(_), Some(id)) => id,
+        };
+        if !brought.0.lock().seen.insert(id) {
+            return Err(StoreError::NoSpace.into());
+        }
+        let (bring, brought) = (self.replicator.bring(&id), brought.clone());
+        Ok(Step::wait(async move {
+            brought.put(id, bring.await?);
+            Ok(())
+        }))
+    }
+
+    /// A block for walks and reads. Inside [`Vfs::near`]: only when it is here.
+    pub(super) fn load(&self, id: &Cid) -> Result<Bytes, ContentError> {
+        let failed = |error| ContentError::Io(std::io::Error::other(error));
+        let in_scope = SCOPE.with_borrow(|scope| scope.as_ref().map(|s| s.brought.get(id)));
+        match in_scope {
+            None => return self.replicator.fetch(id).map_err(failed),
+            Some(Some(data)) => return Ok(data),
+            Some(None) => {}
+        }
+        if let Some(data) = self.replicator.here(id).map_err(failed)? {
+            return Ok(data);
+        }
+        SCOPE.with_borrow_mut(|scope| {
+            if let Some(scope) = scope {
+                scope.missing = Some(*id);
+            }
+        });
+        Err(ContentError::Missing(*id))
+    }
+}
