@@ -251,7 +251,10 @@ impl Checkpointer {
                 Ok(false) => {}
                 Err(error) => {
                     tracing::debug!(%error, backend = %id, "the metadata waits for a backend");
-                    if let ReplicationError::Backend(error) = &error {
+                    // Of one that is down it is known why.
+                    if let ReplicationError::Backend(error) = &error
+                        && self.registry.get(id).is_some()
+                    {
                         self.registry.failed(id, error);
                     }
                     self.notify();

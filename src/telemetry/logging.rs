@@ -60,8 +60,13 @@ pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), String> {
 pub fn init_logging_to(filter: &str, format: LogFormat, target: &LogTarget) -> Result<(), String> {
     // A plain level is about us: libraries speak from warnings on.
     let is_level = filter.parse::<tracing::Level>().is_ok();
-    let full =
-        if is_level { format!("warn,fuser=error,cairnfs={filter}") } else { filter.to_owned() };
+    // An answer that the kernel does not want any more, since its caller was killed,
+    // is an error of `fuser::reply`; it is none of ours.
+    let full = if is_level {
+        format!("warn,fuser=error,fuser::reply=off,cairnfs={filter}")
+    } else {
+        filter.to_owned()
+    };
     let filter = EnvFilter::try_new(full).map_err(|error| {
         format!("log level `{filter}`: {error}; use error, warn, info, debug or trace")
     })?;

@@ -202,3 +202,15 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     found
 }
+
+#[test]
+fn sync_and_syncfs_return_at_once_and_promise_nothing() {
+    let Some(world) = World::mountable("ending::sync_and_syncfs") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    let mut file = File::create(mount.path("file")).unwrap();
+    file.write_all(b"staged").unwrap();
+    rustix::fs::syncfs(&file).unwrap();
+    drop(file);
+    mount.umount().ok();
+}

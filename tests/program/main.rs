@@ -31,5 +31,6 @@ mod quota;
 mod recovery;
 mod semantics;
 mod sparse;
+mod stuck;
 mod unixfs_attributes;
 mod verbs;
