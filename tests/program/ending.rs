@@ -203,6 +203,104 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     found
 }
 
+/// How a mount comes to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Umount,
+    Helper,
+    Lazy,
+    Force,
+    Term,
+    Kill,
+    Abort,
+    Suspend,
+}
+
+#[test]
+fn however_a_mount_ends_amid_writes_the_volume_mounts_again_whole() {
+    use Way::{Abort, Force, Helper, Kill, Lazy, Suspend, Term, Umount};
+    let Some(world) = World::mountable("ending::however_a_mount_ends") else { return };
+    let volume = world.volume(&["b"], "min=1,target=2,max=2");
+    let is_root = rustix::process::geteuid().is_root();
+    for way in [Umount, Helper, Lazy, Force, Term, Kill, Abort, Suspend] {
+        if !is_root && matches!(way, Umount | Lazy | Force | Abort) {
+            continue;
+        }
+        let mount = volume.mount();
+        let (pid, at) = (mount.pid(), mount.at.clone());
+        let name = format!("{way:?}");
+        let mut synced = File::create(mount.path(&name)).unwrap();
+        synced.write_all(name.as_bytes()).unwrap();
+        synced.sync_all().unwrap();
+        drop(synced);
+        let script = format!(
+            "n=0; while n=$((n+1)); do echo line $n >>{0}-log || exit; echo $n >{0}-$((n % 9)) || exit; done",
+            mount.text(&name)
+        );
+        let mut writer = world
+            .command("sh")
+            .args(["-c", &script])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let log = mount.path(&format!("{way:?}-log"));
+        wait_until("it writes", || fs::metadata(&log).is_ok_and(|meta| meta.len() > 100));
+        let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
+        let run = |program: &str, words: &[&str]| {
+            let mut command = world.command(program);
+            command.args(words).arg(&at).output().unwrap().status.success()
+        };
+        match way {
+            // Busy with the writer's files from time to time.
+            Umount => wait_until("it is unmounted", || run("umount", &[])),
+            Helper => wait_until("it is unmounted", || run("fusermount3", &["-u"])),
+            Lazy => assert!(run("umount", &["-l"])),
+            Force => wait_until("it is unmounted", || run("umount", &["-f"])),
+            Term => signal(rustix::process::Signal::TERM),
+            Kill => signal(rustix::process::Signal::KILL),
+            Abort => {
+                let device = rustix::fs::minor(rustix::fs::stat(&at).unwrap().st_dev);
+                let control = world.make_dir("connections");
+                assert!(
+                    world
+                        .command("mount")
+                        .args(["-t", "fusectl", "fusectl"])
+                        .arg(&control)
+                        .output()
+                        .unwrap()
+                        .status
+                        .success()
+                );
+                let aborted = fs::write(control.join(format!("{device}/abort")), "1");
+                crate::support::detach(&control);
+                aborted.unwrap();
+            }
+            Suspend => {
+                signal(rustix::process::Signal::STOP);
+                signal(rustix::process::Signal::CONT);
+                let before = fs::metadata(&log).unwrap().len();
+                wait_until("it goes on", || fs::metadata(&log).unwrap().len() > before);
+                signal(rustix::process::Signal::TERM);
+            }
+        }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        mount.forget();
+        wait_until("the daemon is gone", || rustix::process::test_kill_process(pid).is_err());
+        // A dead mount that is left is cleared away by the next one.
+        let mount = volume.mount();
+        assert_eq!(fs::read(mount.path(&name)).unwrap(), name.as_bytes(), "{way:?}");
+        let log = fs::read_to_string(mount.path(&format!("{way:?}-log"))).unwrap_or_default();
+        for (n, line) in log.lines().enumerate() {
+            assert_eq!(line, format!("line {}", n + 1), "{way:?}");
+        }
+        mount.umount().ok();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(at.to_str().unwrap()), "{way:?} left a mountpoint");
+        volume.cairn(&["fsck"]).ok();
+    }
+}
+
 #[test]
 fn sync_and_syncfs_return_at_once_and_promise_nothing() {
     let Some(world) = World::mountable("ending::sync_and_syncfs") else { return };

@@ -175,3 +175,152 @@ fn a_signal_ends_what_waits_for_a_stuck_backend_and_the_bytes_are_kept() {
     mount.umount().ok();
     volume.cairn(&["fsck", "--deep"]).ok();
 }
+
+#[test]
+fn waiting_closes_hold_up_nothing_else_however_many_they_are() {
+    const CLOSES: usize = 300;
+    let test = "stuck::waiting_closes_hold_up_nothing";
+    let Some(world) = World::mountable(test) else { return };
+    let Some(hanging) = Hanging::new(&world, test) else { return };
+    let volume = volume(&world, "min=1,target=2,max=2", 3600);
+    let mount = volume.mount();
+    fs::write(mount.path("warm"), b"cached").unwrap();
+    hanging.hang();
+    // In another process: what this one has open, each program that it starts closes.
+    let script = "import os, sys, threading\n\
+        os.chdir(sys.argv[1])\n\
+        n = int(sys.argv[2])\n\
+        files = [os.open(str(i), os.O_WRONLY | os.O_CREAT) for i in range(n)]\n\
+        for i in range(n): os.write(files[i], b'bytes of %d' % i)\n\
+        for f in files: threading.Thread(target=os.close, args=(f,)).start()\n";
+    let count = CLOSES.to_string();
+    let words = ["python3", "-c", script, mount.at.to_str().unwrap(), &count];
+    let mut closer = start(&world, &words);
+    wait_until("all are committed", || volume.status()["queue"]["pending"] == CLOSES);
+    let begun = Instant::now();
+    for n in 0..CLOSES {
+        assert!(fs::metadata(mount.path(&format!("{n}"))).unwrap().len() > 9);
+    }
+    assert_eq!(fs::read(mount.path("warm")).unwrap(), b"cached");
+    assert_eq!(fs::read_dir(&mount.at).unwrap().count(), CLOSES + 1);
+    let output = format!("of={}", mount.text("another"));
+    let writer = start(&world, &["dd", "if=/dev/zero", &output, "bs=1000000", "count=1"]);
+    wait_until("another is written", || has_len(&mount.path("another"), 1_000_000));
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(closer.try_wait().unwrap().is_none(), "they still wait");
+    let threads = fs::read_dir(format!("/proc/{}/task", mount.pid().as_raw_nonzero())).unwrap();
+    assert!(threads.count() < 150, "a wait holds no thread");
+    hanging.go_on();
+    for mut child in [closer, writer] {
+        assert!(ends_within(&mut child, Duration::from_mins(1)).unwrap().1.success());
+    }
+    wait_until("all is copied", || volume.status()["queue"]["pending"] == 0);
+    mount.umount().ok();
+}
+
+#[test]
+fn a_read_that_waits_for_a_stuck_backend_ends_by_a_signal_and_blocks_no_other() {
+    let test = "stuck::a_read_that_waits";
+    let Some(world) = World::mountable(test) else { return };
+    let Some(hanging) = Hanging::new(&world, test) else { return };
+    let lost = volume(&world, "min=1,target=2,max=2", 3600);
+    let mount = lost.mount();
+    let bytes: Vec<u8> =
+        (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8).collect();
+    for name in ["one", "two", "changed"] {
+        fs::write(mount.path(name), [name.as_bytes(), &bytes].concat()).unwrap();
+    }
+    mount.umount().ok();
+    // The local copies are lost: each block is read elsewhere.
+    for shard in fs::read_dir(lost.dir.join("store/segments")).unwrap() {
+        fs::remove_dir_all(shard.unwrap().path()).unwrap();
+    }
+    let mount = lost.mount_with(&["-o", "wait_on=fsync"]);
+    hanging.hang();
+    let mut readers: Vec<Child> = (0..40)
+        .map(|n| start(&world, &["cat", &mount.text(if n % 2 == 0 { "one" } else { "two" })]))
+        .collect();
+    assert!(
+        readers.iter_mut().all(|child| ends_within(child, Duration::from_millis(20)).is_none())
+    );
+    let start_of_others = Instant::now();
+    // A change in the middle needs bytes of the base, and only its own file waits.
+    let changed = mount.text("changed");
+    let output = format!("of={changed}");
+    let words = ["dd", "if=/dev/zero", &output, "bs=100", "seek=10001", "count=1", "conv=notrunc"];
+    let mut writer = start(&world, &words);
+    fs::write(mount.path("new"), b"new").unwrap();
+    for name in ["one", "two", "changed"] {
+        assert_eq!(fs::metadata(mount.path(name)).unwrap().len(), 3_000_000 + name.len() as u64);
+    }
+    assert_eq!(fs::read(mount.path("new")).unwrap(), b"new");
+    let took = start_of_others.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    for child in readers.iter_mut().skip(2).chain([&mut writer]) {
+        kill_process(Pid::from_child(child), Signal::INT).unwrap();
+        let ended = ends_within(child, Duration::from_secs(20));
+        assert!(ended.is_some(), "a read or a change goes on after SIGINT");
+    }
+    hanging.go_on();
+    for child in readers.iter_mut().take(2) {
+        assert!(ends_within(child, Duration::from_mins(1)).unwrap().1.success());
+    }
+    for name in ["one", "two"] {
+        assert!(fs::read(mount.path(name)).unwrap() == [name.as_bytes(), &bytes].concat());
+    }
+    mount.umount().ok();
+}
+
+#[test]
+fn a_volume_with_a_stuck_backend_mounts_works_says_so_and_ends() {
+    let test = "stuck::a_volume_with_a_stuck_backend";
+    let Some(world) = World::mountable(test) else { return };
+    let Some(hanging) = Hanging::new(&world, test) else { return };
+    let volume = volume(&world, "min=1,target=2,max=2", 1);
+    volume.cairn(&["backend", "add", &world.backend_url("good")]).ok();
+    let mount = volume.mount();
+    fs::write(mount.path("first"), b"first").unwrap();
+    mount.umount().ok();
+    hanging.hang();
+    let start = Instant::now();
+    let mount = volume.mount();
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    let state = || {
+        let status = volume.status();
+        let backends = status["backends"].as_array().unwrap().clone();
+        let b = backends.into_iter().find(|backend| backend["id"] == "b").unwrap();
+        (b["state"].to_string(), b["last_error"].to_string())
+    };
+    assert!(state().0.contains("down") && state().1.contains("hang"), "{:?}", state());
+    // The other backend takes the copies.
+    fs::write(mount.path("second"), b"second").unwrap();
+    wait_until("it has its copies", || volume.status()["queue"]["pending"] == 0);
+    let start = Instant::now();
+    mount.umount().ok();
+    assert!(start.elapsed() < Duration::from_mins(1), "{:?}", start.elapsed());
+    // A disk that begins to hang under a mount, and a daemon that is told to stop.
+    hanging.go_on();
+    let mount = volume.mount();
+    wait_until("it is up", || state().0.contains("up"));
+    hanging.hang();
+    fs::write(mount.path("third"), b"third").unwrap();
+    let (pid, start) = (mount.pid(), Instant::now());
+    kill_process(pid, Signal::TERM).unwrap();
+    mount.forget();
+    let gone = || rustix::process::test_kill_process(pid).is_err();
+    for _ in 0..3 {
+        if !gone() {
+            let _waited = std::panic::catch_unwind(|| wait_until("it ends", gone));
+        }
+    }
+    assert!(gone(), "the daemon lingers for {:?}", start.elapsed());
+    hanging.go_on();
+    let mount = volume.mount();
+    for name in ["first", "second", "third"] {
+        assert_eq!(fs::read(mount.path(name)).unwrap(), name.as_bytes());
+    }
+    wait_until("it heals", || state().0.contains("up") && volume.status()["queue"]["pending"] == 0);
+    mount.umount().ok();
+    volume.cairn(&["fsck", "--deep"]).ok();
+}
