@@ -183,10 +183,12 @@ impl Mount<'_> {
     /// After the daemon was killed: waits for its end and clears the dead mount away.
     pub fn kill_leftovers(mut self) {
         self.mounted = false;
-        let pid = self.pid();
+        // Its threads end after its first one: the lock is free when all have ended.
+        let lock = fs::File::open(self.volume.join("lock")).unwrap();
         wait_until("the daemon is gone", || {
-            rustix::process::test_kill_process(pid).is_err() || is_zombie(pid)
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared).is_ok()
         });
+        drop(lock);
         detach(&self.at);
     }
 
@@ -213,11 +215,6 @@ impl Drop for Mount<'_> {
             );
         }
     }
-}
-
-fn is_zombie(pid: rustix::process::Pid) -> bool {
-    fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
-        .is_ok_and(|stat| stat.contains(") Z "))
 }
 
 /// Takes a mount away, dead or alive.
