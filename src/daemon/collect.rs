@@ -20,7 +20,7 @@ use crate::api::Failure;
 use crate::content::{inline_block, parse_node};
 use crate::metadata::{ContentRecord, Namespace};
 use crate::replication::{Checkpointer, Replicator};
-use crate::runtime::Shutdown;
+use crate::runtime::{Shutdown, failpoint};
 use crate::store::{CollectReport, LocalStore, MarkSet, StoreError};
 use crate::telemetry;
 use crate::types::{Cid, cid};
@@ -131,13 +131,17 @@ impl Collector {
     /// One collection; `None` when long work holds it off or the end has begun.
     pub fn collect(&self) -> Result<Option<CollectReport>, Failure> {
         let Some(collection) = self.store.begin_collection() else { return Ok(None) };
+        failpoint::reach("daemon.collect.begun");
         let marks = match self.mark() {
             Ok(marks) => marks,
             Err(Stop::Shutdown) => return Ok(None),
             Err(Stop::Failed(failure)) => return Err(failure),
         };
+        failpoint::reach("daemon.collect.marked");
         self.checkpointer.write_local().map_err(failed)?;
+        failpoint::reach("daemon.collect.checkpointed");
         self.remove_rows()?;
+        failpoint::reach("daemon.collect.rows_removed");
         // The end has begun: all lives, so the rest goes quickly.
         let live = |id: &Cid| marks.contains(id) || self.shutdown.is_triggered();
         let mut persist =

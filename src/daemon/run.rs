@@ -11,7 +11,7 @@ use super::handler::Commands;
 use super::volume::{Volume, VolumeMode, failed};
 use crate::api::{self, Failure};
 use crate::fuse::{self, MountOptions};
-use crate::runtime::raise_descriptor_limit;
+use crate::runtime::{failpoint, raise_descriptor_limit};
 
 /// How long a daemon that was told to stop waits for its queue; the rest goes
 /// on at the next mount.
@@ -92,6 +92,7 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
             "programs still have files open; what they wrote so far is committed, and they are cut off"
         );
     }
+    failpoint::reach("daemon.end.unmounted");
     volume.say_ending();
     // Who comes now finds no daemon to ask, and waits for the lock.
     std::fs::remove_file(request.volume.join("control.sock")).map_err(failed)?;
@@ -99,11 +100,13 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
     drop(commands.volume.lock().take());
     let volume = wait_for_last(volume);
     let drained = volume.drain(Some(STOP_DRAIN), &mut |_| {});
+    failpoint::reach("daemon.end.drained");
     if let Ok(false) = drained {
         let pending = volume.replicator.progress().pending;
         tracing::warn!(pending, "contents wait for copies; the next mount goes on with them");
     }
     let closed = volume.close();
+    failpoint::reach("daemon.end.closed");
     drained?;
     closed
 }

@@ -14,7 +14,7 @@ use crate::replication::{
     Checkpointer, CheckpointerOptions, Policy, Progress, RecoverSource, Recovered, Registry,
     ReplicationError, Replicator, ReplicatorOptions, recover,
 };
-use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, within};
+use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, failpoint, within};
 use crate::store::{LocalStore, StoreOptions};
 use crate::types::VolumeId;
 use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
@@ -330,8 +330,11 @@ impl Volume {
     /// Of the last commit or checkpoint; the volume is closed all the same.
     pub fn close(self) -> Result<(), Failure> {
         let committed = self.vfs.close();
+        failpoint::reach("daemon.end.committed");
         let written = self.checkpointer.checkpoint_within(false, LAST_CHECKPOINT);
+        failpoint::reach("daemon.end.checkpointed");
         let persisted = self.namespace.engine().persist();
+        failpoint::reach("daemon.end.persisted");
         self.shutdown.trigger();
         let Self { namespace, store, registry, replicator, checkpointer, vfs, .. } = self;
         drop((vfs, replicator, checkpointer, registry, store));
@@ -399,17 +402,20 @@ impl Volume {
             specs.push(BackendSpec::parse(&options.from, &taken).map_err(usage)?);
         }
         Self::write_settings(dir, &specs, &recovered.policy)?;
+        failpoint::reach("recover.settled");
         let identity = Identity::new(
             recovered.manifest.volume,
             recovered.manifest.profile.clone(),
             clock.now(),
         );
         identity.store(dir)?;
+        failpoint::reach("recover.identified");
         drop(lock);
         // Judged anew (the local copies are gone), and written as a new base by
         // this life's writer.
         let volume = Self::open(dir, &VolumeMode::default())?;
         volume.replicator.replan().map_err(failed)?;
+        failpoint::reach("recover.replanned");
         volume.checkpointer.checkpoint(true).map_err(failed)?;
         volume.close()?;
         Ok(recovered)

@@ -8,9 +8,9 @@ use fjall::{
 };
 use parking_lot::{Condvar, Mutex};
 
-use crate::runtime::descriptor_share;
-
-use super::{Commit, Engine, MetadataError, Reader, Transaction, journal, keys};
+use super::journal::{self, PERSIST_KEY, Tail};
+use super::{Commit, Engine, MetadataError, Reader, Transaction, keys};
+use crate::runtime::{descriptor_share, failpoint};
 
 /// Bytes of each keyspace's memtable before it is written out; two of them and
 /// one being flushed bound what the engine holds besides its cache.
@@ -81,6 +81,8 @@ struct Flush {
     ended: u64,
     running: bool,
     failed: Option<String>,
+    /// The newest mark in the journal.
+    mark: u64,
 }
 
 fn storage(error: &fjall::Error) -> MetadataError {
@@ -144,10 +146,16 @@ impl EmbeddedEngine {
     fn open_with(dir: &Path, cache_bytes: u64, space: Space) -> Result<Self, MetadataError> {
         match journal::trim(dir) {
             Ok(None) => {}
-            Ok(Some(torn)) => tracing::warn!(
-                bytes = torn.bytes, kept = %torn.kept.display(),
+            Ok(Some(Tail::Torn { bytes, kept })) => tracing::warn!(
+                bytes, kept = %kept.display(),
                 "the machine stopped amid a write: what was not synced is set aside"
             ),
+            Ok(Some(Tail::Damaged { path, at, bytes })) => {
+                return Err(MetadataError::Unopenable(format!(
+                    "{} is damaged at byte {at}: the {bytes} bytes from there on were durable once, and are not what was written",
+                    path.display()
+                )));
+            }
             Err(error) => {
                 return Err(MetadataError::Storage(format!(
                     "the journal in {} cannot be checked: {error}",
@@ -165,8 +173,10 @@ impl EmbeddedEngine {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let rows = database.keyspace("rows", options).map_err(|e| opening(&e))?;
         let blocks = database.keyspace("blocks", options).map_err(|e| opening(&e))?;
-        let (flush, flushed) = (Mutex::default(), Condvar::new());
-        Ok(Self { database, rows, blocks, flush, flushed, space })
+        let mark = rows.get(PERSIST_KEY).map_err(|e| opening(&e))?;
+        let mark = mark.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+        let flush = Mutex::new(Flush { mark: mark.unwrap_or(0), ..Flush::default() });
+        Ok(Self { database, rows, blocks, flush, flushed: Condvar::new(), space })
     }
 
     fn keyspace(&self, key: &[u8]) -> &OptimisticTxKeyspace {
@@ -228,9 +238,19 @@ impl Engine for EmbeddedEngine {
             }
             flush.running = true;
             flush.begun += 1;
+            // A full disk must not cut the journal for the sake of a mark.
+            let mark = self.space.admit(true).is_ok().then_some(flush.mark + 1);
+            flush.mark = mark.unwrap_or(flush.mark);
             let number = flush.begun;
             drop(flush);
-            let result = self.database.persist(PersistMode::SyncData);
+            failpoint::reach("metadata.persist.begun");
+            // The flush before this one has ended: see the journal.
+            let marked = match mark {
+                Some(mark) => self.rows.insert(PERSIST_KEY, mark.to_be_bytes()),
+                None => Ok(()),
+            };
+            let result = marked.and_then(|()| self.database.persist(PersistMode::SyncData));
+            failpoint::reach("metadata.persist.ended");
             flush = self.flush.lock();
             flush.running = false;
             match result {

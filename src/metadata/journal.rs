@@ -6,6 +6,12 @@
 //! and what follows its last whole batch is moved aside. Sealed journals were
 //! synced before the next began, so a hole there is damage and stays an error.
 //!
+//! Whether what follows is a torn tail or damage to what was synced is told by
+//! marks: each persist first commits a row with its number, after the persist
+//! before it has ended. A mark that is whole says so of all that lies before the
+//! mark before it: where that begins behind the first bad byte, synced bytes are
+//! bad. What only the last persist covered cannot be told from a torn tail.
+//!
 //! The form is fjall's own (its `journal/entry.rs`), little-endian: a batch is
 //! `01 count:u32 seqno:u64`, that many items `02 type:u8 compression:u8
 //! keyspace:u64 key_len:u16 len:u32 stored_len:u32 key value` or clears
@@ -15,9 +21,12 @@
 use std::fs::{File, OpenOptions};
 use std::hash::Hasher as _;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
+
+use crate::runtime::failpoint;
 
 const START: u8 = 1;
 const ITEM: u8 = 2;
@@ -25,13 +34,30 @@ const END: u8 = 3;
 const CLEAR: u8 = 4;
 const TRAILER: [u8; 4] = [b'F', b'J', b'L', 3];
 
-/// What was moved aside.
+/// The row with the number of a persist, a big-endian u64.
+pub(super) const PERSIST_KEY: &[u8; 8] = b"Fpersist";
+/// Of what follows the last whole batch so much is searched for marks.
+const SEARCHED: u64 = 32 << 20;
+
+/// What follows the last whole batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Torn {
-    /// Bytes behind the last whole batch, without trailing zeros.
-    pub bytes: u64,
-    /// Where they are kept.
-    pub kept: PathBuf,
+pub(super) enum Tail {
+    /// It was not synced. It was moved aside.
+    Torn {
+        /// Bytes, without trailing zeros.
+        bytes: u64,
+        /// Where they are kept.
+        kept: PathBuf,
+    },
+    /// It was synced once. Nothing was changed.
+    Damaged {
+        /// The journal.
+        path: PathBuf,
+        /// Where the first bad batch begins.
+        at: u64,
+        /// Bytes that follow.
+        bytes: u64,
+    },
 }
 
 /// Ends the newest journal in `dir` behind its last whole batch. None: nothing
@@ -39,13 +65,16 @@ pub(super) struct Torn {
 ///
 /// # Errors
 /// Of the disk.
-pub(super) fn trim(dir: &Path) -> io::Result<Option<Torn>> {
+pub(super) fn trim(dir: &Path) -> io::Result<Option<Tail>> {
     let Some(path) = newest(dir)? else { return Ok(None) };
     let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
-    let whole = whole_batches(&file)?;
+    let (whole, mark) = whole_batches(&file)?;
     let length = written(&file, whole)?;
     if length <= whole {
         return Ok(None);
+    }
+    if is_damage(&mut file, whole..length, mark)? {
+        return Ok(Some(Tail::Damaged { path, at: whole, bytes: length - whole }));
     }
     let kept = path.with_extension("torn");
     let mut aside = File::create(&kept)?;
@@ -54,9 +83,11 @@ pub(super) fn trim(dir: &Path) -> io::Result<Option<Torn>> {
     aside.flush()?;
     aside.sync_all()?;
     File::open(dir)?.sync_all()?;
+    failpoint::reach("metadata.journal.set_aside");
     file.set_len(whole)?;
+    failpoint::reach("metadata.journal.cut");
     file.sync_all()?;
-    Ok(Some(Torn { bytes: length - whole, kept }))
+    Ok(Some(Tail::Torn { bytes: length - whole, kept }))
 }
 
 fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
@@ -80,15 +111,40 @@ fn newest(dir: &Path) -> io::Result<Option<PathBuf>> {
     Ok(newest.map(|(_, path)| path))
 }
 
-/// Where the last whole batch ends.
-fn whole_batches(file: &File) -> io::Result<u64> {
+/// Where the last whole batch ends, and the last mark before that.
+fn whole_batches(file: &File) -> io::Result<(u64, Option<u64>)> {
     let length = file.metadata()?.len();
     let mut input = Input { from: BufReader::with_capacity(1 << 18, file), at: 0, length };
-    let mut whole = 0;
-    while batch(&mut input)?.is_some() {
+    let (mut whole, mut mark) = (0, None);
+    while let Some(found) = batch(&mut input)? {
         whole = input.at;
+        mark = found.mark.or(mark);
     }
-    Ok(whole)
+    Ok((whole, mark))
+}
+
+/// Whether a persist covered the first bad byte of `tail`: marks that are whole
+/// behind it say so. `before` is the last mark ahead of it.
+fn is_damage(file: &mut File, tail: Range<u64>, before: Option<u64>) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(tail.start))?;
+    (&*file).take((tail.end - tail.start).min(SEARCHED)).read_to_end(&mut bytes)?;
+    let (mut at, mut first) = (0, None);
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let mut input = Input { from: rest, at: 0, length: rest.len() as u64 };
+        let Some(found) = (if rest[0] == START { batch(&mut input)? } else { None }) else {
+            at += 1;
+            continue;
+        };
+        at += input.at as usize;
+        let Some(mark) = found.mark else { continue };
+        // The mark before this one lies behind the bad byte, and was synced.
+        if before.is_some_and(|before| mark >= before + 2) || first.is_some_and(|f| mark > f) {
+            return Ok(true);
+        }
+        first.get_or_insert(mark);
+    }
+    Ok(false)
 }
 
 /// Where the last byte is that is not zero, `from` on.
@@ -107,13 +163,13 @@ fn written(mut file: &File, from: u64) -> io::Result<u64> {
     }
 }
 
-struct Input<'f> {
-    from: BufReader<&'f File>,
+struct Input<R> {
+    from: R,
     at: u64,
     length: u64,
 }
 
-impl Input<'_> {
+impl<R: Read> Input<R> {
     /// The next bytes; None when the file is too short for them.
     fn take<const N: usize>(&mut self) -> io::Result<Option<[u8; N]>> {
         let mut bytes = [0; N];
@@ -147,12 +203,18 @@ impl Input<'_> {
     }
 }
 
+/// A whole batch.
+struct Batch {
+    /// The mark in it.
+    mark: Option<u64>,
+}
+
 /// Reads one batch; None when it is not whole.
-fn batch(input: &mut Input<'_>) -> io::Result<Option<()>> {
+fn batch<R: Read>(input: &mut Input<R>) -> io::Result<Option<Batch>> {
     let Some([START, count @ .., _, _, _, _, _, _, _, _]) = input.take::<13>()? else {
         return Ok(None);
     };
-    let mut hasher = Xxh3::new();
+    let (mut hasher, mut mark) = (Xxh3::new(), None);
     for _ in 0..u32::from_le_bytes(count) {
         match input.take::<1>()? {
             Some([ITEM]) => {
@@ -160,6 +222,15 @@ fn batch(input: &mut Input<'_>) -> io::Result<Option<()>> {
                 hasher.update(&[ITEM]);
                 hasher.update(&head);
                 let [_, _, _, _, _, _, _, _, _, _, k0, k1, _, _, _, _, v0, v1, v2, v3] = head;
+                if ([k0, k1], [v0, v1, v2, v3]) == ([8, 0], [8, 0, 0, 0]) {
+                    let Some(row) = input.take::<16>()? else { return Ok(None) };
+                    hasher.update(&row);
+                    let (key, value) = row.split_at(8);
+                    if key == PERSIST_KEY {
+                        mark = value.try_into().ok().map(u64::from_be_bytes);
+                    }
+                    continue;
+                }
                 let rest = u64::from(u16::from_le_bytes([k0, k1]))
                     + u64::from(u32::from_le_bytes([v0, v1, v2, v3]));
                 if !input.hash(rest, &mut hasher)? {
@@ -177,5 +248,5 @@ fn batch(input: &mut Input<'_>) -> io::Result<Option<()>> {
     }
     let Some([END, hash @ .., t0, t1, t2, t3]) = input.take::<13>()? else { return Ok(None) };
     let good = [t0, t1, t2, t3] == TRAILER && u64::from_le_bytes(hash) == hasher.finish();
-    Ok(good.then_some(()))
+    Ok(good.then_some(Batch { mark }))
 }

@@ -17,6 +17,7 @@
 //! | `V` sequence:8 | event, until a checkpoint takes it |
 //! | `M` epoch:8 key | mark: the row of `key` changed in that epoch |
 //! | `B` cid, `P` segment:8 | the store's block index (a keyspace of its own) |
+//! | `Fpersist` | number of a sync of the embedded engine's journal |
 //! | `Fformat` | format of keys and records |
 //! | `Fnext` | first inode number that was never reserved |
 //! | `Fstats` | counters |

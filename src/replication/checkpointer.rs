@@ -27,7 +27,7 @@ use crate::metadata::Namespace;
 use crate::metadata::checkpoint::{
     BaseEntry, BaseWriter, DeltaWriter, FileEntry, Manifest, WrittenFile,
 };
-use crate::runtime::{Bridge, Clock, Shutdown};
+use crate::runtime::{Bridge, Clock, Shutdown, failpoint};
 use crate::telemetry;
 use crate::types::{BackendId, Block, Cid, VolumeId, WriterId, cid};
 
@@ -307,14 +307,18 @@ impl Checkpointer {
                 }
             }
         }
+        failpoint::reach("checkpoint.upload.files");
         let block = Block { cid: *manifest_cid, data: Bytes::from(manifest.encode()?) };
         self.call(backend.put(&block))?;
+        failpoint::reach("checkpoint.upload.manifest");
         let prefix = name_prefix(&manifest.volume);
         self.call(backend.put_name(&format!("{prefix}{:020}", manifest.sequence), manifest_cid))?;
+        failpoint::reach("checkpoint.upload.named");
         if manifest.sequence.is_multiple_of(4) || have == 0 {
             let names = self.call(backend.names(&prefix))?;
             for (old, _) in names.iter().rev().skip(KEPT_NAMES) {
                 self.call(backend.delete_name(old))?;
+                failpoint::reach("checkpoint.upload.trimmed");
             }
         }
         Ok(true)
@@ -462,6 +466,10 @@ impl Checkpointer {
     /// The metadata's quorum is `max(3, N/2 + 1)` of N places in reach, clipped
     /// to N.
     fn wanted(&self, state: &State, policy: &Policy) -> usize {
+        if policy.level == Level::All && policy.on_degraded == OnDegraded::Fail {
+            // Every place, not every one that happens to be in reach.
+            return self.registry.places().configured(&BTreeSet::new());
+        }
         let places = self.registry.places_now().saturating_sub(state.refused.len()).max(1);
         match policy.level {
             Level::LocalDurability => 1,
@@ -646,6 +654,7 @@ impl Checkpointer {
         let start = Instant::now();
         let dir = &self.options.dir;
         self.namespace.note_checkpoint(sequence)?;
+        failpoint::reach("checkpoint.write.noted");
         let (token, base_entry, deltas) = match previous {
             Some(previous) if !base => {
                 let path = dir.join(format!("delta-{sequence:012}.parquet"));
@@ -654,12 +663,14 @@ impl Checkpointer {
                     self.namespace.snapshot_rows(true, &mut |change| writer.push(&change))?;
                 let mut deltas = previous.deltas.clone();
                 deltas.push(entry(&writer.finish()?, sequence)?);
+                failpoint::reach("checkpoint.delta.written");
                 (token, previous.base.clone(), deltas)
             }
             _ => {
                 let folder = dir.join(format!("base-{sequence:012}"));
                 fs::create_dir_all(&folder)?;
                 sync_dir(dir)?;
+                failpoint::reach("checkpoint.base.begun");
                 let mut writer = BaseWriter::create(&folder, sequence)?;
                 let token =
                     self.namespace.snapshot_rows(false, &mut |change| writer.push(&change))?;
@@ -668,6 +679,7 @@ impl Checkpointer {
                     .iter()
                     .map(|file| entry(file, sequence))
                     .collect::<Result<_, _>>()?;
+                failpoint::reach("checkpoint.base.written");
                 (token, BaseEntry { sequence, files }, Vec::new())
             }
         };
@@ -701,9 +713,12 @@ impl Checkpointer {
         let mut file = File::create(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
+        failpoint::reach("checkpoint.manifest.written");
         fs::rename(&temporary, &path)?;
         sync_dir(dir)?;
+        failpoint::reach("checkpoint.manifest.named");
         self.namespace.clear_marks(&token)?;
+        failpoint::reach("checkpoint.marks.cleared");
         let metrics = telemetry::metrics();
         metrics.checkpoint_deltas_written.inc();
         let new = manifest.files().filter(|file| file.sequence == sequence);
@@ -712,6 +727,7 @@ impl Checkpointer {
         metrics.checkpoint_seconds.observe(start.elapsed().as_secs_f64());
         if base {
             remove_before(dir, previous.map_or(0, |manifest| manifest.base.sequence));
+            failpoint::reach("checkpoint.old.removed");
         }
         Ok(Some((manifest, cid::of_raw(&bytes))))
     }

@@ -22,6 +22,7 @@ use super::send::{BATCH_BYTES, Sender};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::content::{ContentError, walk_post_order};
 use crate::metadata::{CopyState, VerifyMethod};
+use crate::runtime::failpoint;
 use crate::telemetry;
 use crate::types::{BackendId, Cid, Timestamp};
 
@@ -223,10 +224,12 @@ fn work(core: &Core, slot: &Slot) {
             // Down: the rows stay, and are due when it is back.
             continue;
         };
+        failpoint::reach("replication.send.sent");
         if let Err(error) = core.record(id, &outcomes) {
             tracing::error!(%error, backend = %id, "results cannot be recorded; the work is repeated");
             core.queue.request_scan(false);
         }
+        failpoint::reach("replication.send.recorded");
         drop(taken);
     }
 }

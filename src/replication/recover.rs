@@ -13,7 +13,7 @@ use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind};
 use crate::content::{ContentError, Link, leaves};
 use crate::metadata::checkpoint::{FileEntry, Manifest, load_checkpoint};
 use crate::metadata::{Change, Namespace};
-use crate::runtime::Bridge;
+use crate::runtime::{Bridge, failpoint};
 use crate::types::{Cid, VolumeId, cid};
 
 /// Deadline of one call while recovering.
@@ -132,7 +132,10 @@ pub fn recover(
     let mut skipped = Vec::new();
     for (name, id) in manifests.into_iter().rev() {
         match fetch(&from, &id, checkpoints) {
-            Ok(manifest) => return load(namespace, manifest, id, checkpoints, skipped),
+            Ok(manifest) => {
+                failpoint::reach("recover.fetched");
+                return load(namespace, manifest, id, checkpoints, skipped);
+            }
             Err(error) => skipped.push(format!("{name}: {error}")),
         }
     }
@@ -175,6 +178,7 @@ fn load(
         other => Ok(other),
     });
     let count = namespace.load_rows(&mut rows)?;
+    failpoint::reach("recover.loaded");
     namespace.note_checkpoint(manifest.sequence)?;
     let policy =
         manifest.policy.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;

@@ -12,6 +12,7 @@ mod callers;
 mod cancel;
 mod clock;
 mod descriptors;
+pub mod failpoint;
 mod late;
 mod shutdown;
 mod step;

@@ -20,6 +20,7 @@ use super::disk::DiskFile;
 use super::layout::{self, SegmentKind};
 use super::pages::PAGE;
 use super::{IndexChange, LocalStore, Location, MarkSet, StoreError};
+use crate::runtime::failpoint;
 use crate::types::{Cid, SegmentId};
 
 /// Index entries looked at under one lock.
@@ -226,7 +227,9 @@ impl Collection<'_> {
         if !dead.is_empty() || !unused.is_empty() {
             let packs = unused.iter().filter(|id| layout::kind(**id) == SegmentKind::Pack);
             store.index.apply(&packs.map(|id| IndexChange::Mark(*id, 0)).collect::<Vec<_>>())?;
+            failpoint::reach("store.collect.unmarked");
             persist()?;
+            failpoint::reach("store.collect.persisted");
             report.bytes_freed += self.empty(&mut dead, &unused)?;
             for id in &unused {
                 report.bytes_freed += self.remove_file(*id)?;
@@ -272,6 +275,7 @@ impl Collection<'_> {
         }
         if !changes.is_empty() {
             store.index.apply(&changes)?;
+            failpoint::reach("store.collect.dropped");
         }
         Ok(true)
     }
@@ -308,6 +312,7 @@ impl Collection<'_> {
         for run in places.chunk_by(|a, b| end_of(a) == b.offset) {
             let (first, last) = (&run[0], &run[run.len() - 1]);
             punch_pages(file.as_ref(), first.offset, end_of(last), before.len).map_err(io)?;
+            failpoint::reach("store.collect.punched");
         }
         let after = file.stat().map_err(io)?;
         Ok(before.allocated.saturating_sub(after.allocated))
@@ -319,6 +324,7 @@ impl Collection<'_> {
         let io = |e| StoreError::io(&path, e);
         let freed = store.files.open_for_writing(id)?.stat().map_err(io)?.allocated;
         store.disk.remove(&path).map_err(io)?;
+        failpoint::reach("store.collect.removed");
         store.files.forget(id);
         Ok(freed)
     }

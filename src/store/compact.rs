@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use super::collect::{PAGE_ROWS, Tally, punch_pages};
 use super::layout::{self, SegmentKind};
 use super::{CollectReport, LocalStore, Location, StoreError};
+use crate::runtime::failpoint;
 use crate::types::{Block, Cid, SegmentId};
 
 /// Entries looked at in one collection: bounds memory and time.
@@ -108,6 +109,7 @@ fn trim(store: &LocalStore, id: SegmentId, places: &[(Cid, Location)]) -> Result
     for (_, place) in places {
         if place.offset > at {
             punch_pages(file.as_ref(), at, place.offset, before.len).map_err(io)?;
+            failpoint::reach("store.compact.trimmed");
         }
         at = at.max(place.offset + u64::from(place.len));
     }
@@ -147,6 +149,7 @@ fn move_out(
                 store.put(&recent, &blocks, true)?
             };
             store.sync(ticket)?;
+            failpoint::reach("store.compact.moved");
             moved += bytes as u64;
             batch.clear();
             bytes = 0;

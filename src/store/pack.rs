@@ -20,6 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use super::disk::{Disk, DiskFile, OpenHow};
 use super::layout::{self, Layout, SegmentKind};
 use super::{BlockIndex, IndexChange, Location, StoreError};
+use crate::runtime::failpoint;
 use crate::telemetry;
 use crate::types::{Block, Cid, SegmentId, cid};
 
@@ -184,8 +185,13 @@ impl PackWriter {
         let mut pack = match state.open.take() {
             Some(pack) if pack.len < self.pack_bytes => pack,
             full => {
+                let rolls_over = full.is_some();
                 state.full.extend(full);
-                self.begin()?
+                let begun = self.begin()?;
+                if rolls_over {
+                    failpoint::reach("store.pack.rolled_over");
+                }
+                begun
             }
         };
         let mut buf = Vec::new();
@@ -213,6 +219,7 @@ impl PackWriter {
             count += 1;
         }
         let written = self.write(&mut pack, &buf);
+        failpoint::reach("store.pack.appended");
         state.open = Some(pack);
         written?;
         state.pending.extend(fresh);
@@ -256,6 +263,7 @@ impl PackWriter {
             }
             return Err(error);
         }
+        failpoint::reach("store.pack.begun");
         Ok(pack)
     }
 
@@ -287,11 +295,15 @@ impl PackWriter {
             file.sync_data().map_err(|e| self.poison(StoreError::io(path, e)))?;
             telemetry::metrics().store_syncs.inc();
         }
+        failpoint::reach("store.pack.synced");
         if group.unnamed {
             let packs = self.layout.packs();
             self.disk.sync_dir(&packs).map_err(|e| self.poison(StoreError::io(&packs, e)))?;
+            failpoint::reach("store.pack.named");
         }
-        self.index.apply(&group.changes)
+        self.index.apply(&group.changes)?;
+        failpoint::reach("store.pack.indexed");
+        Ok(())
     }
 
     /// A failed sync tells once and may have thrown the bytes away (fsync
@@ -337,6 +349,7 @@ fn give_back_reserve(pack: &OpenPack) {
     if let Err(error) = pack.file.set_len(pack.len) {
         tracing::warn!(%error, pack = %pack.id, "reserved space is not given back");
     }
+    failpoint::reach("store.pack.closed");
 }
 
 /// What one leader makes durable.

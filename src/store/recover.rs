@@ -6,6 +6,7 @@ use super::disk::{Disk, OpenHow};
 use super::layout::{self, Layout, SegmentKind};
 use super::pack::{PREFIX_LEN, PackWriter};
 use super::{BlockIndex, StoreError};
+use crate::runtime::failpoint;
 use crate::types::SegmentId;
 
 /// Makes the folders, cuts what no index entry can refer to, and goes on in
@@ -52,6 +53,7 @@ pub(super) fn recover(
         if len > mark.len {
             tracing::info!(pack = %mark.segment, from = len, to = mark.len, "unindexed tail is cut");
             file.set_len(mark.len).map_err(io)?;
+            failpoint::reach("store.recover.cut");
         } else if len < mark.len {
             tracing::error!(pack = %mark.segment, len, indexed = mark.len, "a pack was cut short");
             continue;
@@ -86,6 +88,7 @@ pub(super) fn discard_staging(
         if !keep.contains(&id) {
             let path = folder.join(name);
             disk.remove(&path).map_err(|e| StoreError::io(&path, e))?;
+            failpoint::reach("store.recover.discarded");
             removed += 1;
         }
     }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::staging::Body;
 use super::{IndexChange, LocalStore, Location, SealedLeaf, Staging, StoreError};
+use crate::runtime::failpoint;
 use crate::telemetry;
 use crate::types::{Block, Cid, SegmentId};
 
@@ -72,7 +73,7 @@ impl LocalStore {
                 flat.push(item);
             }
         }
-        self.sync_files(&flat)?;
+        self.sync_files(&mut flat)?;
         self.name_and_index(&mut flat)?;
         for (staging, _) in flat {
             staging.sealed = true;
@@ -95,26 +96,29 @@ impl LocalStore {
         Ok(true)
     }
 
-    fn sync_files(&self, items: &[&mut Item<'_>]) -> Result<(), StoreError> {
+    /// A staging whose sync failed never syncs again: the kernel tells of lost
+    /// bytes once.
+    fn sync_files(&self, items: &mut [&mut Item<'_>]) -> Result<(), StoreError> {
+        for item in items.iter() {
+            item.0.check_poison()?;
+        }
         let files: Vec<_> = items
             .iter()
-            .filter(|item| !item.0.synced)
-            .filter_map(|item| match &item.0.body {
-                Body::File { path, file } => Some((path.clone(), file.clone())),
+            .enumerate()
+            .filter(|(_, item)| !item.0.synced)
+            .filter_map(|(at, item)| match &item.0.body {
+                Body::File { path, file } => Some((at, path.clone(), file.clone())),
                 Body::Nothing | Body::Memory(_) => None,
             })
             .collect();
-        if items.iter().any(|item| item.0.poisoned) {
-            return Err(StoreError::Poisoned);
-        }
         let queue = Mutex::new(files.into_iter());
-        let failed = Mutex::new(None);
+        let failed = Mutex::new(Vec::new());
         let work = || {
             loop {
-                let Some((path, file)) = queue.lock().next() else { return };
+                let Some((at, path, file)) = queue.lock().next() else { return };
                 match file.sync_data() {
                     Ok(()) => drop(telemetry::metrics().store_syncs.inc()),
-                    Err(error) => *failed.lock() = Some(StoreError::io(&path, error)),
+                    Err(error) => failed.lock().push((at, StoreError::io(&path, error))),
                 }
             }
         };
@@ -125,7 +129,16 @@ impl LocalStore {
             }
             work();
         });
-        failed.into_inner().map_or(Ok(()), |error| Err(self.poison(error)))
+        let mut outcome = Ok(());
+        for (at, error) in failed.into_inner() {
+            items[at].0.poisoned = true;
+            outcome = Err(self.poison(error));
+        }
+        outcome?;
+        if !items.is_empty() {
+            failpoint::reach("store.seal.synced");
+        }
+        Ok(())
     }
 
     /// From here to the end a failure puts the names back.
@@ -133,7 +146,10 @@ impl LocalStore {
         let mut renamed: Vec<(usize, PathBuf)> = Vec::new();
         let result = self.name_all(items, &mut renamed).and_then(|()| self.index_all(items));
         if let Err(error) = result {
+            let lost = self.poisoned.load(Ordering::Acquire);
             for (at, old) in renamed {
+                // A folder's sync failed: whether the name is there is not known.
+                items[at].0.poisoned |= lost;
                 let Body::File { path, file } = &mut items[at].0.body else { continue };
                 // Where even this fails the staging goes on under its new name.
                 match self.disk.rename(path, &old) {
@@ -167,6 +183,7 @@ impl LocalStore {
                 self.disk.rename(path, &target).map_err(|e| StoreError::io(&target, e))?;
                 file.renamed(&target);
                 renamed.push((at, std::mem::replace(path, target)));
+                failpoint::reach("store.seal.renamed");
             }
             folders.insert(folder);
         }
@@ -178,6 +195,7 @@ impl LocalStore {
         for folder in &folders {
             self.disk.sync_dir(folder).map_err(|e| self.poison(StoreError::io(folder, e)))?;
         }
+        failpoint::reach("store.seal.named");
         Ok(())
     }
 
@@ -197,6 +215,7 @@ impl LocalStore {
             return Ok(());
         }
         self.index.apply(&changes)?;
+        failpoint::reach("store.seal.indexed");
         for item in items {
             let (staging, leaves) = &**item;
             for leaf in leaves {

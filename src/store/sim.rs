@@ -44,6 +44,7 @@ struct State {
     cut_at: Option<u64>,
     off: bool,
     failing: bool,
+    full: bool,
 }
 
 /// Clones share the disk.
@@ -155,6 +156,11 @@ impl SimDisk {
 
     pub fn fail_syncs(&self, failing: bool) {
         self.0.lock().failing = failing;
+    }
+
+    /// Writes find no room.
+    pub fn fill(&self, full: bool) {
+        self.0.lock().full = full;
     }
 
     pub fn exists(&self, path: &Path) -> bool {
@@ -302,6 +308,9 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.disk.0.lock().full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.change(Change::Write(offset, data.to_vec()))
     }
 

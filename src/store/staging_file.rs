@@ -8,6 +8,7 @@ use super::disk::{Disk, DiskFile, OpenHow, RealDisk};
 use super::layout::{self, Layout, SegmentKind};
 use super::pages::PAGE;
 use super::staging::{BaseReader, Body, Staging, StagingOptions, create};
+use crate::runtime::failpoint;
 use crate::types::{Ino, SegmentId};
 
 /// The leaf index under which [`Staging::pages`] keeps its own header: 8 bytes
@@ -159,6 +160,7 @@ impl Staging {
             }
             return Err(StoreError::io(&path, error));
         }
+        failpoint::reach("store.staging.spilled");
         if matches!(self.body, Body::Memory(_)) {
             // All of the base was read into memory: nothing is below any more.
             self.valid.set(0, self.base_size.div_ceil(PAGE));
@@ -173,9 +175,7 @@ impl Staging {
     /// # Errors
     /// `Poisoned`, `NoSpace`, `Io`.
     pub fn sync(&mut self) -> Result<(), StoreError> {
-        if self.poisoned {
-            return Err(StoreError::Poisoned);
-        }
+        self.check_poison()?;
         self.spill()?;
         let Body::File { path, file } = &self.body else { return Ok(()) };
         if !self.synced {
@@ -183,15 +183,23 @@ impl Staging {
             file.sync_data().map_err(|e| StoreError::io(path, e))?;
             self.poisoned = false;
             self.synced = true;
+            failpoint::reach("store.staging.synced");
         }
         if !self.named {
             self.poisoned = true;
             self.disk.sync_dir(&self.dir).map_err(|e| StoreError::io(&self.dir, e))?;
             self.poisoned = false;
             self.named = true;
+            failpoint::reach("store.staging.named");
         }
         self.recorded = true;
         Ok(())
+    }
+
+    /// # Errors
+    /// `Poisoned` after a sync of it that failed: its bytes are not known.
+    pub fn check_poison(&self) -> Result<(), StoreError> {
+        if self.poisoned { Err(StoreError::Poisoned) } else { Ok(()) }
     }
 
     /// The valid pages per leaf, to be persisted (`StagedRecord::pages`), and
@@ -235,6 +243,7 @@ impl Staging {
             self.disk
                 .make_dir(&layout.folder(self.id))
                 .and_then(|()| self.disk.rename(path, &layout.file(self.id)))
+                .inspect(|()| failpoint::reach("store.staging.set_aside"))
         } else {
             self.disk.remove(path)
         };

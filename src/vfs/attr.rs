@@ -114,7 +114,7 @@ impl Vfs {
                 FileKind::Directory => return Err(rustix::io::Errno::ISDIR.into()),
                 _ => return Err(rustix::io::Errno::INVAL.into()),
             }
-            self.truncate_node(&node, size)?;
+            self.truncate_node(&node, size, None)?;
             if node.opens.load(Ordering::Acquire) == 0 {
                 self.commit_later(&node);
             }

@@ -26,7 +26,7 @@ use crate::metadata::{
     ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, VerifyMethod,
 };
 use crate::replication::Policy;
-use crate::runtime::Step;
+use crate::runtime::{Step, failpoint};
 use crate::store::{SealedLeaf, StagedLeaves, Staging};
 use crate::telemetry;
 use crate::types::{BackendId, Block, Cid, FileKind, Ino, Timestamp};
@@ -173,13 +173,10 @@ impl Committer {
 
 /// Tells who waits. A failure that all of them have stopped waiting for stays
 /// with the file.
-fn tell(node: &Node, dones: Vec<Done>, outcome: &Outcome) {
-    let mut told = dones.is_empty();
+fn tell(dones: Vec<Done>, outcome: &Outcome) {
     for done in dones {
-        told |= done.send(outcome.clone()).is_ok();
-    }
-    if let (false, Err((errno, text))) = (told, outcome) {
-        node.state.write().error = Some((*errno, text.clone()));
+        // Who does not wait any more finds it with the file's failures.
+        drop(done.send(outcome.clone()));
     }
 }
 
@@ -292,6 +289,7 @@ impl Vfs {
                 self.commit_after(wait, request);
             }
         }
+        failpoint::reach("vfs.commit.hashed");
         let committed = self.make_durable(&mut locked, &hashed);
         let mut roots = Vec::new();
         match committed {
@@ -322,13 +320,11 @@ impl Vfs {
                 }
             }
         }
-        for (node, state) in &mut locked {
-            let waited_for = nodes.get(&node.ino).is_some_and(|r| !r.dones.is_empty());
+        for (node, _) in &locked {
             if let Some(error) = failures.get(&node.ino) {
                 tracing::error!(ino = %node.ino, %error, "a file could not be committed; its bytes are kept");
-                if !waited_for {
-                    state.error = Some((error.errno(), error.to_string()));
-                }
+                // Who waits is told at once; other handles have the file open, too.
+                node.failures.lock().add(error.errno(), error.to_string());
             }
         }
         drop(locked);
@@ -345,7 +341,7 @@ impl Vfs {
         }
         for (ino, Request { node, dones, .. }) in nodes {
             let outcome = failures.get(&ino).map_or(Ok(()), |e| Err((e.errno(), e.to_string())));
-            tell(&node, dones, &outcome);
+            tell(dones, &outcome);
             self.nodes.retire(&node);
         }
     }
@@ -374,12 +370,9 @@ impl Vfs {
                 (Ok(()), None) => {}
                 (Err(error), _) => {
                     tracing::error!(ino = %request.node.ino, %error, "a file could not be committed; its bytes are kept");
-                    let outcome = Err((error.errno(), error.to_string()));
-                    if request.dones.is_empty() {
-                        request.node.state.write().error = outcome.err();
-                    } else {
-                        tell(&request.node, request.dones, &outcome);
-                    }
+                    let (errno, text) = (error.errno(), error.to_string());
+                    request.node.failures.lock().add(errno, text.clone());
+                    tell(request.dones, &Err((errno, text)));
                 }
             }
         });
@@ -403,6 +396,7 @@ impl Vfs {
         // A collection spares the blocks until their rows are there.
         let _commit = self.store.begin_commit();
         let ticket = self.store.append(&blocks)?;
+        failpoint::reach("vfs.commit.appended");
         let mut sealed: Vec<(&mut Staging, Vec<SealedLeaf>)> = Vec::new();
         for (node, state) in locked.iter_mut() {
             if let (Some(result), Some(staging)) = (hashed.get(&node.ino), state.staging.as_mut())
@@ -412,10 +406,14 @@ impl Vfs {
             }
         }
         self.store.seal(&mut sealed)?;
+        failpoint::reach("vfs.commit.sealed");
         self.store.sync(ticket)?;
+        failpoint::reach("vfs.commit.durable");
         let commits: Vec<ContentCommit> =
             hashed.values().map(|result| result.commit.clone()).collect();
-        Ok(self.namespace.commit_contents(&commits)?)
+        let flags = self.namespace.commit_contents(&commits)?;
+        failpoint::reach("vfs.commit.committed");
+        Ok(flags)
     }
 
     /// The inode has its new root: what was staged is not needed any more.
@@ -429,6 +427,7 @@ impl Vfs {
             self.charge(state);
             staging.discard_unless_sealed()?;
         }
+        failpoint::reach("vfs.commit.settled");
         telemetry::metrics().vfs_commits.inc();
         state.leaves = None;
         state.dirty = false;
@@ -479,6 +478,8 @@ impl Vfs {
         let base = self.base_of(&record, staging.original_size());
         let foreign = !record.profile.is_empty();
         let leaf_size = u64::from(profile.chunk_size);
+        // A sync of it failed: what is read now may not be what was written.
+        staging.check_poison()?;
         let StagedLeaves { data: dirty, zeros } = staging.leaves_to_commit(foreign)?;
         if staging.len() > leaf_size && staging.is_in_memory() && !dirty.is_empty() {
             staging.spill()?;

@@ -1,6 +1,6 @@
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
@@ -9,6 +9,7 @@ use super::{Vfs, VfsError};
 use crate::content::Link;
 use crate::metadata::{ContentCommit, ContentRecord, InodeRecord, StagedRecord};
 use crate::replication::WaitOn;
+use crate::runtime::failpoint;
 use crate::store::{Staging, StagingOptions};
 use crate::types::{FileKind, Ino};
 
@@ -39,6 +40,20 @@ pub(super) struct Handle {
     pub wrote: AtomicBool,
     /// A wait on it was cut off by a signal.
     pub cut: AtomicBool,
+    /// Failures of the file that this handle was told of.
+    seen: AtomicU64,
+}
+
+impl Handle {
+    /// A failure of an earlier commit that this handle was not told of.
+    pub fn deliver(&self) -> Result<(), VfsError> {
+        self.node.failures.lock().deliver(Some(&self.seen))
+    }
+
+    /// It was told of all failures until now.
+    pub fn was_told(&self) {
+        self.node.failures.lock().was_told(&self.seen);
+    }
 }
 
 impl Vfs {
@@ -58,10 +73,11 @@ impl Vfs {
         node.opens.fetch_add(1, Ordering::AcqRel);
         let id = HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed));
         let (wrote, cut) = (AtomicBool::new(false), AtomicBool::new(false));
-        let handle = Arc::new(Handle { node, options, wrote, cut });
+        let seen = AtomicU64::new(node.failures.lock().seen_at_open());
+        let handle = Arc::new(Handle { node, options, wrote, cut, seen });
         self.handles.write().insert(id.0, Arc::clone(&handle));
         if options.truncate {
-            let cut = self.truncate_node(&handle.node, 0);
+            let cut = self.truncate_node(&handle.node, 0, Some(&handle.seen));
             if cut.is_err() {
                 self.release(id)?;
             }
@@ -109,8 +125,8 @@ impl Vfs {
     /// ENOSPC, EFBIG, EIO; a failure of an earlier commit, once.
     pub fn write(&self, id: HandleId, offset: u64, data: &[u8]) -> Result<u64, VfsError> {
         let handle = self.handle(id)?;
+        handle.deliver()?;
         let mut state = handle.node.state.write();
-        state.deliver()?;
         let at = if handle.options.append { state.record.size } else { offset };
         self.admit(&state, at, data.len() as u64)?;
         let end = at.saturating_add(data.len() as u64);
@@ -213,9 +229,14 @@ impl Vfs {
     }
 
     /// Cuts or extends a file that may not be open.
-    pub(super) fn truncate_node(&self, node: &Arc<Node>, size: u64) -> Result<(), VfsError> {
+    pub(super) fn truncate_node(
+        &self,
+        node: &Arc<Node>,
+        size: u64,
+        seen: Option<&AtomicU64>,
+    ) -> Result<(), VfsError> {
+        node.failures.lock().deliver(seen)?;
         let mut state = node.state.write();
-        state.deliver()?;
         if state.record.size == size && state.staging.is_none() && state.record.content.is_none() {
             return Ok(());
         }
@@ -234,8 +255,8 @@ impl Vfs {
             return Err(Errno::BADF.into());
         }
         let keep = flags.contains(F::KEEP_SIZE);
+        handle.deliver()?;
         let mut state = handle.node.state.write();
-        state.deliver()?;
         if (flags - F::KEEP_SIZE).is_empty() {
             let len = range.end.saturating_sub(range.start);
             self.admit(&state, range.start, len)?;
@@ -443,6 +464,7 @@ impl Vfs {
         state.dirty = false;
         drop(state);
         self.namespace.reap(node.ino)?;
+        failpoint::reach("vfs.orphan.reaped");
         self.forget_record(node.ino);
         self.nodes.remove(node.ino);
         Ok(())
@@ -459,14 +481,23 @@ impl Vfs {
     /// Makes staged bytes durable without hashing them. False when they are in
     /// memory and were not synced before: most such files are written once, and
     /// a commit beside others is cheaper than a file of their own.
-    pub(super) fn sync_staged(&self, node: &Arc<Node>) -> Result<bool, VfsError> {
+    pub(super) fn sync_staged(&self, handle: &Handle) -> Result<bool, VfsError> {
+        let node = &handle.node;
         let mut state = node.state.write();
         let again = std::mem::replace(&mut state.synced, true);
         let Some(staging) = state.staging.as_mut().filter(|s| again || !s.is_in_memory()) else {
             return Ok(false);
         };
-        staging.sync()?;
+        if let Err(error) = staging.sync() {
+            let error = VfsError::from(error);
+            let mut failures = node.failures.lock();
+            failures.add(error.errno(), error.to_string());
+            failures.was_told(&handle.seen);
+            return Err(error);
+        }
+        failpoint::reach("vfs.fsync.staged");
         self.record_staged(node.ino, &mut state)?;
+        failpoint::reach("vfs.fsync.recorded");
         self.charge(&mut state);
         Ok(true)
     }
@@ -522,11 +553,13 @@ impl Vfs {
             self.count_growth(ino, &state, state.record.size, true)?;
             // What is found now is found again after the next crash.
             self.record_staged(ino, &mut state)?;
+            failpoint::reach("vfs.adopt.adopted");
             drop(state);
             self.commit_later(&node);
         }
         if !kept.is_empty() {
             self.namespace.engine().persist()?;
+            failpoint::reach("vfs.adopt.persisted");
         }
         self.store.discard_staging_except(&kept)?;
         Ok(())

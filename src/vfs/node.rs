@@ -24,6 +24,55 @@ pub(super) struct Node {
     pub queued: AtomicBool,
     /// Bytes of holes that were told while it was dirty; `u64::MAX`: none were.
     pub told_holes: AtomicU64,
+    /// Taken alone, or below the state's lock.
+    pub failures: Mutex<Failures>,
+}
+
+/// Failures of commits. As Linux has it (`errseq_t`), each handle that was open
+/// at a failure is told of it once; when none was told, the next one is.
+#[derive(Default)]
+pub(super) struct Failures {
+    count: u64,
+    last: Option<(Errno, String)>,
+    told: bool,
+}
+
+impl Failures {
+    pub fn add(&mut self, errno: Errno, text: String) {
+        self.count += 1;
+        self.last = Some((errno, text));
+        self.told = false;
+    }
+
+    /// What a handle that is opened now has seen.
+    pub fn seen_at_open(&self) -> u64 {
+        if self.told { self.count } else { self.count.saturating_sub(1) }
+    }
+
+    /// Tells a handle what it has not seen; without a handle, what nobody has.
+    pub fn deliver(&mut self, seen: Option<&AtomicU64>) -> Result<(), VfsError> {
+        let news = match seen {
+            Some(seen) => seen.swap(self.count, Ordering::AcqRel) < self.count,
+            None => self.is_untold(),
+        };
+        match &self.last {
+            Some((errno, text)) if news => {
+                self.told = true;
+                Err(VfsError::Latched(*errno, text.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The handle was told by other means.
+    pub fn was_told(&mut self, seen: &AtomicU64) {
+        seen.store(self.count, Ordering::Release);
+        self.told = true;
+    }
+
+    pub fn is_untold(&self) -> bool {
+        self.last.is_some() && !self.told
+    }
 }
 
 /// What changes while it is open.
@@ -48,8 +97,6 @@ pub(super) struct NodeState {
     pub recorded: bool,
     /// The leaves of the committed content, once a read needed them.
     pub leaves: Option<Arc<Vec<LeafSpan>>>,
-    /// A failure of a commit in the background, to be told once.
-    pub error: Option<(Errno, String)>,
 }
 
 impl NodeState {
@@ -62,14 +109,6 @@ impl NodeState {
             self.record = InodeRecord { size, mtime, ctime, ..row };
         } else {
             self.record = row;
-        }
-    }
-
-    /// Gives a latched failure, once.
-    pub fn deliver(&mut self) -> Result<(), VfsError> {
-        match self.error.take() {
-            Some((errno, text)) => Err(VfsError::Latched(errno, text)),
-            None => Ok(()),
         }
     }
 }
@@ -114,7 +153,6 @@ impl NodeTable {
             dirty: false,
             recorded: false,
             leaves: None,
-            error: None,
         };
         let fresh = Arc::new(Node {
             ino,
@@ -122,6 +160,7 @@ impl NodeTable {
             opens: AtomicU32::new(0),
             queued: AtomicBool::new(false),
             told_holes: AtomicU64::new(u64::MAX),
+            failures: Mutex::default(),
         });
         Ok(Arc::clone(self.shard(ino).lock().entry(ino).or_insert(fresh)))
     }
@@ -132,9 +171,8 @@ impl NodeTable {
         let idle = node.opens.load(Ordering::Acquire) == 0 && !node.queued.load(Ordering::Acquire);
         // The table and the caller hold it, nobody else.
         if idle && Arc::strong_count(node) <= 2 {
-            let clean =
-                node.state.try_read().is_some_and(|state| !state.dirty && state.error.is_none());
-            if clean {
+            let clean = node.state.try_read().is_some_and(|state| !state.dirty);
+            if clean && !node.failures.lock().is_untold() {
                 shard.remove(&node.ino);
             }
         }

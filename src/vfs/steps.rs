@@ -7,12 +7,11 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
-use super::file::HandleId;
+use super::file::{Handle, HandleId};
 use super::near::Brought;
-use super::node::Node;
 use super::{Vfs, VfsError};
 use crate::replication::{Level, Policy, WaitOn};
-use crate::runtime::{Bridge, Step};
+use crate::runtime::{Bridge, Step, failpoint};
 use crate::types::Ino;
 
 /// What is next of a sync.
@@ -46,17 +45,19 @@ impl Vfs {
     /// Commits what is dirty and waits for the copies of the level.
     fn committed_and_copied(
         self: &Arc<Self>,
-        node: &Arc<Node>,
+        handle: &Arc<Handle>,
         policy: &Policy,
     ) -> impl Future<Output = Result<(), VfsError>> + Send + use<> {
-        let (vfs, node, policy) = (Arc::clone(self), Arc::clone(node), policy.clone());
-        let committed = vfs.commit_begun(&node);
+        let (vfs, handle, policy) = (Arc::clone(self), Arc::clone(handle), policy.clone());
+        let committed = vfs.commit_begun(&handle.node);
         async move {
-            committed.await?;
-            let root = node.state.read().record.content;
+            committed.await.inspect_err(|_| handle.was_told())?;
+            failpoint::reach("vfs.fsync.committed");
+            let root = handle.node.state.read().record.content;
             if let Some(root) = root.filter(|_| policy.level != Level::LocalDurability) {
                 vfs.replicator.level(&root, &policy).await?;
             }
+            failpoint::reach("vfs.fsync.replicated");
             Ok(())
         }
     }
@@ -83,12 +84,9 @@ impl Vfs {
 
     fn begin_flush(self: &Arc<Self>, id: HandleId) -> Result<Step<(), VfsError>, VfsError> {
         let handle = self.handle(id)?;
-        {
-            let mut state = handle.node.state.write();
-            state.deliver()?;
-            if !handle.wrote.load(Ordering::Acquire) || state.record.nlink == 0 {
-                return Ok(Step::Done(()));
-            }
+        handle.deliver()?;
+        if !handle.wrote.load(Ordering::Acquire) || handle.node.state.read().record.nlink == 0 {
+            return Ok(Step::Done(()));
         }
         let policy = self.policy_of(handle.node.ino)?;
         if policy.wait_on == WaitOn::Fsync {
@@ -100,7 +98,7 @@ impl Vfs {
             self.commit_later(&handle.node);
             return Err(Errno::INTR.into());
         }
-        Ok(Step::wait(self.committed_and_copied(&handle.node, &policy)))
+        Ok(Step::wait(self.committed_and_copied(&handle, &policy)))
     }
 
     /// The wait of a request on this handle was cut off by a signal: its next
@@ -121,17 +119,17 @@ impl Vfs {
         move || match stage {
             Stage::Begin => {
                 stage = Stage::Copied;
-                let node = Arc::clone(&vfs.handle(id)?.node);
-                node.state.write().deliver()?;
-                policy = vfs.policy_of(node.ino)?;
-                if node.state.read().record.nlink == 0 {
+                let handle = vfs.handle(id)?;
+                handle.deliver()?;
+                policy = vfs.policy_of(handle.node.ino)?;
+                if handle.node.state.read().record.nlink == 0 {
                     policy.level = Level::LocalDurability;
                 }
-                if policy.level == Level::LocalDurability && vfs.sync_staged(&node)? {
+                if policy.level == Level::LocalDurability && vfs.sync_staged(&handle)? {
                     vfs.namespace.engine().persist()?;
                     return Ok(Step::Done(()));
                 }
-                Ok(Step::wait(vfs.committed_and_copied(&node, &policy)))
+                Ok(Step::wait(vfs.committed_and_copied(&handle, &policy)))
             }
             Stage::Copied => {
                 stage = Stage::End;

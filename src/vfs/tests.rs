@@ -2,6 +2,7 @@
 //! what a change costs.
 
 mod access;
+mod errors;
 mod hashing;
 mod log_engine;
 mod model;

@@ -46,7 +46,7 @@ impl Vfs {
         let local = self.nodes.get(ino).map_or("clean", |node| {
             let state = node.state.read();
             match () {
-                () if state.error.is_some() => "error",
+                () if node.failures.lock().is_untold() => "error",
                 () if state.recorded => "staged",
                 () if state.dirty => "dirty",
                 () => "clean",

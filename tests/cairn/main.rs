@@ -4,7 +4,6 @@
 
 mod bad_input;
 mod car;
-mod crash;
 mod harness;
 mod lose;
 mod posix;

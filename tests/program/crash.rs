@@ -131,5 +131,120 @@ fn a_dead_mount_is_cleared_by_umount_and_by_the_next_mount() {
 fn kill_only(mount: &crate::support::Mount<'_>) {
     let pid = mount.pid();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    crate::support::wait_until("the mount is dead", || fs::read_dir(&mount.at).is_err());
+    // Never answered from a cache.
+    crate::support::wait_until("the mount is dead", || rustix::fs::statvfs(&mount.at).is_err());
+}
+
+/// Says what a call on a handle of a dead mount answers.
+fn errno(result: std::io::Result<()>) -> i32 {
+    result.err().and_then(|error| error.raw_os_error()).unwrap_or(0)
+}
+
+const ENOTCONN: i32 = 107;
+
+#[test]
+fn a_handle_of_a_dead_mount_never_says_that_lost_bytes_are_there() {
+    let Some(world) = World::mountable("crash::a_handle_of_a_dead_mount") else { return };
+    for policy in ["level=QUORUM,wait_on=fsync", "level=LOCAL_DURABILITY,wait_on=fsync"] {
+        let volume = world.volume(&[], &format!("min=1,target=1,max=1,{policy}"));
+        let mount = volume.mount();
+        let mut file = File::create(mount.path("file")).unwrap();
+        file.write_all(b"synced").unwrap();
+        file.sync_all().unwrap();
+        file.write_all(b" and lost").unwrap();
+        let other = File::options().write(true).open(mount.path("file")).unwrap();
+        let directory = File::open(&mount.at).unwrap();
+        kill_only(&mount);
+        for handle in [&file, &other, &directory, &file] {
+            assert_eq!(errno(handle.sync_all()), ENOTCONN);
+            assert_eq!(errno(handle.sync_data()), ENOTCONN);
+        }
+        assert_eq!(errno(file.write_all(b"more")), ENOTCONN);
+        // A new mount in the same place does not bring them back.
+        let at = mount.at.to_str().unwrap().to_owned();
+        volume.cairn(&["mount", &at]).ok();
+        assert_eq!(errno(file.sync_all()), ENOTCONN);
+        assert_eq!(errno(other.sync_data()), ENOTCONN);
+        let found = fs::read(mount.path("file")).unwrap();
+        assert!(found.starts_with(b"synced"), "{found:?}");
+        drop((file, other, directory));
+        mount.umount().ok();
+        fs::remove_dir_all(&volume.dir).unwrap();
+    }
+}
+
+#[test]
+fn a_mapping_of_a_dead_mount_never_says_that_lost_bytes_are_there() {
+    let Some(world) = World::mountable("crash::a_mapping_of_a_dead_mount") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    fs::write(mount.path("file"), vec![b'a'; 8192]).unwrap();
+    let program = "import mmap, sys
+f = open(sys.argv[1], 'r+b')
+m = mmap.mmap(f.fileno(), 0)
+m[0:6] = b'synced'
+m.flush()
+m[4096:4102] = b'is lost'[:6]
+print('dirty', flush=True)
+sys.stdin.readline()
+for n in range(2):
+    try:
+        m.flush()
+        print('flushed', flush=True)
+    except OSError as e:
+        print('errno', e.errno, flush=True)
+";
+    let mut python = world.command("python3");
+    python.arg("-c").arg(program).arg(mount.path("file"));
+    python.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let Ok(mut child) = python.spawn() else {
+        return crate::support::skip("crash::a_mapping_of_a_dead_mount", "there is no python3");
+    };
+    let mut said = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert_eq!(line, "dirty\n");
+    kill_only(&mount);
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut said, &mut rest).unwrap();
+    child.wait().unwrap();
+    assert!(!rest.contains("flushed") && rest.contains("errno"), "{rest}");
+    volume.cairn(&["mount", mount.at.to_str().unwrap()]).ok();
+    assert_eq!(fs::read(mount.path("file")).unwrap()[..6], *b"synced");
+}
+
+#[test]
+fn a_mount_that_was_detached_lazily_keeps_its_promises_to_open_files() {
+    let Some(world) = World::mountable("crash::a_mount_that_was_detached") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    let mut file = File::create(mount.path("file")).unwrap();
+    file.write_all(b"before").unwrap();
+    let pid = mount.pid();
+    crate::support::detach(&mount.at);
+    assert!(!mount.path("file").exists());
+    file.write_all(b" and after").unwrap();
+    file.sync_all().unwrap();
+    // The daemon serves it until it is closed; killed before that, it says so.
+    file.write_all(b" and lost").unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let errno = errno(file.sync_all());
+    assert!([ENOTCONN, 103].contains(&errno), "{errno}");
+    mount.kill_leftovers();
+    let mount = volume.mount();
+    assert_eq!(fs::read(mount.path("file")).unwrap(), b"before and after");
+    let mut file = File::create(mount.path("file")).unwrap();
+    crate::support::detach(&mount.at);
+    file.write_all(b"whole").unwrap();
+    drop(file);
+    let dir = volume.dir.clone();
+    crate::support::wait_until("the daemon has ended", || {
+        let lock = File::open(dir.join("lock")).unwrap();
+        let how = rustix::fs::FlockOperation::NonBlockingLockShared;
+        rustix::fs::flock(&lock, how).is_ok()
+    });
+    mount.forget();
+    let mount = volume.mount();
+    assert_eq!(fs::read(mount.path("file")).unwrap(), b"whole");
 }

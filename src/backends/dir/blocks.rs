@@ -14,7 +14,7 @@ use super::errno::errno_of;
 use super::place::{Place, Temporary, entries, make_dir, open_dir};
 use super::usage::Counter;
 use crate::backends::{BackendError, ErrorKind, ListPage, Presence, check};
-use crate::runtime::descriptor_share;
+use crate::runtime::{descriptor_share, failpoint};
 use crate::types::{Block, Cid, cid};
 
 /// Blocks on a page at most, whatever was asked for.
@@ -197,7 +197,9 @@ impl Blocks {
             });
         }
         let written: Vec<_> = files.iter().flatten().map(Temporary::as_fd).collect();
+        failpoint::reach("backend.put.written");
         self.place.sync.files(&written).map_err(fail)?;
+        failpoint::reach("backend.put.synced");
         let mut unsynced = BTreeMap::new();
         for ((block, (shard, name)), file) in blocks.iter().zip(&names).zip(files) {
             if block.cid.codec() != cid::RAW {
@@ -206,6 +208,7 @@ impl Blocks {
             let dir = dir_of(shard)?;
             if let Some(file) = file {
                 self.show(shard, dir, name, file, block.data.len() as u64).map_err(fail)?;
+                failpoint::reach("backend.put.shown");
             }
             unsynced.insert(shard.as_str(), dir);
         }

@@ -1,5 +1,7 @@
 //! A home of its own for each test, the program in it, volumes and mounts.
 
+mod model;
+mod oracle;
 mod run;
 mod tree;
 
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+pub use self::model::Random;
+pub use self::oracle::{Ack, Stop, Writer};
 pub use self::run::{Run, run};
 pub use self::tree::{Entry, difference, make_tree, snapshot};
 
