@@ -131,8 +131,10 @@ fn a_dead_mount_is_cleared_by_umount_and_by_the_next_mount() {
 fn kill_only(mount: &crate::support::Mount<'_>) {
     let pid = mount.pid();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    // Never answered from a cache.
-    crate::support::wait_until("the mount is dead", || rustix::fs::statvfs(&mount.at).is_err());
+    // Never answered from a cache. What the death cuts off is ECONNABORTED.
+    crate::support::wait_until("the mount is dead", || {
+        rustix::fs::statvfs(&mount.at).is_err_and(|errno| errno == rustix::io::Errno::NOTCONN)
+    });
 }
 
 /// Says what a call on a handle of a dead mount answers.
