@@ -40,20 +40,20 @@ impl Pending {
         Ok(Self { contents, places: places(volume), files })
     }
 
-    fn waits_for(&self) -> String {
-        if self.places.is_empty() {
-            "more places that fail apart (`cairn backend add`)".to_owned()
-        } else {
-            self.places.join("; ")
-        }
-    }
-
     fn among_them(&self) -> String {
         if self.files.is_empty() {
             return String::new();
         }
         let more = if self.contents > self.files.len() as u64 { ", .." } else { "" };
         format!(" Files: {}{more}.", self.files.join(", "))
+    }
+}
+
+fn reasons(places: &[String]) -> String {
+    if places.is_empty() {
+        "more places that fail apart (`cairn backend add`)".to_owned()
+    } else {
+        places.join("; ")
     }
 }
 
@@ -121,17 +121,23 @@ pub(super) fn umount(
 ) -> Result<Value, Failure> {
     let start = volume.replicator.progress().pending;
     let deadline = if force { Some(Duration::ZERO) } else { timeout_s.map(Duration::from_secs) };
-    let (mut last, mut moved) = (start, Instant::now());
+    // Begins with the first report: files that were open are committed before.
+    let mut last = None;
     let mut waiting = None;
     let drained = volume.drain(deadline, &mut |now| {
-        if now.pending != last {
-            (last, moved, waiting) = (now.pending, Instant::now(), None);
-        }
-        if waiting.is_none() && moved.elapsed() >= STUCK {
+        let since = match last {
+            Some((pending, since)) if pending == now.pending => since,
+            _ => {
+                waiting = None;
+                Instant::now()
+            }
+        };
+        last = Some((now.pending, since));
+        if waiting.is_none() && now.pending > 0 && since.elapsed() >= STUCK {
             waiting = Some(format!(
                 "waiting: {} contents have too few copies, because of {}; with --force they stay queued for the next mount",
                 now.pending,
-                places(volume).join("; "),
+                reasons(&places(volume)),
             ));
         }
         let what = waiting.clone().unwrap_or_else(|| "contents copied".to_owned());
@@ -147,7 +153,7 @@ pub(super) fn umount(
             let text = format!(
                 "{} contents still wait for copies: {}.{} Everything is durable locally. Unmount with --force: they stay queued, and the next mount goes on with them",
                 pending.contents,
-                pending.waits_for(),
+                reasons(&pending.places),
                 pending.among_them(),
             );
             return Err(Failure::new(ErrorCode::Degraded, text));
@@ -178,7 +184,7 @@ pub(super) fn umount(
         format!(
             "{} contents stay queued and wait for copies: {}.{} The next mount goes on with them",
             pending.contents,
-            pending.waits_for(),
+            reasons(&pending.places),
             pending.among_them(),
         )
     });

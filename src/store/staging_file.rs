@@ -1,5 +1,6 @@
 //! How a staging becomes a file, durable, and how a crash's file is taken up.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -212,6 +213,35 @@ impl Staging {
         let mut pages = self.valid.export();
         pages.push((HEADER_LEAF, header));
         pages
+    }
+
+    /// Frees the disk's space outside of `data`, all dirty leaves that are no
+    /// zeros, in order: there the bytes are zero or the base's. Does nothing while
+    /// the file takes little more than `data`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn give_back(
+        &self,
+        data: impl Iterator<Item = Range<u64>> + Clone,
+    ) -> Result<(), StoreError> {
+        let Body::File { path, file } = &self.body else { return Ok(()) };
+        let io = |e| StoreError::io(path, e);
+        let allocated = file.stat().map_err(io)?.allocated;
+        let needed: u64 = data.clone().map(|range| range.end - range.start).sum();
+        if self.sealed || allocated <= needed.saturating_add(self.options.leaf_size) {
+            return Ok(());
+        }
+        let mut at = 0;
+        for range in data.chain(std::iter::once(self.len..self.len)) {
+            if at < range.start {
+                file.punch(at, range.start - at).map_err(io)?;
+            }
+            at = range.end;
+        }
+        // What KEEP_SIZE reserved past the end goes by truncation: ext4 punches
+        // nothing there.
+        file.set_len(self.len).map_err(io)
     }
 
     /// Lets go of a file that is not needed any more, unless it has become a

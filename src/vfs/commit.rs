@@ -522,6 +522,7 @@ impl Vfs {
             }),
             _ => None,
         };
+        self.give_back(staging, &changes)?;
         let metrics = telemetry::metrics();
         metrics.vfs_leaves_hashed.inc_by(changes.leaves.len() as u64);
         let size = staging.len();
@@ -558,6 +559,13 @@ impl Vfs {
             mtime: record.mtime,
         };
         Ok(Hashed { commit, blocks, sealed })
+    }
+
+    /// What becomes a segment keeps no space for zeros, reserved or written.
+    fn give_back(&self, staging: &Staging, changes: &Changed) -> Result<(), VfsError> {
+        let chunk = u64::from(self.options.profile.chunk_size);
+        let data = changes.leaves.iter().filter(|(_, link)| !self.zeros.covers(link));
+        Ok(staging.give_back(data.map(|(at, link)| at * chunk..at * chunk + link.size))?)
     }
 
     /// The holes of a changed file: what it had, without those that were in

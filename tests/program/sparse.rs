@@ -39,6 +39,18 @@ fn blocks(path: &Path) -> u64 {
     fs::metadata(path).unwrap().blocks() * 512
 }
 
+/// What the files below a directory take on the disk.
+fn allocated(at: &Path) -> u64 {
+    let entries = fs::read_dir(at).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| {
+            // A staging file may become a segment meanwhile.
+            let Ok(meta) = entry.metadata() else { return 0 };
+            if meta.is_dir() { allocated(&entry.path()) } else { meta.blocks() * 512 }
+        })
+        .sum()
+}
+
 /// A figure of the daemon's memory, in bytes.
 fn memory(mount: &Mount<'_>, figure: &str) -> u64 {
     let pid = mount.pid().as_raw_nonzero();
@@ -231,4 +243,35 @@ fn beyond_what_the_disk_below_allows_a_file_does_not_grow() {
     drop(file);
     assert_eq!(fs::metadata(mount.path("file")).unwrap().len(), size);
     mount.umount().ok();
+}
+
+#[test]
+fn reserved_space_is_given_back_when_a_file_is_committed() {
+    let Some(world) = World::mountable("sparse::reserved") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    // Not by a program: a fork closes the file, too, and so commits it.
+    let taken = || allocated(&world.path("volume/store"));
+    let before = taken();
+    let file = File::create_new(mount.path("reserved")).unwrap();
+    fallocate(&file, FallocateFlags::empty(), 0, 40 * MIB).unwrap();
+    fallocate(&file, FallocateFlags::KEEP_SIZE, 40 * MIB, 24 * MIB).unwrap();
+    assert!(taken() >= before + 64 * MIB, "reserved while the file is written");
+    for round in 0..4 {
+        file.write_all_at(&[round + 1; 300], 10 * MIB + 5).unwrap();
+        file.sync_all().unwrap();
+        fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 40 * MIB).unwrap();
+    }
+    // Whole leaves of zeros that were written. What stays: a leaf for each sync, and a
+    // pack (of 8 MiB at first) with the leaf of zeros.
+    file.write_all_at(&vec![0; 8 * MIB as usize], 20 * MIB).unwrap();
+    drop(file);
+    let after = taken();
+    assert!(after < before + 16 * MIB, "{} MiB more", (after - before) / MIB);
+    assert_eq!(data_runs(&mount.path("reserved")), [(10 * MIB, 11 * MIB)]);
+    let mut expected = vec![0; 40 * MIB as usize];
+    expected[10 * MIB as usize + 5..][..300].fill(4);
+    assert!(fs::read(mount.path("reserved")).unwrap() == expected);
+    mount.umount().ok();
+    volume.cairn(&["fsck", "--deep"]).ok();
 }
