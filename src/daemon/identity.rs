@@ -187,9 +187,10 @@ impl Lock {
         Failure::new(ErrorCode::Busy, text)
     }
 
+    /// Who looks meanwhile finds a pid, the old or the new.
     fn write(&self, text: &str) -> std::io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.write_all_at(text.as_bytes(), 0)
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
     }
 
     /// Says that the holder takes no more work: who wants the volume waits.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::mount::MountFlags;
 
 use super::MountOptions;
@@ -59,8 +59,10 @@ pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> io::Result<Own
 /// that figure (`process_init_reply` in fs/fuse/inode.c); this is the way of
 /// Documentation/ABI/testing/sysfs-class-bdi. Only root may: others read slower.
 pub(super) fn read_ahead(mountpoint: &Path, kib: u32) -> io::Result<()> {
-    let device = rustix::fs::stat(mountpoint)?.st_dev;
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    // The mount itself is not asked; see `session::mount`.
+    let (flags, nothing) = (AtFlags::STATX_DONT_SYNC, StatxFlags::empty());
+    let found = rustix::fs::statx(rustix::fs::CWD, mountpoint, flags, nothing)?;
+    let (major, minor) = (found.stx_dev_major, found.stx_dev_minor);
     std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
 }
 

@@ -16,7 +16,7 @@ use fuser::{
 use super::reply::{attributes, file_type, kind_of_mode, set_time};
 use super::requests::{Job, Requests, ended};
 use crate::metadata::{Created, InodeRecord, RenameMode};
-use crate::runtime::Step;
+use crate::runtime::{Step, failpoint};
 use crate::types::{Acl, FileKind, Ino, InvalidName, Name, acl};
 use crate::vfs::{Brought, Caller, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
 
@@ -158,6 +158,7 @@ impl Filesystem for CairnFs {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        failpoint::reach("fuse.getattr.taken");
         match timed("getattr", || self.vfs.attributes(Ino(ino.0))) {
             Ok(row) => reply.attr(&TTL, &attributes(Ino(ino.0), &row)),
             Err(error) => reply.error(error),
@@ -356,13 +357,17 @@ impl Filesystem for CairnFs {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _: WriteFlags,
+        flags: WriteFlags,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let (vfs, brought, id) = (Arc::clone(&self.vfs), Brought::default(), HandleId(handle.0));
-        let first = vfs.near(&brought, || vfs.write(id, offset, data));
+        let mapped = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let write = move |vfs: &Vfs, data: &[u8]| {
+            if mapped { vfs.write_mapped(id, offset, data) } else { vfs.write(id, offset, data) }
+        };
+        let first = vfs.near(&brought, || write(&vfs, data));
         let len = data.len() as u32;
         let send = move |written: Result<u64, Errno>| match written {
             Ok(_) => reply.written(len),
@@ -370,7 +375,7 @@ impl Filesystem for CairnFs {
         };
         // The bytes are the kernel's buffer: who has to wait takes them along.
         let data = if let Ok(Step::Wait(_)) = first { data.to_vec() } else { Vec::new() };
-        let step = move || vfs.near(&brought, || vfs.write(id, offset, &data));
+        let step = move || vfs.near(&brought, || write(&vfs, &data));
         self.requests.go_on(Job::new("write", request, step, send), first);
     }
 

@@ -198,9 +198,9 @@ pub fn mount(
         fuser::spawn_mount(filesystem, mountpoint, &config).map_err(refused)?
     };
     vfs.set_kernel_cache(Arc::new(Kernel(background.notifier())));
-    // The first answer proves that requests are served.
-    std::fs::metadata(mountpoint)
-        .map_err(|e| failed(mountpoint, format!("the mount does not answer: {e}")))?;
+    // The kernel has agreed (INIT) and the threads read: requests are served. No
+    // call here may wait for an answer of this mount: killed meanwhile, the process
+    // could neither answer nor end, as the kernel waits out what was taken.
     if let Err(error) = super::direct::read_ahead(mountpoint, READ_AHEAD_KIB) {
         tracing::debug!(%error, "the kernel reads ahead as far as it does by itself");
     }

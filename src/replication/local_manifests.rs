@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::ReplicationError;
 use crate::metadata::MetadataError;
 use crate::metadata::checkpoint::{BaseEntry, Manifest};
+use crate::runtime::failpoint;
 use crate::types::{Cid, cid};
 
 /// The newest local manifest. One that is damaged, or whose files are not all
@@ -92,5 +93,6 @@ pub(super) fn remove_before(dir: &Path, sequence: u64) {
         if let Err(error) = removed {
             tracing::warn!(%error, path = %path.display(), "an old checkpoint stays");
         }
+        failpoint::reach("checkpoint.old.removing");
     }
 }

@@ -62,12 +62,15 @@ pub const NAMES: &[&str] = &[
     "metadata.journal.cut",
     // Base, delta and manifest.
     "checkpoint.write.noted",
+    "checkpoint.table.written",
+    "checkpoint.table.named",
     "checkpoint.delta.written",
     "checkpoint.base.begun",
     "checkpoint.base.written",
     "checkpoint.manifest.written",
     "checkpoint.manifest.named",
     "checkpoint.marks.cleared",
+    "checkpoint.old.removing",
     "checkpoint.old.removed",
     "checkpoint.upload.files",
     "checkpoint.upload.manifest",
@@ -79,6 +82,10 @@ pub const NAMES: &[&str] = &[
     "backend.put.written",
     "backend.put.synced",
     "backend.put.shown",
+    "backend.name.written",
+    "backend.name.shown",
+    // A request of the kernel is taken and not answered.
+    "fuse.getattr.taken",
     // The end of a mount.
     "daemon.end.unmounted",
     "daemon.end.drained",

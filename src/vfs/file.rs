@@ -126,8 +126,29 @@ impl Vfs {
     pub fn write(&self, id: HandleId, offset: u64, data: &[u8]) -> Result<u64, VfsError> {
         let handle = self.handle(id)?;
         handle.deliver()?;
+        self.write_to(&handle, handle.options.append, offset, data)
+    }
+
+    /// Writes pages that programs changed through a mapping. The kernel does that
+    /// by itself, with any handle that was mapped: they belong where they are
+    /// although it may append, and an older failure is told to a call of a program.
+    ///
+    /// # Errors
+    /// ENOSPC, EFBIG, EIO.
+    pub fn write_mapped(&self, id: HandleId, offset: u64, data: &[u8]) -> Result<u64, VfsError> {
+        let handle = self.handle(id)?;
+        self.write_to(&handle, false, offset, data)
+    }
+
+    fn write_to(
+        &self,
+        handle: &Handle,
+        appends: bool,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<u64, VfsError> {
         let mut state = handle.node.state.write();
-        let at = if handle.options.append { state.record.size } else { offset };
+        let at = if appends { state.record.size } else { offset };
         self.admit(&state, at, data.len() as u64)?;
         let end = at.saturating_add(data.len() as u64);
         let len = end.max(state.record.size);

@@ -272,6 +272,34 @@ assert os.fstat(f).st_mtime_ns > before, 'msync moves mtime'
 }
 
 #[test]
+fn a_mapping_of_a_handle_that_appends_changes_the_file_where_it_is_mapped() {
+    let Some(world) = World::mountable("semantics::appending_mapping") else { return };
+    let volume = single(&world);
+    let mount = volume.mount();
+    let script = "import mmap, os
+open('file', 'wb').write(b'a' * 10000)
+f = os.open('file', os.O_RDWR | os.O_APPEND)
+m = mmap.mmap(f, 10000)
+m[5000:5003] = b'abc'
+m.flush()
+os.write(f, b'end')
+m[0:1] = b'x'
+m.flush()
+assert os.fstat(f).st_size == 10003
+";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).current_dir(&mount.at);
+    run(command, Duration::from_secs(30)).ok();
+    mount.umount().ok();
+    let mount = volume.mount();
+    let bytes = fs::read(mount.path("file")).unwrap();
+    let mut wanted = [&[b'a'; 10000][..], b"end"].concat();
+    wanted[0] = b'x';
+    wanted[5000..5003].copy_from_slice(b"abc");
+    assert!(bytes == wanted, "{} bytes", bytes.len());
+}
+
+#[test]
 fn a_program_on_the_mount_runs_and_is_not_written_meanwhile() {
     let Some(world) = World::mountable("semantics::programs") else { return };
     let volume = single(&world);

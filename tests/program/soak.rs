@@ -401,7 +401,8 @@ impl<'w> Soak<'w> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let until = Instant::now() + Duration::from_secs(10);
-        while self.daemon() == before && Instant::now() < until {
+        // A file without a pid, as it is made, names nobody to kill.
+        while self.daemon().is_none_or(|pid| Some(pid) == before) && Instant::now() < until {
             pause(Duration::from_millis(1));
         }
         pause(Duration::from_micros(self.random.below(120_000) as u64));

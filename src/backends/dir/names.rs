@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::place::{Place, entries, make_dir, open_dir};
 use crate::backends::{BackendError, ErrorKind, check};
+use crate::runtime::failpoint;
 use crate::types::Cid;
 
 /// A name's file holds one CID; more bytes are not ours.
@@ -21,6 +22,7 @@ pub(super) fn put(place: &Place, name: &str, cid: &Cid) -> Result<(), BackendErr
     let fail = |errno| place.fail(&format!("write the name `{name}` in"), errno);
     let file = place.write_temporary(format!("{cid}\n").as_bytes())?;
     place.sync.files(&[file.as_fd()]).map_err(fail)?;
+    failpoint::reach("backend.name.written");
     let mut dir = place
         .names
         .as_fd()
@@ -35,6 +37,7 @@ pub(super) fn put(place: &Place, name: &str, cid: &Cid) -> Result<(), BackendErr
         dir = open_dir(&dir, part).map_err(fail)?;
     }
     file.move_to(dir.as_fd(), leaf).map_err(fail)?;
+    failpoint::reach("backend.name.shown");
     place.sync.dir(&dir).map_err(fail)
 }
 

@@ -14,6 +14,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::super::{Change, MetadataError};
 use super::tables::{Cell, Kind, Row, Table, rows_of};
+use crate::runtime::failpoint;
 
 /// Rows that are held before they are encoded.
 const BATCH_ROWS: usize = 8192;
@@ -153,9 +154,11 @@ impl Target {
 
     fn finish(self) -> Result<(PathBuf, u64), MetadataError> {
         let file = self.writer.into_inner().map_err(failed)?;
+        failpoint::reach("checkpoint.table.written");
         file.sync_all()?;
         let bytes = file.metadata()?.len();
         std::fs::rename(&self.temporary, &self.path)?;
+        failpoint::reach("checkpoint.table.named");
         if let Some(dir) = self.path.parent() {
             File::open(dir)?.sync_all()?;
         }

@@ -110,3 +110,19 @@ fn after_a_failed_sync_no_handle_is_ever_told_of_success() {
         assert_eq!(contents(&world, ino), vec![3; 60_000]);
     }
 }
+
+#[test]
+fn what_the_kernel_brings_of_a_mapping_is_kept_and_leaves_a_failure_to_a_call_of_a_program() {
+    let world = world("level=QUORUM");
+    let (vfs, ino) = (world.vfs(), make(&world));
+    let appends = OpenOptions { append: true, ..WRITE };
+    let (first, mapped) = (open(&world, ino), vfs.open_file(ino, appends).unwrap());
+    vfs.write(first, 0, b"small").unwrap();
+    world.disk().unwrap().fill(true);
+    assert!(vfs.fsync(first).is_err());
+    world.disk().unwrap().fill(false);
+    vfs.write_mapped(mapped, 0, b"S").unwrap();
+    assert!(vfs.fsync(mapped).is_err());
+    vfs.fsync(mapped).unwrap();
+    assert_eq!(contents(&world, ino), b"Small");
+}

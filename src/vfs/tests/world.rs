@@ -144,7 +144,7 @@ impl World {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let engine: Arc<dyn Engine> = match &self.disk {
             Disk::Simulated(_, engine) => engine.clone(),
-            Disk::Real => Arc::new(EmbeddedEngine::open(&self.path("meta"), 1 << 20).unwrap()),
+            Disk::Real => Arc::new(self.open_engine()),
         };
         let weak = Arc::downgrade(&engine);
         let namespace = Arc::new(Namespace::open(engine.clone(), clock.now()).unwrap());
@@ -206,6 +206,20 @@ impl World {
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The thread that let go of it last may still be closing its files.
+    fn open_engine(&self) -> EmbeddedEngine {
+        let (start, pace) = (Instant::now(), Shutdown::default());
+        loop {
+            match EmbeddedEngine::open(&self.path("meta"), 1 << 20) {
+                Err(error) if error.to_string().contains("in use") => {
+                    assert!(start.elapsed() < PATIENCE, "{error}");
+                    assert!(!pace.wait(Duration::from_millis(1)));
+                }
+                opened => return opened.unwrap(),
+            }
+        }
     }
 
     /// Drops all that is in memory; returns when no thread is left.
