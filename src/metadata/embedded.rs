@@ -1,20 +1,35 @@
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fjall::{
-    KeyspaceCreateOptions, OptimisticTxDatabase, OptimisticTxKeyspace, OptimisticWriteTx,
-    PersistMode, Readable,
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot,
 };
 use parking_lot::{Condvar, Mutex};
 
+use crate::runtime::{descriptor_share, failpoint};
+use crate::telemetry::metrics;
+
+use super::conflicts::{Conflicts, Reads, Running};
 use super::journal::{self, PERSIST_KEY, Tail};
 use super::{Commit, Engine, MetadataError, Reader, Transaction, keys};
-use crate::runtime::{descriptor_share, failpoint};
 
-/// Bytes of each keyspace's memtable before it is written out; two of them and
-/// one being flushed bound what the engine holds besides its cache.
-const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Bytes of each keyspace's memtable before it is written out, unless said.
+const MEMTABLE_BYTES: u64 = 8 << 20;
+/// And at least: smaller ones make more tables than compaction likes.
+const LEAST_MEMTABLE_BYTES: u64 = 1 << 20;
+/// And at most: well below fjall's own limit, see [`EmbeddedEngine::rotate`].
+const MOST_MEMTABLE_BYTES: u64 = 12 << 20;
+/// Fjall's own limit; it is kept with a keyspace since its creation.
+const FJALL_MEMTABLE_BYTES: u64 = 16 << 20;
+/// Memtables of a keyspace that wait to be written before writers wait. At four
+/// fjall lets a commit wait, and with it everybody who needs its lock.
+const MOST_SEALED: usize = 3;
+/// How often a writer that waits looks, and asks whether the worker has failed.
+const SEALED_LOOK: Duration = Duration::from_millis(2);
+const FAILED_LOOK: u32 = 500;
 /// Table files that are kept open, where the limit of descriptors allows so many.
 const CACHED_FILES: usize = 128;
 /// Journals beyond this are folded into tables, so that opening replays little.
@@ -33,11 +48,13 @@ const SPACE_EVERY: u64 = 32;
 /// Commits reach the operating system at once (they survive the death of the
 /// process); [`Engine::persist`] makes them survive the machine's.
 pub struct EmbeddedEngine {
-    database: OptimisticTxDatabase,
+    database: Database,
     /// Everything but the block index.
-    rows: OptimisticTxKeyspace,
+    rows: Keyspace,
     /// The block index: written in bulk, read by exact key.
-    blocks: OptimisticTxKeyspace,
+    blocks: Keyspace,
+    memtable_bytes: u64,
+    conflicts: Conflicts,
     flush: Mutex<Flush>,
     flushed: Condvar,
     space: Space,
@@ -135,15 +152,33 @@ impl EmbeddedEngine {
     /// `Unopenable` when the files are damaged; `Storage` when they are in use or
     /// of a newer format.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Self, MetadataError> {
+        Self::open_sized(dir, cache_bytes, MEMTABLE_BYTES)
+    }
+
+    /// The same with a bound for each of the two memtables that are filled, within
+    /// limits of its own; up to four of each wait to be written, then writers do.
+    ///
+    /// # Errors
+    /// As [`EmbeddedEngine::open`].
+    pub fn open_sized(
+        dir: &Path,
+        cache_bytes: u64,
+        memtable_bytes: u64,
+    ) -> Result<Self, MetadataError> {
         let place = dir.to_path_buf();
         let space = Space::new(move || {
             let disk = rustix::fs::statvfs(&place)?;
             Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
         });
-        Self::open_with(dir, cache_bytes, space)
+        Self::open_with(dir, cache_bytes, memtable_bytes, space)
     }
 
-    fn open_with(dir: &Path, cache_bytes: u64, space: Space) -> Result<Self, MetadataError> {
+    fn open_with(
+        dir: &Path,
+        cache_bytes: u64,
+        memtable_bytes: u64,
+        space: Space,
+    ) -> Result<Self, MetadataError> {
         match journal::trim(dir) {
             Ok(None) => {}
             Ok(Some(Tail::Torn { bytes, kept })) => tracing::warn!(
@@ -163,33 +198,65 @@ impl EmbeddedEngine {
                 )));
             }
         }
-        let database = OptimisticTxDatabase::builder(dir)
+        let database = Database::builder(dir)
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNAL_BYTES)
             .worker_threads(1)
             .max_cached_files(Some(descriptor_share(8, CACHED_FILES)))
             .open()
             .map_err(|e| opening(&e))?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let memtable_bytes = memtable_bytes.clamp(LEAST_MEMTABLE_BYTES, MOST_MEMTABLE_BYTES);
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(FJALL_MEMTABLE_BYTES);
         let rows = database.keyspace("rows", options).map_err(|e| opening(&e))?;
         let blocks = database.keyspace("blocks", options).map_err(|e| opening(&e))?;
         let mark = rows.get(PERSIST_KEY).map_err(|e| opening(&e))?;
         let mark = mark.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
         let flush = Mutex::new(Flush { mark: mark.unwrap_or(0), ..Flush::default() });
-        Ok(Self { database, rows, blocks, flush, flushed: Condvar::new(), space })
+        let (conflicts, flushed) = (Conflicts::default(), Condvar::new());
+        Ok(Self { database, rows, blocks, memtable_bytes, conflicts, flush, flushed, space })
     }
 
-    fn keyspace(&self, key: &[u8]) -> &OptimisticTxKeyspace {
+    fn keyspace(&self, key: &[u8]) -> &Keyspace {
         match key.first() {
             Some(&(keys::BLOCK | keys::PACK)) => &self.blocks,
             _ => &self.rows,
+        }
+    }
+
+    /// Waits while tables are written slower than memtables fill. The caller holds
+    /// no lock of the engine: who reads does not wait.
+    fn wait_for_tables(&self) -> Result<(), MetadataError> {
+        let behind = |keyspace: &Keyspace| keyspace.tree.sealed_memtable_count() >= MOST_SEALED;
+        let mut looks = 0u32;
+        while behind(&self.rows) || behind(&self.blocks) {
+            std::thread::sleep(SEALED_LOOK);
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(FAILED_LOOK) {
+                // It fails when the worker has.
+                self.database.persist(PersistMode::Buffer).map_err(|e| storage(&e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives memtables that are full to the worker, in a commit. Left to itself
+    /// fjall asks its worker with each commit, through a queue of a thousand that
+    /// the worker writes to as well: a busy moment fills it, the worker waits for
+    /// itself for ever, and memtables and journals grow (fjall#323).
+    fn rotate(&self) {
+        for keyspace in [&self.rows, &self.blocks] {
+            if keyspace.tree.active_memtable().size() >= self.memtable_bytes
+                && let Err(error) = keyspace.rotate_memtable()
+            {
+                tracing::warn!(error = %storage(&error), "a memtable of the metadata stays in memory");
+            }
         }
     }
 }
 
 fn scan_in(
     reader: &impl Readable,
-    keyspace: &OptimisticTxKeyspace,
+    keyspace: &Keyspace,
     start: &[u8],
     end: &[u8],
     visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
@@ -207,18 +274,25 @@ fn scan_in(
 }
 
 impl Engine for EmbeddedEngine {
+    fn write_buffer_bytes(&self) -> u64 {
+        self.database.write_buffer_size()
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetadataError> {
         let value = self.keyspace(key).get(key).map_err(|e| storage(&e))?;
         Ok(value.map(|value| value.to_vec()))
     }
 
     fn snapshot(&self) -> Result<Box<dyn Reader + '_>, MetadataError> {
-        Ok(Box::new(View { engine: self, snapshot: self.database.read_tx() }))
+        let snapshot = self.conflicts.between_commits(|| self.database.snapshot());
+        Ok(Box::new(View { engine: self, snapshot }))
     }
 
     fn begin(&self) -> Result<Box<dyn Transaction + '_>, MetadataError> {
-        let inner = self.database.write_tx().map_err(|e| storage(&e))?;
-        Ok(Box::new(EmbeddedTransaction { engine: self, inner, puts: false, removes: false }))
+        let (running, snapshot) = self.conflicts.begin(|| self.database.snapshot());
+        let view = View { engine: self, snapshot };
+        let (writes, reads) = (BTreeMap::new(), Mutex::default());
+        Ok(Box::new(EmbeddedTransaction { running, view, writes, reads }))
     }
 
     fn persist(&self) -> Result<(), MetadataError> {
@@ -265,7 +339,7 @@ impl Engine for EmbeddedEngine {
 
 struct View<'e> {
     engine: &'e EmbeddedEngine,
-    snapshot: fjall::Snapshot,
+    snapshot: Snapshot,
 }
 
 impl Reader for View<'_> {
@@ -284,17 +358,22 @@ impl Reader for View<'_> {
     }
 }
 
+/// Sees the moment of its beginning and its own writes.
 struct EmbeddedTransaction<'e> {
-    engine: &'e EmbeddedEngine,
-    inner: OptimisticWriteTx,
-    puts: bool,
-    removes: bool,
+    running: Running<'e>,
+    view: View<'e>,
+    /// `None` removes.
+    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    reads: Mutex<Reads>,
 }
 
 impl Reader for EmbeddedTransaction<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetadataError> {
-        let value = self.inner.get(self.engine.keyspace(key), key).map_err(|e| storage(&e))?;
-        Ok(value.map(|value| value.to_vec()))
+        if let Some(written) = self.writes.get(key) {
+            return Ok(written.clone());
+        }
+        self.reads.lock().keys.push(key.to_vec());
+        self.view.get(key)
     }
 
     fn scan(
@@ -303,28 +382,80 @@ impl Reader for EmbeddedTransaction<'_> {
         end: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), MetadataError> {
-        scan_in(&self.inner, self.engine.keyspace(start), start, end, visit)
+        if start >= end {
+            return Ok(());
+        }
+        self.reads.lock().ranges.push((start.to_vec(), end.to_vec()));
+        let bounds = (Bound::Included(start), Bound::Excluded(end));
+        let mut own = self.writes.range::<[u8], _>(bounds).peekable();
+        let mut ended = false;
+        self.view.scan(start, end, &mut |key, value| {
+            while let Some((mine, value)) = own.next_if(|(mine, _)| mine.as_slice() < key) {
+                if let Some(value) = value
+                    && visit(mine, value).is_break()
+                {
+                    ended = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = match own.next_if(|(mine, _)| mine.as_slice() == key) {
+                Some((_, Some(value))) => visit(key, value),
+                Some((_, None)) => ControlFlow::Continue(()),
+                None => visit(key, value),
+            };
+            ended = flow.is_break();
+            flow
+        })?;
+        for (mine, value) in own {
+            if let Some(value) = value.as_ref().filter(|_| !ended) {
+                ended = visit(mine, value).is_break();
+            }
+        }
+        Ok(())
     }
 }
 
 impl Transaction for EmbeddedTransaction<'_> {
     fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.puts = true;
-        self.inner.insert(self.engine.keyspace(key), key, value);
+        self.writes.insert(key.to_vec(), Some(value.to_vec()));
     }
 
     fn delete(&mut self, key: &[u8]) {
-        self.removes = true;
-        self.inner.remove(self.engine.keyspace(key), key);
+        self.writes.insert(key.to_vec(), None);
     }
 
     fn commit(self: Box<Self>) -> Result<Commit, MetadataError> {
-        if self.puts || self.removes {
-            self.engine.space.admit(self.removes)?;
+        let Self { running, view, writes, reads } = *self;
+        let engine = view.engine;
+        // It would hold back what may be forgotten.
+        drop(view);
+        if writes.is_empty() {
+            return Ok(Commit::Done);
         }
-        match self.inner.commit().map_err(|e| storage(&e))? {
-            Ok(()) => Ok(Commit::Done),
-            Err(fjall::Conflict) => Ok(Commit::Conflict),
+        engine.space.admit(writes.values().any(Option::is_none))?;
+        engine.wait_for_tables()?;
+        let mut reads = reads.into_inner();
+        reads.sort();
+        let keys = writes.keys().cloned().collect();
+        let mut batch = engine.database.batch();
+        for (key, value) in writes {
+            let keyspace = engine.keyspace(&key);
+            match value {
+                Some(value) => batch.insert(keyspace, key, value),
+                None => batch.remove(keyspace, key),
+            }
+        }
+        let done = running.commit(&reads, keys, || {
+            batch.commit()?;
+            engine.rotate();
+            Ok::<(), fjall::Error>(())
+        });
+        match done.map_err(|e| storage(&e))? {
+            Some(()) => Ok(Commit::Done),
+            None => {
+                metrics().metadata_conflicts.inc();
+                Ok(Commit::Conflict)
+            }
         }
     }
 }
@@ -348,7 +479,7 @@ mod tests {
         let free = Arc::new(AtomicU64::new(u64::MAX));
         let probe = Arc::clone(&free);
         let space = Space::new(move || Ok(probe.load(Ordering::Relaxed)));
-        let engine = EmbeddedEngine::open_with(dir.path(), 1 << 20, space).unwrap();
+        let engine = EmbeddedEngine::open_with(dir.path(), 1 << 20, MEMTABLE_BYTES, space).unwrap();
         assert_eq!(put(&engine, b"a").unwrap(), Commit::Done);
         free.store(RESERVE_BYTES - 1, Ordering::Relaxed);
         let full = (0..=SPACE_EVERY).find_map(|_| put(&engine, b"b").err());
@@ -373,5 +504,32 @@ mod tests {
         let _first = EmbeddedEngine::open(dir.path(), 1 << 20).unwrap();
         let second = EmbeddedEngine::open(dir.path(), 1 << 20).err().unwrap();
         assert!(second.to_string().contains("in use"), "{second}");
+    }
+
+    #[test]
+    fn memtables_stay_within_their_bound_however_fast_rows_come() {
+        const MEMTABLE: u64 = 1 << 20;
+        let dir = tempfile::tempdir().unwrap();
+        let engine = EmbeddedEngine::open_sized(dir.path(), 1 << 20, MEMTABLE).unwrap();
+        let most = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for writer in 0..4u16 {
+                let (engine, most) = (&engine, &most);
+                scope.spawn(move || {
+                    for n in 0..12_000u16 {
+                        let mut tx = engine.begin().unwrap();
+                        for prefix in [b'k', keys::BLOCK] {
+                            let number = u32::from(n.wrapping_mul(7919)) << 16 | u32::from(writer);
+                            let key = [&[prefix][..], &number.to_be_bytes()].concat();
+                            tx.put(&key, &[prefix; 600]);
+                        }
+                        assert_eq!(tx.commit().unwrap(), Commit::Done);
+                        most.fetch_max(engine.write_buffer_bytes(), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let most = most.into_inner();
+        assert!(most > MEMTABLE && most <= 11 * MEMTABLE, "{most} bytes of 57 MiB");
     }
 }

@@ -31,6 +31,11 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// `Storage` or `NoSpace`.
     fn persist(&self) -> Result<(), MetadataError>;
+
+    /// Bytes of changes that it holds in memory to write them out together.
+    fn write_buffer_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// Reads of one moment.

@@ -11,6 +11,7 @@
 //! Not here: bytes of files, placement of copies, permissions of callers.
 
 pub mod checkpoint;
+mod conflicts;
 mod embedded;
 mod engine;
 mod error;

@@ -5,6 +5,7 @@ mod model;
 mod quotas;
 mod records;
 mod rows;
+mod serializable;
 mod speed;
 mod tree;
 

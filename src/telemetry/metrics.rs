@@ -80,6 +80,9 @@ metrics! {
     fuse_seconds: Durations<Operation> = durations(),
         "cairn_fuse_request_seconds", "Duration of requests of the kernel, in seconds";
 
+    pub metadata_conflicts: Counter = Counter::default(),
+        "cairn_metadata_conflicts", "Transactions that were done again because of others";
+
     pub vfs_commits: Counter = Counter::default(),
         "cairn_vfs_commits", "Files committed";
     pub vfs_leaves_hashed: Counter = Counter::default(),
@@ -235,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_name_is_of_the_product_and_of_a_layer() {
-        let layers = ["fuse", "vfs", "store", "backends", "replication", "checkpoint"];
+        let layers = ["fuse", "vfs", "metadata", "store", "backends", "replication", "checkpoint"];
         let text = Metrics::new().encode();
         let names: Vec<&str> = text
             .lines()
