@@ -150,6 +150,13 @@ impl Output {
             checkpoint["copies"],
             plain(&checkpoint["cid"])
         ));
+        let memory = &value["memory"];
+        line(&format!(
+            "memory      {} of {}, at most {} so far",
+            size(&memory["resident_bytes"]),
+            size(&memory["budget_bytes"]),
+            size(&memory["most_resident_bytes"]),
+        ));
         self.backends(&value["backends"]);
         if value["places"].as_u64() < value["wanted_places"].as_u64() {
             line(&format!(

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::MemoryPlan;
 use crate::backends::BackendSpec;
 use crate::replication::Policy;
 use crate::telemetry::LogFormat;
@@ -22,6 +23,9 @@ policy = \"min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue\"
 [mount]
 # Threads that read the kernel's requests.
 threads = 4
+# Memory of the daemon in all: data being written, caches, buffers. The sizes below and
+# in [store] are parts of it; larger ones need a larger budget.
+memory_bytes = \"512MiB\"
 # Dirty data in memory; above it files being written go to the disk.
 dirty_bytes = \"64MiB\"
 # Files up to this size stay in memory until they are committed.
@@ -136,6 +140,8 @@ pub struct VolumeConfig {
 pub struct MountConfig {
     /// Request threads.
     pub threads: u32,
+    /// Memory in all.
+    pub memory_bytes: ByteSize,
     /// Dirty bytes in memory.
     pub dirty_bytes: ByteSize,
     /// Files kept in memory.
@@ -207,6 +213,7 @@ impl Default for MountConfig {
     fn default() -> Self {
         Self {
             threads: 4,
+            memory_bytes: ByteSize(512 << 20),
             dirty_bytes: ByteSize(64 << 20),
             memory_file_bytes: ByteSize(128 << 10),
             hash_threads: 2,
@@ -322,6 +329,7 @@ impl Config {
         let config: Self =
             table.try_into().map_err(|e: toml::de::Error| invalid(hint(e.message(), &defaults)))?;
         config.volume.policy.parse::<Policy>().map_err(|e| invalid(e.to_string()))?;
+        MemoryPlan::of(&config).map_err(&invalid)?;
         for spec in &config.backends {
             BackendSpec::parse(&spec.url, &[]).map_err(|e| invalid(e.to_string()))?;
         }

@@ -5,7 +5,9 @@
 //! comments when a verb changes it.
 
 mod load;
+mod memory;
 
 pub use self::load::{
     CheckpointConfig, Config, ConfigError, LogConfig, MountConfig, Origin, StoreConfig, TEMPLATE,
 };
+pub use self::memory::MemoryPlan;

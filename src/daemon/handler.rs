@@ -109,6 +109,7 @@ pub fn status_json(volume: &Volume) -> Value {
             "age_s": checkpoint.age_s, "copies": checkpoint.copies,
             "refused": checkpoint.refused,
         },
+        "memory": super::memory::memory_json(volume),
     })
 }
 

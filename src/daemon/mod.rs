@@ -11,6 +11,7 @@ mod collect;
 mod collect_tests;
 mod handler;
 mod identity;
+mod memory;
 mod policy;
 mod quota;
 mod run;

@@ -2,7 +2,7 @@
 
 use super::volume::Volume;
 use crate::replication::BackendState;
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, resident_bytes};
 
 /// The metrics' text, with gauges as of now. Asks no backend.
 pub(super) fn stats(volume: &Volume) -> String {
@@ -11,6 +11,12 @@ pub(super) fn stats(volume: &Volume) -> String {
     let (dirty, memory) = volume.vfs.dirty_bytes();
     metrics.vfs_dirty_bytes.set(number(dirty));
     metrics.vfs_memory_bytes.set(number(memory));
+    for (part, bound, used) in super::memory::parts(volume) {
+        metrics.memory_part(part, number(bound), used.map(number));
+    }
+    let (resident, most) = resident_bytes();
+    metrics.daemon_resident_bytes.set(number(resident));
+    metrics.daemon_most_resident_bytes.set(number(most));
     metrics.vfs_nodes.set(number(volume.vfs.nodes_held()));
     metrics.vfs_open_files.set(number(volume.vfs.open_handles()));
     match volume.store.usage() {

@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use super::identity::{Identity, Lock};
 use crate::api::{ErrorCode, Failure};
 use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, refuse_overlap, wrap};
-use crate::config::{Config, TEMPLATE};
+use crate::config::{Config, MemoryPlan, TEMPLATE};
 use crate::content::Profile;
 use crate::metadata::{EmbeddedEngine, Engine, EventRecord, MetadataError, Namespace};
 use crate::replication::{
@@ -63,6 +63,7 @@ pub struct Volume {
     pub(super) dir: PathBuf,
     pub(super) identity: Identity,
     pub(super) config: Config,
+    pub(super) memory: MemoryPlan,
     pub(super) bridge: Bridge,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) namespace: Arc<Namespace>,
@@ -178,6 +179,7 @@ impl Volume {
         let identity = Identity::load(dir)?;
         let lock = Lock::take(dir)?;
         let (config, _) = Config::load(dir).map_err(usage)?;
+        let memory = MemoryPlan::of(&config).map_err(usage)?;
         let policy = config.policy();
         let mount_policy = policy.overridden_by(&mode.policy_override).map_err(usage)?;
         let profile: Profile = identity.profile.parse().map_err(failed)?;
@@ -185,7 +187,7 @@ impl Volume {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let shutdown = Shutdown::default();
         let engine: Arc<dyn Engine> = Arc::new(
-            EmbeddedEngine::open(&dir.join("meta"), config.store.engine_cache_bytes.0)
+            EmbeddedEngine::open_sized(&dir.join("meta"), memory.engine_cache, memory.memtable())
                 .map_err(|e| unusable(dir, &e))?,
         );
         let namespace = Namespace::open(Arc::clone(&engine), clock.now());
@@ -194,7 +196,8 @@ impl Volume {
         engine.persist().map_err(failed)?;
         let options = StoreOptions {
             pack_bytes: config.store.pack_bytes.0,
-            cache_bytes: config.store.node_cache_bytes.0,
+            cache_bytes: memory.node_cache,
+            verified_entries: memory.verified_entries(),
             ..StoreOptions::default()
         };
         let index = Arc::new(EngineIndex { engine });
@@ -221,6 +224,7 @@ impl Volume {
                 call_deadline,
                 level_deadline,
                 probe_interval: Duration::from_secs(config.replication.probe_interval_s),
+                sending_bytes: memory.sending as usize,
                 ..ReplicatorOptions::default()
             },
         )
@@ -259,9 +263,12 @@ impl Volume {
                 policy: mount_policy,
                 read_only: mode.read_only,
                 access_times: !mode.no_access_times,
-                dirty_bytes: config.mount.dirty_bytes.0,
+                dirty_bytes: memory.dirty,
                 memory_file_bytes: config.mount.memory_file_bytes.0,
                 hash_threads: config.mount.hash_threads as usize,
+                commit_bytes: memory.commits,
+                cached_rows: memory.cached_rows(),
+                cached_directories: memory.cached_directories(),
                 volume_dir: std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str()).to_vec(),
             },
         })
@@ -270,6 +277,7 @@ impl Volume {
             dir: dir.to_owned(),
             identity,
             config,
+            memory,
             bridge,
             clock,
             namespace,

@@ -30,8 +30,6 @@ use crate::types::{BackendId, Cid, Timestamp};
 const PLANNED_AT_ONCE: usize = 512;
 /// Rows of one page of a scan.
 const PAGE: usize = 1024;
-/// Bytes of all batches in flight, of all lanes.
-const BYTES_IN_FLIGHT: usize = 64 << 20;
 /// How long a worker waits before it looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long the scheduler waits before it looks at pauses and backends.
@@ -347,8 +345,11 @@ fn send_together(
 ) -> Vec<Result<(), Failure>> {
     let workers = core.registry.specs().len().max(1) * core.options.parallel_rounds.max(2);
     let most = backend.capabilities().parallel_puts.clamp(1, 4);
-    let in_flight = (BYTES_IN_FLIGHT / BATCH_BYTES / workers).clamp(1, most);
-    let sender = || Sender::new(backend, &core.calls, &core.fetcher, in_flight);
+    // Each worker fills one batch while others are on their way.
+    let share = core.options.sending_bytes / workers;
+    let in_flight = (share / BATCH_BYTES).saturating_sub(1).clamp(1, most);
+    let batch_bytes = BATCH_BYTES.min(share / (in_flight + 1));
+    let sender = || Sender::new(backend, &core.calls, &core.fetcher, (in_flight, batch_bytes));
     let alone = |task: &Task| -> Result<(), Failure> {
         let mut sender = sender();
         let result = match task.job {

@@ -28,6 +28,8 @@ pub struct ReplicatorOptions {
     pub backoff: (Duration, Duration),
     /// How often backends are probed.
     pub probe_interval: Duration,
+    /// Bytes on their way to all backends.
+    pub sending_bytes: usize,
 }
 
 impl Default for ReplicatorOptions {
@@ -38,6 +40,7 @@ impl Default for ReplicatorOptions {
             level_deadline: Duration::from_mins(1),
             backoff: (Duration::from_secs(1), Duration::from_mins(5)),
             probe_interval: Duration::from_secs(5),
+            sending_bytes: 64 << 20,
         }
     }
 }

@@ -32,6 +32,7 @@ pub(super) struct Sender<'s> {
     pushed: HashSet<Cid>,
     bytes: usize,
     batch_blocks: usize,
+    batch_bytes: usize,
     in_flight: JoinSet<Result<(), BackendError>>,
     most_in_flight: usize,
 }
@@ -67,7 +68,7 @@ impl<'s> Sender<'s> {
         backend: &'s Arc<dyn Backend>,
         calls: &'s Calls,
         fetcher: &'s Arc<Fetcher>,
-        most_in_flight: usize,
+        (most_in_flight, batch_bytes): (usize, usize),
     ) -> Self {
         // A place of single objects syncs each: more puts at a time bring more
         // than longer ones. A place of archives writes each put as one.
@@ -83,6 +84,7 @@ impl<'s> Sender<'s> {
             pushed: HashSet::new(),
             bytes: 0,
             batch_blocks,
+            batch_bytes,
             in_flight: JoinSet::new(),
             most_in_flight: most_in_flight.max(1),
         }
@@ -161,7 +163,7 @@ impl<'s> Sender<'s> {
         }
         self.bytes += block.data.len();
         self.batch.push(block);
-        if self.bytes >= BATCH_BYTES || self.batch.len() >= self.batch_blocks {
+        if self.bytes >= self.batch_bytes || self.batch.len() >= self.batch_blocks {
             self.flush()?;
         }
         Ok(())

@@ -37,6 +37,11 @@ impl ReadCache {
         }
     }
 
+    /// Bytes of blocks, and entries of the set of verified places.
+    pub fn held(&self) -> (u64, u64) {
+        (self.blocks.weight(), self.verified.len() as u64)
+    }
+
     pub fn is_verified(&self, location: &Location) -> bool {
         self.verified.get(&(location.segment, location.offset)).is_some()
     }

@@ -229,6 +229,12 @@ impl LocalStore {
         left.map(drop).ok_or(StoreError::NoSpace)
     }
 
+    /// Bytes in the cache of blocks, and places known to be verified.
+    #[must_use]
+    pub fn cached(&self) -> (u64, u64) {
+        self.cache.held()
+    }
+
     /// Up to `limit` blocks after `after`, with their lengths, in the order of
     /// their CIDs' bytes.
     ///

@@ -39,6 +39,11 @@ struct BackendOperation {
     operation: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MemoryPart {
+    part: &'static str,
+}
+
 /// A family of histograms of durations.
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -79,6 +84,15 @@ metrics! {
         "cairn_fuse_requests", "Requests of the kernel, by operation and outcome";
     fuse_seconds: Durations<Operation> = durations(),
         "cairn_fuse_request_seconds", "Duration of requests of the kernel, in seconds";
+
+    daemon_memory_bytes: Family<MemoryPart, Gauge> = Family::default(),
+        "cairn_daemon_memory_bytes", "Bytes that a part of the memory's budget holds";
+    daemon_memory_most_bytes: Family<MemoryPart, Gauge> = Family::default(),
+        "cairn_daemon_memory_most_bytes", "Bytes that a part of the memory's budget may hold";
+    pub daemon_resident_bytes: Gauge = Gauge::default(),
+        "cairn_daemon_resident_bytes", "Resident memory of the daemon";
+    pub daemon_most_resident_bytes: Gauge = Gauge::default(),
+        "cairn_daemon_most_resident_bytes", "Most resident memory that the daemon has had";
 
     pub metadata_conflicts: Counter = Counter::default(),
         "cairn_metadata_conflicts", "Transactions that were done again because of others";
@@ -180,6 +194,14 @@ impl Metrics {
         seconds.observe(elapsed.as_secs_f64());
     }
 
+    /// Sets what a part of the memory's budget may hold, and holds if that is known.
+    pub fn memory_part(&self, part: &'static str, most: i64, used: Option<i64>) {
+        self.daemon_memory_most_bytes.get_or_create(&MemoryPart { part }).set(most);
+        if let Some(used) = used {
+            self.daemon_memory_bytes.get_or_create(&MemoryPart { part }).set(used);
+        }
+    }
+
     /// Counts bytes of blocks that a backend took.
     pub fn backend_sent(&self, kind: &'static str, bytes: u64) {
         self.backend_sent_bytes.get_or_create(&BackendKind { kind }).inc_by(bytes);
@@ -238,7 +260,8 @@ mod tests {
 
     #[test]
     fn every_name_is_of_the_product_and_of_a_layer() {
-        let layers = ["fuse", "vfs", "metadata", "store", "backends", "replication", "checkpoint"];
+        let layers =
+            ["daemon", "fuse", "vfs", "metadata", "store", "backends", "replication", "checkpoint"];
         let text = Metrics::new().encode();
         let names: Vec<&str> = text
             .lines()

@@ -3,6 +3,8 @@
 
 mod logging;
 mod metrics;
+mod resident;
 
 pub use self::logging::{LogFormat, LogTarget, init_logging, init_logging_to};
 pub use self::metrics::{Metrics, metrics};
+pub use self::resident::resident_bytes;

@@ -27,7 +27,7 @@ use crate::metadata::{
 };
 use crate::replication::Policy;
 use crate::runtime::{Step, failpoint};
-use crate::store::{SealedLeaf, StagedLeaves, Staging};
+use crate::store::{PackTicket, SealedLeaf, StagedLeaves, Staging};
 use crate::telemetry;
 use crate::types::{BackendId, Block, Cid, FileKind, Ino, Timestamp};
 
@@ -39,6 +39,9 @@ const LARGE_BYTES: u64 = 16 << 20;
 const LINGER: Duration = Duration::from_millis(50);
 /// Threads that commit.
 const THREADS: usize = 2;
+/// Files that wait before who adds one more waits, too, and how long.
+const WAITING: usize = 8192;
+const FULL_WAIT: Duration = Duration::from_secs(2);
 
 /// How a commit ended, for who waits for it.
 type Outcome = Result<(), (super::Errno, String)>;
@@ -58,6 +61,7 @@ struct Queue {
     since: Option<Instant>,
     /// Somebody waits for one, or memory is short: no lingering.
     hurried: bool,
+    started: bool,
     stopped: bool,
 }
 
@@ -75,6 +79,8 @@ impl Queue {
 pub(super) struct Committer {
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// The queue became shorter.
+    room: Condvar,
 }
 
 /// What hashing a file gave.
@@ -84,6 +90,8 @@ struct Hashed {
     blocks: Vec<Block>,
     /// Leaves that stay in the staging file.
     sealed: Vec<SealedLeaf>,
+    /// Until where blocks are in the pack already.
+    appended: PackTicket,
 }
 
 impl Committer {
@@ -95,12 +103,14 @@ impl Committer {
                 std::thread::Builder::new().name("cairn-commit".into()).spawn(move || work(&weak));
             started.map_err(|e| VfsError::Replication(e.into()))?;
         }
+        vfs.committer.queue.lock().started = true;
         Ok(())
     }
 
     pub fn stop(&self) {
         self.queue.lock().stopped = true;
         self.wake.notify_all();
+        self.room.notify_all();
     }
 
     /// Forgets what waits, as a crash does.
@@ -116,8 +126,24 @@ impl Committer {
         if done.is_none() && node.queued.swap(true, Ordering::AcqRel) {
             return;
         }
+        if done.is_none() {
+            self.wait_for_room();
+        }
         let dones = done.into_iter().collect();
         self.push_request(Request { node: Arc::clone(node), dones, brought: Brought::default() });
+    }
+
+    /// Who adds to a queue that is full waits, for so long that the disk gets on
+    /// with it, and no longer: it may be stuck.
+    fn wait_for_room(&self) {
+        let mut queue = self.queue.lock();
+        let until = Instant::now() + FULL_WAIT;
+        // Nobody takes from it before the threads have begun.
+        while queue.waiting.len() >= WAITING && queue.started && !queue.stopped {
+            if self.room.wait_until(&mut queue, until).timed_out() {
+                return;
+            }
+        }
     }
 
     fn push_request(&self, request: Request) {
@@ -137,8 +163,9 @@ impl Committer {
         self.wake.notify_one();
     }
 
-    /// The next batch; `None` to look whether the vfs still lives.
-    fn take(&self) -> Option<Vec<Request>> {
+    /// The next batch, of so many bytes in memory; `None` to look whether the vfs
+    /// still lives.
+    fn take(&self, most_bytes: u64) -> Option<Vec<Request>> {
         let mut queue = self.queue.lock();
         if queue.waiting.is_empty() && !queue.stopped {
             self.wake.wait_for(&mut queue, Duration::from_millis(500));
@@ -148,11 +175,12 @@ impl Committer {
         {
             self.wake.wait_for(&mut queue, left);
         }
-        let mut batch: Vec<Request> = Vec::new();
+        let (mut batch, mut bytes): (Vec<Request>, u64) = (Vec::new(), 0);
         while let Some(request) = queue.waiting.pop_front() {
-            let large =
-                request.node.state.try_read().is_none_or(|state| state.record.size > LARGE_BYTES);
-            if large && !batch.is_empty() {
+            let known = request.node.state.try_read().map(|s| (s.record.size, s.charged));
+            let large = known.is_none_or(|(size, _)| size > LARGE_BYTES);
+            bytes += known.map_or(0, |(_, held)| held);
+            if (large || bytes > most_bytes) && !batch.is_empty() {
                 queue.waiting.push_front(request);
                 break;
             }
@@ -167,6 +195,7 @@ impl Committer {
         } else {
             self.wake.notify_one();
         }
+        self.room.notify_all();
         (!batch.is_empty()).then_some(batch)
     }
 }
@@ -184,7 +213,8 @@ fn work(weak: &Weak<Vfs>) {
     loop {
         let Some(vfs) = weak.upgrade() else { return };
         vfs.write_due_access_times();
-        match vfs.committer.take() {
+        // Half of it: blocks are held once here, and once on their way to the pack.
+        match vfs.committer.take(vfs.options.commit_bytes / 2 / THREADS as u64) {
             Some(batch) => vfs.commit_batch(batch),
             None if vfs.committer.queue.lock().stopped => return,
             None => {}
@@ -264,6 +294,8 @@ impl Vfs {
                 Entry::Vacant(entry) => drop(entry.insert(request)),
             }
         }
+        // A collection spares the blocks until their rows are there.
+        let commit = self.store.begin_commit();
         // In the order of their numbers: two batches cannot wait for each other.
         let batch: Vec<Arc<Node>> = nodes.values().map(|r| Arc::clone(&r.node)).collect();
         let mut locked: Vec<(&Arc<Node>, RwLockWriteGuard<'_, NodeState>)> =
@@ -329,6 +361,7 @@ impl Vfs {
         }
         drop(locked);
         drop(batch);
+        drop(commit);
         self.replicator.submit(&roots);
         for ino in hashed.keys() {
             if let Err(error) = self.content_changed(*ino) {
@@ -393,9 +426,8 @@ impl Vfs {
     ) -> Result<Vec<bool>, VfsError> {
         let blocks: Vec<Block> =
             hashed.values().flat_map(|result| result.blocks.iter().cloned()).collect();
-        // A collection spares the blocks until their rows are there.
-        let _commit = self.store.begin_commit();
-        let ticket = self.store.append(&blocks)?;
+        let early = hashed.values().map(|result| result.appended).max().unwrap_or_default();
+        let ticket = self.store.append(&blocks)?.max(early);
         failpoint::reach("vfs.commit.appended");
         let mut sealed: Vec<(&mut Staging, Vec<SealedLeaf>)> = Vec::new();
         for (node, state) in locked.iter_mut() {
@@ -470,7 +502,8 @@ impl Vfs {
                 size: record.size,
                 mtime: record.mtime,
             };
-            return Ok(Hashed { commit, blocks: Vec::new(), sealed: Vec::new() });
+            let (blocks, sealed) = (Vec::new(), Vec::new());
+            return Ok(Hashed { commit, blocks, sealed, appended: PackTicket::default() });
         };
         let profile = self.options.profile;
         let mut blocks = Vec::new();
@@ -488,7 +521,6 @@ impl Vfs {
             staging.complete_leaf(*index, &base)?;
         }
         let known = hashes.of(staging.id());
-        let changed = self.hash_leaves(&profile, staging, &dirty, &known)?;
         let in_file = !staging.is_in_memory() && profile.raw_leaves;
         let mut changes = Changed { leaves: BTreeMap::new(), zeros };
         if !changes.zeros.is_empty()
@@ -497,22 +529,32 @@ impl Vfs {
             blocks.push(Block { cid: link.cid, data: self.zeros.leaf_block() });
         }
         let mut seen = std::collections::HashSet::new();
-        for (index, link, block) in changed {
-            if seen.insert(link.cid) {
-                match block {
-                    Some(data) => blocks.push(Block { cid: link.cid, data }),
-                    None if in_file => {
-                        let len = link.size as u32;
-                        sealed.push(SealedLeaf { cid: link.cid, offset: index * leaf_size, len });
-                    }
-                    None => {
-                        let mut data = Vec::new();
-                        staging.read_leaf(index, &mut data)?;
-                        blocks.push(Block { cid: link.cid, data: Bytes::from(data) });
+        let mut appended = PackTicket::default();
+        // Leaves that do not stay in the file go to the pack by and by: a file of
+        // any size passes through this much memory.
+        let together = (self.options.commit_bytes / 2 / THREADS as u64 / leaf_size).max(1);
+        let together = if in_file { dirty.len() } else { together as usize };
+        for part in dirty.chunks(together.max(1)) {
+            if !blocks.is_empty() {
+                appended = self.store.append(&std::mem::take(&mut blocks))?.max(appended);
+            }
+            for (index, link, block) in self.hash_leaves(&profile, staging, part, &known)? {
+                if seen.insert(link.cid) {
+                    match block {
+                        Some(data) => blocks.push(Block { cid: link.cid, data }),
+                        None if in_file => {
+                            let (offset, len) = (index * leaf_size, link.size as u32);
+                            sealed.push(SealedLeaf { cid: link.cid, offset, len });
+                        }
+                        None => {
+                            let mut data = Vec::new();
+                            staging.read_leaf(index, &mut data)?;
+                            blocks.push(Block { cid: link.cid, data: Bytes::from(data) });
+                        }
                     }
                 }
+                changes.leaves.insert(index, link);
             }
-            changes.leaves.insert(index, link);
         }
         let old = match &record.content {
             Some(root) if !foreign => self.namespace.content(root)?.map(|content| Link {
@@ -558,7 +600,7 @@ impl Vfs {
             size,
             mtime: record.mtime,
         };
-        Ok(Hashed { commit, blocks, sealed })
+        Ok(Hashed { commit, blocks, sealed, appended })
     }
 
     /// What becomes a segment keeps no space for zeros, reserved or written.

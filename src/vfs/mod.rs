@@ -57,10 +57,6 @@ use crate::runtime::Clock;
 use crate::store::LocalStore;
 use crate::types::{FileKind, Ino, Name, Timestamp};
 
-/// Rows of inodes that are kept beside the engine.
-const CACHED_INODES: usize = 65_536;
-/// CIDs of directories that are kept.
-const CACHED_DIRECTORIES: usize = 65_536;
 /// Rows of what was removed that are kept for programs that still hold it.
 const KEPT_GONE: usize = 8192;
 /// Locks that directories share.
@@ -83,6 +79,12 @@ pub struct VfsOptions {
     pub memory_file_bytes: u64,
     /// Threads that hash a large file.
     pub hash_threads: usize,
+    /// Bytes of blocks in commits that run.
+    pub commit_bytes: u64,
+    /// Rows of inodes that are kept beside the engine.
+    pub cached_rows: usize,
+    /// CIDs of directories that are kept.
+    pub cached_directories: usize,
     /// Value of `user.cairn.volume` on the root: the volume's folder.
     pub volume_dir: Vec<u8>,
 }
@@ -186,14 +188,13 @@ impl Vfs {
             clock: parts.clock,
             policy: RwLock::new(parts.options.policy.clone()),
             zeros: Zeros::new(&parts.options.profile),
-            options: parts.options,
             nodes: NodeTable::default(),
             handles: RwLock::default(),
             next_handle: AtomicU64::new(1),
-            records: Cache::new(CACHED_INODES),
+            records: Cache::new(parts.options.cached_rows.max(16)),
             accessed: Accessed::default(),
             row_changes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
-            directories: Cache::new(CACHED_DIRECTORIES),
+            directories: Cache::new(parts.options.cached_directories.max(16)),
             gone: Cache::new(KEPT_GONE),
             tree_version: AtomicU64::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
@@ -201,6 +202,7 @@ impl Vfs {
             behind: Behind::default(),
             memory_bytes: AtomicU64::new(0),
             owed_bytes: AtomicU64::new(0),
+            options: parts.options,
             hashed_bytes: AtomicU64::new(0),
             kernel: RwLock::default(),
         });
@@ -424,6 +426,11 @@ impl Vfs {
     /// kernel's FORGET has nothing to free.
     pub fn nodes_held(&self) -> u64 {
         self.nodes.count()
+    }
+
+    /// Rows of inodes and CIDs of directories in the caches.
+    pub fn cached(&self) -> (u64, u64) {
+        (self.records.len() as u64, self.directories.len() as u64)
     }
 
     /// Bytes that are written and not committed, and how many of them are in

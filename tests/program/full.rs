@@ -136,6 +136,63 @@ fn a_full_disk_is_enospc_to_the_writer_and_all_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn what_df_says_can_be_written_and_a_full_disk_is_told_at_the_write_not_at_the_close() {
+    let test = "full::what_df_says";
+    let Some(world) = World::mountable(test) else { return };
+    let Some(disk) = Disk::new(test, &world, "disk", 224) else { return };
+    let volume = volume_at(&world, disk.at.join("volume"), &["--policy", "min=1,target=1,max=1"]);
+    // All of it would fit into memory.
+    let config = volume.dir.join("cairn.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let text = text.replace("dirty_bytes = \"64MiB\"", "dirty_bytes = \"400MiB\"");
+    fs::write(&config, text.replace("memory_bytes = \"512MiB\"", "memory_bytes = \"2GiB\""))
+        .unwrap();
+    let mount = volume.mount();
+    let left = || {
+        let stat = rustix::fs::statvfs(&mount.at).unwrap();
+        (stat.f_bavail * stat.f_frsize) as usize
+    };
+    // Small files, all open, none committed: each stays in memory.
+    let mut open = Vec::new();
+    let refused = loop {
+        let number = open.len();
+        let path = mount.path(&format!("small-{number}"));
+        let mut file = match File::create(&path) {
+            Ok(file) => file,
+            Err(error) => break error,
+        };
+        let mut bytes = vec![0; 100_000];
+        fastrand::Rng::with_seed(number as u64).fill(&mut bytes);
+        let before = left();
+        match file.write_all(&bytes) {
+            Ok(()) => open.push(file),
+            Err(error) => {
+                assert!(before < 8 * MIB, "refused with {before} bytes left: {error}");
+                break error;
+            }
+        }
+        assert!(number < 4000, "never refused");
+    };
+    assert_eq!(refused.kind(), ErrorKind::StorageFull, "{refused}");
+    assert!(open.len() > 300, "{}", open.len());
+    for (number, file) in open.iter().enumerate() {
+        file.sync_all().unwrap_or_else(|e| panic!("file {number} of {}: {e}", open.len()));
+    }
+    drop(open);
+    for entry in fs::read_dir(&mount.at).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    wait_until("what they took is back", || left() > 60 * MIB);
+    // One file of all that df says.
+    let mut bytes = vec![0; left() - MIB];
+    fastrand::Rng::with_seed(9).fill(&mut bytes);
+    copy_in(&mount.path("large"), &bytes).unwrap();
+    assert!(fs::read(mount.path("large")).unwrap() == bytes);
+    mount.umount().ok();
+    volume.cairn(&["fsck", "--deep"]).ok();
+}
+
+#[test]
 fn a_volume_on_a_disk_that_is_full_at_its_mount_opens_and_lets_files_be_removed() {
     let test = "full::a_volume_on_a_disk_that_is_full";
     let Some(world) = World::mountable(test) else { return };

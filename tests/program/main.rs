@@ -24,6 +24,7 @@ mod ipfs_car;
 mod kernel;
 mod kubo;
 mod lifecycle;
+mod memory;
 mod names;
 mod packages;
 mod postgres;

@@ -17,9 +17,13 @@ use super::tables::{Cell, Kind, Row, Table, rows_of};
 use crate::runtime::failpoint;
 
 /// Rows that are held before they are encoded.
-const BATCH_ROWS: usize = 8192;
+const BATCH_ROWS: usize = 1024;
 /// Rows of a Parquet row group: what a reader skips or reads at a time.
 const GROUP_ROWS: usize = 65_536;
+/// Bytes of a row group that is being made: a base has six.
+const GROUP_BYTES: usize = 2 << 20;
+/// Bytes of a page, and of a dictionary: each of a delta's 60 columns holds both.
+const PAGE_BYTES: usize = 64 << 10;
 
 /// A file that was written and made durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +126,8 @@ fn properties(table: &str, sequence: u64) -> WriterProperties {
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_data_page_size_limit(PAGE_BYTES)
+        .set_dictionary_page_size_limit(PAGE_BYTES)
         .set_key_value_metadata(Some(vec![
             pair("cairn.format", "1".into()),
             pair("cairn.table", table.to_owned()),
@@ -150,6 +156,14 @@ impl Target {
             ArrowWriter::try_new(file, Arc::new(schema), Some(properties(table, sequence)))
                 .map_err(failed)?;
         Ok(Self { temporary, path, writer })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), MetadataError> {
+        self.writer.write(batch).map_err(failed)?;
+        if self.writer.memory_size() > GROUP_BYTES {
+            self.writer.flush().map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn finish(self) -> Result<(PathBuf, u64), MetadataError> {
@@ -185,7 +199,7 @@ impl TableFile {
         let arrays = columns(self.table, rows.iter().map(Some));
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields(self.table))), arrays)
             .map_err(failed)?;
-        self.target.writer.write(&batch).map_err(failed)
+        self.target.write(&batch)
     }
 }
 
@@ -304,7 +318,7 @@ impl DeltaWriter {
             arrays.push(Arc::new(array));
         }
         let batch = RecordBatch::try_new(Arc::new(delta_schema()), arrays).map_err(failed)?;
-        self.target.writer.write(&batch).map_err(failed)
+        self.target.write(&batch)
     }
 
     /// Makes the file durable.
