@@ -5,6 +5,7 @@
 //! done, 1 failed, 2 wrong use, 3 not found, 4 degraded (fewer copies than asked
 //! for), 5 busy, 6 damage.
 
+mod allocator;
 mod arguments;
 mod car;
 mod cid;

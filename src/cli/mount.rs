@@ -135,6 +135,9 @@ pub(super) fn mount(
     format: Option<LogFormat>,
     output: &Output,
 ) -> Result<(), Failure> {
+    if request.foreground {
+        super::allocator::settle();
+    }
     let options = parse_options(&request.options)?;
     if options.remount {
         return remount(request, &options);
@@ -278,6 +281,7 @@ fn spawn(
         command.arg("--log-format").arg(if format == LogFormat::Json { "json" } else { "text" });
     }
     command
+        .envs(super::allocator::settings())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -225,6 +225,7 @@ impl EmbeddedEngine {
 
     /// Waits while tables are written slower than memtables fill. The caller holds
     /// no lock of the engine: who reads does not wait.
+    #[expect(clippy::disallowed_methods, reason = "fjall tells nobody that a table is written")]
     fn wait_for_tables(&self) -> Result<(), MetadataError> {
         let behind = |keyspace: &Keyspace| keyspace.tree.sealed_memtable_count() >= MOST_SEALED;
         let mut looks = 0u32;
@@ -450,13 +451,11 @@ impl Transaction for EmbeddedTransaction<'_> {
             engine.rotate();
             Ok::<(), fjall::Error>(())
         });
-        match done.map_err(|e| storage(&e))? {
-            Some(()) => Ok(Commit::Done),
-            None => {
-                metrics().metadata_conflicts.inc();
-                Ok(Commit::Conflict)
-            }
+        if done.map_err(|e| storage(&e))?.is_none() {
+            metrics().metadata_conflicts.inc();
+            return Ok(Commit::Conflict);
         }
+        Ok(Commit::Done)
     }
 }
 
