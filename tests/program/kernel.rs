@@ -114,3 +114,20 @@ print("ok")
     python.args(["-c", text]).current_dir(&mount.at);
     assert_eq!(run(python, Duration::from_mins(2)).ok().stdout, "ok\n");
 }
+
+/// Extents are places on a disk, of which FUSE has none (ioctl `FS_IOC_FIEMAP`).
+#[test]
+fn the_map_of_extents_is_refused() {
+    let Some(world) = World::mountable("kernel::fiemap") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    let text = "import errno, fcntl\n\
+        fd = open('mapped', 'wb+')\n\
+        fd.write(b'x' * 10000)\n\
+        fd.flush()\n\
+        try: fcntl.ioctl(fd, 0xC020660B, bytearray(4096))\n\
+        except OSError as error: print(errno.errorcode[error.errno])";
+    let mut python = world.command("python3");
+    python.args(["-c", text]).current_dir(&mount.at);
+    assert_eq!(run(python, Duration::from_mins(1)).ok().stdout, "EOPNOTSUPP\n");
+}
