@@ -183,9 +183,9 @@ fn what_df_says_can_be_written_and_a_full_disk_is_told_at_the_write_not_at_the_c
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
     wait_until("what they took is back", || left() > 60 * MIB);
-    // One file of all that df says, but for what metadata and checkpoints may take
-    // beside it.
-    let mut bytes = vec![0; left() - 8 * MIB];
+    // One file of all that df says, but for 8 MiB that a collection's pack may reserve
+    // meanwhile, and 8 of rows.
+    let mut bytes = vec![0; left() - 16 * MIB];
     fastrand::Rng::with_seed(9).fill(&mut bytes);
     copy_in(&mount.path("large"), &bytes).unwrap();
     assert!(fs::read(mount.path("large")).unwrap() == bytes);
