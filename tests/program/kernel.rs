@@ -126,8 +126,8 @@ fn the_map_of_extents_is_refused() {
         fd.write(b'x' * 10000)\n\
         fd.flush()\n\
         try: fcntl.ioctl(fd, 0xC020660B, bytearray(4096))\n\
-        except OSError as error: print(errno.errorcode[error.errno])";
+        except OSError as error: print(error.errno == errno.EOPNOTSUPP)";
     let mut python = world.command("python3");
     python.args(["-c", text]).current_dir(&mount.at);
-    assert_eq!(run(python, Duration::from_mins(1)).ok().stdout, "EOPNOTSUPP\n");
+    assert_eq!(run(python, Duration::from_mins(1)).ok().stdout, "True\n");
 }
