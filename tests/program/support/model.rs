@@ -8,6 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Of the kernel's cache.
+const PAGE: usize = 4096;
+
 /// Numbers that are the same for the same seed.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -101,7 +104,9 @@ impl FileModel {
         if states.is_empty() {
             return bytes.is_empty();
         }
-        if states.iter().any(|state| state.as_slice() == bytes) {
+        if states.iter().any(|state| state.as_slice() == bytes)
+            || states.windows(2).any(|pair| is_between(&pair[0], &pair[1], bytes))
+        {
             return true;
         }
         let lens = || states.iter().map(|state| state.len());
@@ -113,6 +118,18 @@ impl FileModel {
                     || states.iter().any(|state| state.get(at) == Some(byte))
             })
     }
+}
+
+/// Whether `bytes` are `old` overwritten by a part of a write that made it `new`. The
+/// kernel sends a write in requests that end with a page, and a commit may come between.
+fn is_between(old: &[u8], new: &[u8], bytes: &[u8]) -> bool {
+    let of_new = new.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+    if bytes.len() > old.len() {
+        return bytes.len().is_multiple_of(PAGE) && of_new == bytes.len();
+    }
+    let differs = bytes.iter().zip(old).rposition(|(a, b)| a != b);
+    let of_old = differs.map_or(0, |last| last + 1);
+    bytes.len() == old.len() && of_old.next_multiple_of(PAGE) <= of_new
 }
 
 /// What lies in a writer's directory.
