@@ -280,8 +280,14 @@ impl Namespace {
                 let key = keys::inode(file);
                 let Some(row) = get(&key)? else { return Ok(false) };
                 let inode: InodeRecord = decode(&key, &row)?;
-                if inode.nlink == 0 || inode.kind == FileKind::Directory {
+                if inode.kind == FileKind::Directory {
                     return Ok(false);
+                }
+                if inode.nlink == 0 {
+                    // As `count` has it: what charged it when it lost its name.
+                    let key = keys::number(keys::ORPHAN, file.0);
+                    let Some(row) = get(&key)? else { return Ok(false) };
+                    return Ok(orphan_quotas(&key, &row)?.contains(&ino));
                 }
                 let chain = climb(get, inode.parent, &|at| at == ino)?;
                 Ok(chain.is_some_and(|chain| !chain.is_empty()))

@@ -197,3 +197,22 @@ fn a_quota_is_no_attribute_and_ends_with_its_directory() {
         assert_sound(tree);
     });
 }
+
+#[test]
+fn a_quota_that_is_set_again_counts_what_a_file_without_a_name_holds() {
+    on_both(|tree| {
+        let top = make(tree, Ino::ROOT, "top", FileKind::Directory);
+        set(tree, top, limits(0, 0));
+        let file = make(tree, top, "file", FileKind::File);
+        tree.stage_growth(file, 5, false).unwrap();
+        tree.unlink(top, &name("file"), at(2)).unwrap();
+        assert_eq!(used(tree, top), (5, 1));
+        tree.remove_quota(top, at(3)).unwrap();
+        set(tree, top, limits(0, 0));
+        assert_eq!(used(tree, top), (5, 1));
+        tree.stage_growth(file, 0, true).unwrap();
+        tree.reap(file).unwrap();
+        assert_eq!(used(tree, top), (0, 0));
+        assert_sound(tree);
+    });
+}
