@@ -608,8 +608,21 @@ impl Writer {
             None => {}
         }
         let found = Found::read(&self.dir(mount))?;
-        // The newest first: of two that fit, the one with more is meant.
+        // The newest first: of two that fit, the one with more is meant. Two trees may
+        // have the same names for other files (one was replaced, one made anew).
         let trees: Vec<Tree> = self.trees.iter().rev().cloned().collect();
+        let fitting = trees.iter().filter(|tree| {
+            let ids = found.is(tree).unwrap_or_default();
+            ids.iter().all(|(id, ino)| {
+                let mixes = cut_off == Some(*id);
+                let bytes = found.bytes.get(ino);
+                bytes.is_none_or(|bytes| {
+                    self.files.get(id).is_some_and(|f| f.allows(bytes, f.remote, f.mixes || mixes))
+                })
+            })
+        });
+        let fitting: Vec<Tree> = fitting.cloned().collect();
+        let trees = if fitting.is_empty() { trees } else { fitting };
         let ids = self.matching(&found, &trees)?;
         for (id, ino) in &ids {
             let file = self.files.entry(*id).or_default();
