@@ -86,7 +86,7 @@ impl Collector {
     fn work(self) {
         let (mut last, mut released, mut more) = (Instant::now(), 0, false);
         while !self.shutdown.wait(LOOK.min(self.interval)) {
-            let now = self.namespace.released_bytes();
+            let now = self.namespace.released_bytes() + self.store.aside_bytes();
             let (since, given_up) = (last.elapsed(), now - released);
             let due = since >= self.interval
                 || (since >= REST && (more || given_up >= self.bytes))

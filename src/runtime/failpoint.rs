@@ -15,6 +15,7 @@ pub const NAMES: &[&str] = &[
     "store.staging.synced",
     "store.staging.named",
     "store.staging.set_aside",
+    "store.staging.aside_removed",
     "store.seal.synced",
     "store.seal.renamed",
     "store.seal.named",

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+use super::aside::Asides;
 use super::cache::ReadCache;
 use super::collect::Recent;
 use super::disk::{Disk, DiskFile, RealDisk};
@@ -86,6 +87,7 @@ pub struct LocalStore {
     pub(super) commits: [AtomicUsize; 2],
     /// Segments whose staging may still be sealed, with its file.
     pub(super) sealing: Mutex<Vec<(SegmentId, Weak<dyn DiskFile>)>>,
+    pub(super) asides: Arc<Asides>,
     pub(super) used: Mutex<Option<u64>>,
     /// Bytes that may be written before the disk is asked for its space again.
     room: AtomicU64,
@@ -150,6 +152,7 @@ impl LocalStore {
             holds: Arc::default(),
             commits: Default::default(),
             sealing: Mutex::default(),
+            asides: Arc::default(),
             used: Mutex::default(),
             room: AtomicU64::new(0),
         })
@@ -315,7 +318,10 @@ impl LocalStore {
     /// The staging of a file over a base of `base_size` bytes, on this store's disk.
     #[must_use]
     pub fn stage(&self, ino: Ino, base_size: u64, options: StagingOptions) -> Staging {
-        Staging::on(self.disk.clone(), &self.layout.staging(), ino, base_size, options)
+        let disk = self.disk.clone();
+        let mut staging = Staging::on(disk, &self.layout.staging(), ino, base_size, options);
+        staging.asides = self.asides.clone();
+        staging
     }
 
     /// [`Staging::adopt`] on this store's disk.
@@ -330,7 +336,10 @@ impl LocalStore {
         options: StagingOptions,
     ) -> Result<Staging, StoreError> {
         let disk = self.disk.clone();
-        Staging::adopt_on(disk, &self.layout.staging(), ino, sizes, pages, options)
+        let dir = self.layout.staging();
+        let mut staging = Staging::adopt_on(disk, &dir, ino, sizes, pages, options)?;
+        staging.asides = self.asides.clone();
+        Ok(staging)
     }
 
     /// Path of the staging folder.

@@ -12,6 +12,7 @@
 //! Not here: which file has which content, replication, and deciding what is
 //! garbage.
 
+mod aside;
 mod cache;
 mod collect;
 mod compact;
@@ -33,6 +34,7 @@ mod staging;
 mod staging_file;
 mod verify;
 
+pub use self::aside::Aside;
 pub use self::collect::{CollectReport, Collection, CommitGuard, Hold};
 pub use self::error::StoreError;
 pub use self::index::{BlockIndex, IndexChange, IndexMark, Location, MemoryIndex};

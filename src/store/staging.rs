@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StoreError;
+use super::aside::Asides;
 use super::disk::{Disk, DiskFile, OpenHow, RealDisk};
 use super::layout::{self, SegmentKind};
 use super::pages::{Generations, PAGE, PageMap};
@@ -100,6 +101,8 @@ pub(super) enum Body {
 pub struct Staging {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
+    /// Where it is noted that this file was set aside.
+    pub(super) asides: Arc<Asides>,
     pub(super) ino: Ino,
     /// The id this file has as a segment, given when it is begun.
     pub(super) id: SegmentId,
@@ -152,6 +155,7 @@ impl Staging {
         Self {
             disk,
             dir: dir.to_owned(),
+            asides: Arc::default(),
             ino,
             id: layout::new_id(SegmentKind::Flat),
             options,

@@ -12,12 +12,12 @@ use super::staging::{BaseReader, Body, Staging, StagingOptions, create};
 use crate::runtime::failpoint;
 use crate::types::{Ino, SegmentId};
 
-/// The leaf index under which [`Staging::pages`] keeps its own header: 8 bytes
-/// id of the staging file, 8 bytes size of the whole content below, little
-/// endian. No leaf has it: a file of that many leaves cannot be.
-const HEADER_LEAF: u64 = u64::MAX;
-
 impl Staging {
+    /// The leaf index under which [`Staging::pages`] keeps its own header: 8 bytes
+    /// id of the staging file, 8 bytes size of the whole content below, little
+    /// endian. No leaf has it: a file of that many leaves cannot be.
+    pub const HEADER_LEAF: u64 = u64::MAX;
+
     /// Takes up a staging file that a crash left, with its persisted pages.
     ///
     /// The file may be newer than the record: what was appended after it is
@@ -48,7 +48,7 @@ impl Staging {
         pages: &[(u64, Vec<u8>)],
         options: StagingOptions,
     ) -> Result<Self, StoreError> {
-        let (id, original_size) = match pages.iter().find(|(leaf, _)| *leaf == HEADER_LEAF) {
+        let (id, original_size) = match pages.iter().find(|(leaf, _)| *leaf == Self::HEADER_LEAF) {
             Some((_, header)) => parse_header(header)
                 .ok_or_else(|| StoreError::invalid(dir, "a staged record has a bad header"))?,
             None => (only_file_of(disk.as_ref(), dir, ino)?, original_size),
@@ -56,7 +56,7 @@ impl Staging {
         let mut staging = Self::on(disk, dir, ino, base_size, options);
         staging.recorded = true;
         staging.original_size = original_size.max(base_size);
-        for (leaf, bits) in pages.iter().filter(|(leaf, _)| *leaf != HEADER_LEAF) {
+        for (leaf, bits) in pages.iter().filter(|(leaf, _)| *leaf != Self::HEADER_LEAF) {
             if !staging.valid.import(*leaf, bits) {
                 return Err(StoreError::invalid(dir, "a staged bitmap does not fit the leaf size"));
             }
@@ -211,7 +211,7 @@ impl Staging {
         let mut header = self.id.0.to_le_bytes().to_vec();
         header.extend(self.original_size.to_le_bytes());
         let mut pages = self.valid.export();
-        pages.push((HEADER_LEAF, header));
+        pages.push((Self::HEADER_LEAF, header));
         pages
     }
 
@@ -255,7 +255,7 @@ impl Staging {
 
     /// Removes the staging file. A file that a sync acknowledged is set aside
     /// among the segments instead, unindexed: should a crash bring its record
-    /// back, it is found there by its id; else a collection removes it.
+    /// back, it is found there by its id. See [`super::Aside`].
     ///
     /// # Errors
     /// `Io`.
@@ -264,16 +264,12 @@ impl Staging {
     }
 
     pub(super) fn release(&self) -> Result<(), StoreError> {
-        let Body::File { path, .. } = &self.body else { return Ok(()) };
+        let Body::File { path, file } = &self.body else { return Ok(()) };
         if self.sealed {
             return Ok(());
         }
         let gone = if self.recorded {
-            let layout = Layout::new(self.dir.parent().unwrap_or(&self.dir));
-            self.disk
-                .make_dir(&layout.folder(self.id))
-                .and_then(|()| self.disk.rename(path, &layout.file(self.id)))
-                .inspect(|()| failpoint::reach("store.staging.set_aside"))
+            self.set_aside(path, file.as_ref())
         } else {
             self.disk.remove(path)
         };
@@ -281,6 +277,16 @@ impl Staging {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io(path, e)),
             _ => Ok(()),
         }
+    }
+
+    fn set_aside(&self, path: &Path, file: &dyn DiskFile) -> std::io::Result<()> {
+        let bytes = file.stat()?.allocated;
+        let layout = Layout::new(self.dir.parent().unwrap_or(&self.dir));
+        self.disk.make_dir(&layout.folder(self.id))?;
+        self.disk.rename(path, &layout.file(self.id))?;
+        failpoint::reach("store.staging.set_aside");
+        self.asides.add(self.ino, self.id, bytes);
+        Ok(())
     }
 
     /// Gets a body that can take writes up to `end`: memory while everything
@@ -325,7 +331,7 @@ impl Staging {
     }
 }
 
-fn parse_header(bytes: &[u8]) -> Option<(SegmentId, u64)> {
+pub(super) fn parse_header(bytes: &[u8]) -> Option<(SegmentId, u64)> {
     let (id, size) = bytes.split_at_checked(8)?;
     let id = u64::from_le_bytes(id.try_into().ok()?);
     Some((SegmentId(id), u64::from_le_bytes(size.try_into().ok()?)))

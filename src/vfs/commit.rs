@@ -282,7 +282,7 @@ impl Vfs {
             first = first.and(ended);
         }
         first?;
-        Ok(self.namespace.engine().persist()?)
+        self.persist()
     }
 
     fn commit_batch(self: &Arc<Self>, requests: Vec<Request>) {

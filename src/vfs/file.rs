@@ -523,6 +523,43 @@ impl Vfs {
         Ok(true)
     }
 
+    /// Makes all rows durable.
+    ///
+    /// # Errors
+    /// Of the metadata.
+    pub(super) fn persist(&self) -> Result<(), VfsError> {
+        self.persisting(|| Ok(self.namespace.engine().persist()?))
+    }
+
+    /// Runs `persist`, which makes all rows durable, and removes the staging files
+    /// that they name no more.
+    pub(super) fn persisting<T>(
+        &self,
+        persist: impl FnOnce() -> Result<T, VfsError>,
+    ) -> Result<T, VfsError> {
+        let mut unnamed = Vec::new();
+        for aside in self.store.take_aside() {
+            let header = self.namespace.staged_page(aside.ino, Staging::HEADER_LEAF);
+            match header {
+                Ok(header) if header.as_ref().is_none_or(|page| !aside.is_named_by(page)) => {
+                    unnamed.push(aside);
+                }
+                _ => self.store.keep_aside(aside),
+            }
+        }
+        let result = persist();
+        for aside in unnamed {
+            if result.is_err() {
+                self.store.keep_aside(aside);
+            } else if let Err(error) = self.store.remove_aside(aside) {
+                tracing::warn!(%error, "a file that is not needed is left to the collection");
+            } else {
+                failpoint::reach("store.staging.aside_removed");
+            }
+        }
+        result
+    }
+
     /// Puts what is staged on record.
     fn record_staged(&self, ino: Ino, state: &mut NodeState) -> Result<(), VfsError> {
         let Some(staging) = &state.staging else { return Ok(()) };

@@ -473,7 +473,7 @@ impl Vfs {
         // More than can wait, so that none is left.
         let written = self.write_access_times(usize::MAX);
         result.and(written)?;
-        Ok(self.namespace.engine().persist()?)
+        self.persist()
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<Node>, VfsError> {

@@ -76,7 +76,7 @@ impl Vfs {
             let handle = vfs.handle(id)?;
             handle.wrote.store(false, Ordering::Release);
             if vfs.policy_of(handle.node.ino)?.level == Level::LocalDurability {
-                vfs.namespace.engine().persist()?;
+                vfs.persist()?;
             }
             Ok(Step::Done(()))
         }
@@ -121,12 +121,15 @@ impl Vfs {
                 stage = Stage::Copied;
                 let handle = vfs.handle(id)?;
                 handle.deliver()?;
-                policy = vfs.policy_of(handle.node.ino)?;
                 if handle.node.state.read().record.nlink == 0 {
-                    policy.level = Level::LocalDurability;
+                    // Its bytes live across anything but a crash, synced or not; that
+                    // it has no name is made durable.
+                    vfs.persist()?;
+                    return Ok(Step::Done(()));
                 }
+                policy = vfs.policy_of(handle.node.ino)?;
                 if policy.level == Level::LocalDurability && vfs.sync_staged(&handle)? {
-                    vfs.namespace.engine().persist()?;
+                    vfs.persist()?;
                     return Ok(Step::Done(()));
                 }
                 Ok(Step::wait(vfs.committed_and_copied(&handle, &policy)))
@@ -141,7 +144,7 @@ impl Vfs {
 
     /// Makes names durable as a level asks.
     fn names_recorded(&self, policy: &Policy) -> Result<Step<(), VfsError>, VfsError> {
-        Ok(match self.checkpointer.record(policy)? {
+        Ok(match self.persisting(|| Ok(self.checkpointer.record(policy)?))? {
             None => Step::Done(()),
             Some(sequence) => {
                 let reached = self.checkpointer.reached(sequence, policy);

@@ -2,6 +2,7 @@
 //! what a change costs.
 
 mod access;
+mod asides;
 mod errors;
 mod hashing;
 mod log_engine;

@@ -73,6 +73,19 @@ impl Namespace {
         self.run(|tx| tx.remove_staged(ino))
     }
 
+    /// What the inode's staged record keeps under `leaf`: empty when that is
+    /// nothing, `None` when there is no record.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn staged_page(&self, ino: Ino, leaf: u64) -> Result<Option<Vec<u8>>, MetadataError> {
+        let snapshot = self.engine.snapshot()?;
+        if snapshot.get(&keys::number(keys::STAGED, ino.0))?.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(snapshot.get(&leaf_key(ino, leaf))?.unwrap_or_default()))
+    }
+
     /// All staged records, with their bitmaps.
     ///
     /// # Errors

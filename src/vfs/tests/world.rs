@@ -211,6 +211,23 @@ impl World {
         self.dir.path().join(name)
     }
 
+    /// Lengths of the files in the store's staging and segments, on a real disk.
+    pub fn store_files(&self) -> Vec<u64> {
+        let mut folders = vec![self.path("store/staging"), self.path("store/segments")];
+        let mut lengths = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    lengths.push(entry.metadata().unwrap().len());
+                }
+            }
+        }
+        lengths
+    }
+
     /// The thread that let go of it last may still be closing its files.
     fn open_engine(&self) -> EmbeddedEngine {
         let (start, pace) = (Instant::now(), Shutdown::default());
