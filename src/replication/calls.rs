@@ -2,46 +2,28 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::ReplicationError;
 use crate::backends::{BackendError, ErrorKind};
-use crate::runtime::Bridge;
-
-/// Tells threads and tasks of the replicator to end.
-#[derive(Debug, Clone)]
-pub(super) struct Stop(watch::Sender<bool>);
-
-impl Stop {
-    pub fn new() -> Self {
-        Self(watch::Sender::new(false))
-    }
-
-    pub fn set(&self) {
-        self.0.send_replace(true);
-    }
-
-    pub fn is_set(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Returns when the end has begun.
-    pub async fn wait(&self) {
-        // An error says that the sender is gone, and it is in `self`.
-        drop(self.0.subscribe().wait_for(|set| *set).await);
-    }
-}
+use crate::runtime::{Bridge, Cancel};
 
 /// The way of a thread to a backend.
 #[derive(Debug, Clone)]
 pub(super) struct Calls {
     pub bridge: Bridge,
-    pub stop: Stop,
+    /// Set when the replicator is to end.
+    pub stop: Cancel,
     /// Deadline of one call.
     pub deadline: Duration,
+    /// Set when the backend that these calls are for went down.
+    pub down: Option<Cancel>,
 }
 
 impl Calls {
+    /// The way to one backend, which ends when `down` is set.
+    pub fn until(&self, down: Cancel) -> Self {
+        Self { down: Some(down), ..self.clone() }
+    }
+
     /// Waits for a call whose backend has the standard deadlines; ours, twenty
     /// times as long, is the last resort against one that ignores them.
     pub fn wait<T>(
@@ -51,7 +33,8 @@ impl Calls {
         let stoppable = async {
             tokio::select! {
                 biased;
-                () = self.stop.wait() => Err(ReplicationError::ShuttingDown),
+                () = self.stop.cancelled() => Err(ReplicationError::ShuttingDown),
+                () = went_down(self.down.as_ref()) => Err(ReplicationError::WentDown),
                 result = future => result.map_err(ReplicationError::from),
             }
         };
@@ -63,7 +46,14 @@ impl Calls {
     /// Waits for a time; false when the end came first.
     pub fn pause(&self, time: Duration) -> bool {
         let stop = &self.stop;
-        let waited = async { tokio::time::timeout(time, stop.wait()).await };
+        let waited = async { tokio::time::timeout(time, stop.cancelled()).await };
         self.bridge.wait(time + Duration::from_secs(1), waited).is_ok_and(|end| end.is_err())
+    }
+}
+
+async fn went_down(down: Option<&Cancel>) {
+    match down {
+        Some(down) => down.cancelled().await,
+        None => std::future::pending().await,
     }
 }

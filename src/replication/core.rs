@@ -80,13 +80,13 @@ impl Core {
 
     /// Ends all threads and tasks; who waits is woken.
     pub fn stop(&self) {
-        self.calls.stop.set();
+        self.calls.stop.cancel();
         self.queue.wake_all();
         self.waiters.notify_all();
     }
 
     pub fn is_stopped(&self) -> bool {
-        self.calls.stop.is_set()
+        self.calls.stop.is_cancelled()
     }
 
     pub fn judge(&self, min: u8, target: u8, max: u8, copies: &[CopyRecord]) -> PinState {

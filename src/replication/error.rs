@@ -27,6 +27,10 @@ pub enum ReplicationError {
     /// A backend failed.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The backend went down while a call was under way: nothing is known of
+    /// what was sent.
+    #[error("the backend went down, and the call was given up")]
+    WentDown,
     /// The metadata failed.
     #[error(transparent)]
     Metadata(#[from] MetadataError),

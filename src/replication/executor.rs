@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::ReplicationError;
+use super::calls::Calls;
 use super::core::{Core, Outcome};
 use super::planner::{Job, Places, Plan, plan};
 use super::queue::Task;
@@ -22,7 +23,7 @@ use super::send::{BATCH_BYTES, Sender};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::content::{ContentError, walk_post_order};
 use crate::metadata::{CopyState, VerifyMethod};
-use crate::runtime::failpoint;
+use crate::runtime::{Cancel, failpoint};
 use crate::telemetry;
 use crate::types::{BackendId, Cid, Timestamp};
 
@@ -213,14 +214,14 @@ fn work(core: &Core, slot: &Slot) {
         if tasks.is_empty() {
             continue;
         }
-        let taken = Taken { core, roots: tasks.iter().map(|task| task.root).collect() };
+        let roots: Vec<Cid> = tasks.iter().map(|task| task.root).collect();
+        let taken = Taken { core, roots: roots.clone() };
         let outcomes = if id.is_local() {
             bring_here(core, &tasks)
-        } else if let Some(backend) = core.registry.get(id) {
-            send(core, id, &backend, &tasks)
+        } else if let Some((backend, down)) = core.registry.until_down(id) {
+            send(core, (id, &backend, down), &tasks)
         } else {
-            // Down: the rows stay, and are due when it is back.
-            continue;
+            Vec::new()
         };
         failpoint::reach("replication.send.sent");
         if let Err(error) = core.record(id, &outcomes) {
@@ -229,6 +230,10 @@ fn work(core: &Core, slot: &Slot) {
         }
         failpoint::reach("replication.send.recorded");
         drop(taken);
+        if !id.is_local() && core.registry.get(id).is_none() {
+            // It is down: other places may take them at once.
+            core.queue.submit(&roots);
+        }
     }
 }
 
@@ -295,10 +300,10 @@ impl From<ReplicationError> for Failure {
 
 fn send(
     core: &Core,
-    id: &BackendId,
-    backend: &Arc<dyn Backend>,
+    (id, backend, down): (&BackendId, &Arc<dyn Backend>, Cancel),
     tasks: &[Task],
 ) -> Vec<(Cid, Outcome)> {
+    let calls = core.calls.until(down);
     let verifies = backend.capabilities().verifies;
     let stored = if verifies {
         Outcome::Stored(CopyState::Verified, VerifyMethod::Service)
@@ -306,7 +311,7 @@ fn send(
         Outcome::Stored(CopyState::Claimed, VerifyMethod::Written)
     };
     let (mut outcomes, mut sent, mut blamed) = (Vec::new(), Vec::new(), false);
-    for (task, result) in tasks.iter().zip(send_together(core, backend, tasks)) {
+    for (task, result) in tasks.iter().zip(send_together(core, (backend, &calls), tasks)) {
         let outcome = match result {
             Ok(()) => {
                 core.bytes_sent.fetch_add(task.bytes, Ordering::Relaxed);
@@ -340,7 +345,7 @@ fn send(
 /// lie in one content, each is sent by itself.
 fn send_together(
     core: &Core,
-    backend: &Arc<dyn Backend>,
+    (backend, calls): (&Arc<dyn Backend>, &Calls),
     tasks: &[Task],
 ) -> Vec<Result<(), Failure>> {
     let workers = core.registry.specs().len().max(1) * core.options.parallel_rounds.max(2);
@@ -349,7 +354,7 @@ fn send_together(
     let share = core.options.sending_bytes / workers;
     let in_flight = (share / BATCH_BYTES).saturating_sub(1).clamp(1, most);
     let batch_bytes = BATCH_BYTES.min(share / (in_flight + 1));
-    let sender = || Sender::new(backend, &core.calls, &core.fetcher, (in_flight, batch_bytes));
+    let sender = || Sender::new(backend, calls, &core.fetcher, (in_flight, batch_bytes));
     let alone = |task: &Task| -> Result<(), Failure> {
         let mut sender = sender();
         let result = match task.job {
@@ -369,7 +374,11 @@ fn send_together(
         match together.add(&task.root) {
             Ok(()) => results.push(Ok(())),
             // A call failed, and with it what else was in flight.
-            Err(error @ (ReplicationError::Backend(_) | ReplicationError::ShuttingDown)) => {
+            Err(
+                error @ (ReplicationError::Backend(_)
+                | ReplicationError::WentDown
+                | ReplicationError::ShuttingDown),
+            ) => {
                 failed = Some(error);
                 break;
             }

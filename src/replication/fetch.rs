@@ -94,7 +94,7 @@ impl Fetcher {
         let answer = tokio::select! {
             biased;
             landed = landed.wait_for(Option::is_some) => landed.ok().and_then(|a| a.clone()),
-            () = self.calls.stop.wait() => return Err(ReplicationError::ShuttingDown),
+            () = self.calls.stop.cancelled() => return Err(ReplicationError::ShuttingDown),
         };
         let answer = answer.unwrap_or_else(|| Err("the read was cut off".to_owned()));
         answer.map_err(|tried| ReplicationError::NoGoodCopy { cid: id, tried })
@@ -120,7 +120,7 @@ impl Fetcher {
         let places = self.registry.by_speed();
         let (answer, wrong) = tokio::select! {
             biased;
-            () = self.calls.stop.wait() => return Err("the volume is being unmounted".to_owned()),
+            () = self.calls.stop.cancelled() => return Err("the volume is being unmounted".to_owned()),
             raced = self.race(id, places) => raced,
         };
         let data = answer?;

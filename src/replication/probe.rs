@@ -29,7 +29,7 @@ pub(super) fn start(core: &Arc<Core>, shutdown: Shutdown) -> Result<(), Replicat
                     let (core, under_way) = (Arc::clone(&core), Arc::clone(&under_way));
                     core.calls.bridge.clone().spawn(async move {
                         tokio::select! {
-                            () = core.calls.stop.wait() => {}
+                            () = core.calls.stop.cancelled() => {}
                             () = probe(&core, &spec, backend) => {}
                         }
                         under_way.lock().remove(&spec.id);

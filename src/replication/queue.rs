@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::calls::Stop;
 use super::planner::Job;
+use crate::runtime::Cancel;
 use crate::types::{BackendId, Cid, Timestamp};
 
 /// Submitted roots that are not planned yet; more are found by a scan.
@@ -194,11 +194,11 @@ impl Queue {
     /// The next tasks of a lane: many small ones, or a large one; none when
     /// `most` is over or the end has begun. The first worker (0) takes small
     /// ones only, so that large ones never hold them up.
-    pub fn take(&self, id: &BackendId, worker: usize, stop: &Stop, most: Duration) -> Vec<Task> {
+    pub fn take(&self, id: &BackendId, worker: usize, stop: &Cancel, most: Duration) -> Vec<Task> {
         let until = Instant::now() + most;
         let mut state = self.state.lock();
         loop {
-            if stop.is_set() {
+            if stop.is_cancelled() {
                 return Vec::new();
             }
             let lane = state.lanes.entry(id.clone()).or_default();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn take(queue: &Queue, id: &BackendId, worker: usize) -> Vec<Task> {
-        queue.take(id, worker, &Stop::new(), Duration::ZERO)
+        queue.take(id, worker, &Cancel::default(), Duration::ZERO)
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::placement::Candidate;
 use super::planner::Places;
 use super::{BackendState, BackendStatus};
 use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, Usage};
+use crate::runtime::Cancel;
 use crate::types::BackendId;
 
 /// Temporary failures in a row after which a backend counts as down.
@@ -29,6 +30,8 @@ struct Entry {
     domain: String,
     durable: bool,
     state: BackendState,
+    /// Set when it goes down; calls that begin later have another.
+    down: Cancel,
     failures: u32,
     usage: Usage,
     /// The least space that was free since contents without room were last
@@ -71,6 +74,7 @@ impl Registry {
             // Counted among the places to come.
             durable: true,
             state: BackendState::Down,
+            down: Cancel::default(),
             failures: 0,
             usage: Usage::default(),
             least_free: None,
@@ -130,7 +134,11 @@ impl Registry {
 
     /// Forgets a backend.
     pub fn remove(&self, id: &BackendId) -> bool {
-        self.entries.write().remove(id).is_some()
+        let removed = self.entries.write().remove(id);
+        removed.is_some_and(|entry| {
+            entry.down.cancel();
+            true
+        })
     }
 
     /// The backend, when it is open and not down.
@@ -138,6 +146,13 @@ impl Registry {
         let entries = self.entries.read();
         let entry = entries.get(id)?;
         if entry.state == BackendState::Down { None } else { entry.backend.clone() }
+    }
+
+    /// As [`Registry::get`], with what is set when it goes down.
+    pub(super) fn until_down(&self, id: &BackendId) -> Option<(Arc<dyn Backend>, Cancel)> {
+        let entries = self.entries.read();
+        let entry = entries.get(id).filter(|entry| entry.state != BackendState::Down)?;
+        Some((entry.backend.clone()?, entry.down.clone()))
     }
 
     /// How the volume names its backends.
@@ -226,6 +241,9 @@ impl Registry {
             (false, false) => BackendState::Up,
         };
         entry.failures = 0;
+        if entry.down.is_cancelled() {
+            entry.down = Cancel::default();
+        }
         let takes_writes = |state| matches!(state, BackendState::Up | BackendState::Degraded);
         let back = takes_writes(entry.state) && !takes_writes(before);
         if entry.state != BackendState::Full {
@@ -269,6 +287,9 @@ impl Registry {
             }
         };
         entry.last_error.clone_from(&error.message);
+        if entry.state == BackendState::Down {
+            entry.down.cancel();
+        }
         if entry.state != before {
             tracing::warn!(backend = %id, state = ?entry.state, error = %error, "backend changed state");
         }

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::calls::{Calls, Stop};
+use super::calls::Calls;
 use super::core::{Core, Outcome};
 use super::fetch::Fetcher;
 use super::{Policy, Registry, ReplicationError, WriteResult};
 use super::{executor, level, probe, verify};
 use crate::metadata::{CopyRecord, CopyState, Namespace, PinState, VerifyMethod};
-use crate::runtime::{Bridge, Clock, Shutdown};
+use crate::runtime::{Bridge, Cancel, Clock, Shutdown};
 use crate::store::LocalStore;
 use crate::types::{BackendId, Cid};
 
@@ -84,7 +84,8 @@ impl Replicator {
         shutdown: Shutdown,
         options: ReplicatorOptions,
     ) -> Result<Arc<Self>, ReplicationError> {
-        let calls = Calls { bridge, stop: Stop::new(), deadline: options.call_deadline };
+        let calls =
+            Calls { bridge, stop: Cancel::default(), deadline: options.call_deadline, down: None };
         let fetcher = Arc::new(Fetcher::new(store, Arc::clone(&registry), calls.clone()));
         let core = Arc::new(Core::new(namespace, fetcher, registry, calls, clock, options));
         // Made first: what is started ends when a later start fails.

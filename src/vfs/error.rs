@@ -62,6 +62,7 @@ impl VfsError {
                 ReplicationError::NoGoodCopy { .. }
                 | ReplicationError::BelowLevel { .. }
                 | ReplicationError::Backend(_)
+                | ReplicationError::WentDown
                 | ReplicationError::NoCheckpoint { .. }
                 | ReplicationError::Behind { .. } => Os::IO,
                 ReplicationError::Io(source) => of_io(source),

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use super::harness::{World, bytes, eventually, policy};
-use crate::backends::{ErrorKind, Operation};
+use crate::backends::{BackendError, ErrorKind, Operation};
 use crate::metadata::PinState;
 use crate::replication::{ReplicationError, WriteResult};
 
@@ -48,6 +48,30 @@ fn with_all_places_down_the_write_is_queued_at_once_and_caught_up_when_they_retu
     eventually("the target is reached", || world.record(&root).pin == PinState::AtTarget);
     world.until_drained();
     assert_eq!(world.replicator().wait(&root, &policy).unwrap(), WriteResult::TargetAchieved);
+}
+
+#[test]
+fn what_is_on_its_way_to_a_place_that_goes_down_is_taken_by_another_at_once() {
+    let (mut world, places) = World::with(&["a", "b"]);
+    places[0].set_delay(Some(Duration::from_hours(1)));
+    let policy = policy("min=2,target=2,max=3,level=QUORUM");
+    let roots: Vec<_> = (0..40).map(|n| world.commit(&bytes(n, 300), &policy)).collect();
+    world.replicator().submit(&roots);
+    let stored = |root| world.state_at(root, "b").is_some();
+    eventually("half is on its way to the one that hangs", || {
+        let idle = places[1].calls(Operation::PutMany) > 0 && roots.iter().any(stored);
+        idle && places[0].calls(Operation::Presence) > 0
+    });
+    let (id, start) = ("a".parse().unwrap(), Instant::now());
+    world.registry.failed(&id, &BackendError::new(ErrorKind::Unavailable, "gone"));
+    for root in &roots {
+        assert_eq!(world.replicator().wait(root, &policy).unwrap(), WriteResult::TargetAchieved);
+        assert!(world.state_at(root, "b").is_some() && world.state_at(root, "a").is_none());
+    }
+    assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+    assert!(world.registry.statuses()[0].last_error.contains("gone"));
+    world.until_drained();
+    world.stop();
 }
 
 #[test]
