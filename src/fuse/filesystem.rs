@@ -176,14 +176,16 @@ impl Filesystem for CairnFs {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _: Option<SystemTime>,
-        _: Option<FileHandle>,
+        handle: Option<FileHandle>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<SystemTime>,
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
+        let (atime, mtime) = (set_time(atime), set_time(mtime));
+        let handle = handle.map(|handle| HandleId(handle.0));
+        let set = SetAttr { mode, uid, gid, size, handle, atime, mtime };
         let caller = Caller { uid: request.uid(), gid: request.gid() };
         match timed("setattr", || self.vfs.set_attributes(Ino(ino.0), &set, caller)) {
             Ok(row) => reply.attr(&TTL, &attributes(Ino(ino.0), &row)),

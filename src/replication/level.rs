@@ -22,7 +22,8 @@ pub(super) async fn wait(
     let mut changes = core.waiters.of(&root).watch();
     let mut hurried = false;
     loop {
-        let Some(record) = core.namespace.content(&root)? else {
+        let record = core.namespace.content(&root)?;
+        let Some(record) = record.filter(|record| record.refs > 0) else {
             // Unlinked or replaced meanwhile: nobody is left to wait for it.
             return Ok(WriteResult::TargetAchieved);
         };

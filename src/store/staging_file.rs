@@ -197,6 +197,25 @@ impl Staging {
         Ok(())
     }
 
+    /// Asks the disk for what was written to the file: whether all arrived. For
+    /// files whose bytes were read back to be kept elsewhere: pages that the disk
+    /// refused may read as zeros, and only a sync says so.
+    ///
+    /// # Errors
+    /// `Poisoned`, `NoSpace`, `Io`; as [`Staging::sync`].
+    pub fn sync_bytes(&mut self) -> Result<(), StoreError> {
+        self.check_poison()?;
+        match &self.body {
+            Body::File { path, file } if !self.synced && !self.sealed => {
+                self.poisoned = true;
+                file.sync_data().map_err(|e| StoreError::io(path, e))?;
+                (self.poisoned, self.synced) = (false, true);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// # Errors
     /// `Poisoned` after a sync of it that failed: its bytes are not known.
     pub fn check_poison(&self) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 use std::sync::atomic::Ordering;
 
-use super::{Vfs, VfsError};
+use super::{HandleId, Vfs, VfsError};
 use crate::metadata::{InodeRecord, MetadataError};
 use crate::types::{FileKind, Ino, Timestamp};
 
@@ -28,6 +28,8 @@ pub struct SetAttr {
     pub gid: Option<u32>,
     /// Length of a file.
     pub size: Option<u64>,
+    /// The descriptor that the length is set by.
+    pub handle: Option<HandleId>,
     /// Access time; `Some(None)` is now.
     pub atime: Option<Option<Timestamp>>,
     /// Modification time; `Some(None)` is now.
@@ -56,15 +58,22 @@ impl Vfs {
     /// `NotFound`.
     pub fn attributes(&self, ino: Ino) -> Result<InodeRecord, VfsError> {
         if let Some(node) = self.nodes.get(ino) {
-            let state = node.state.read();
-            let mut record = state.record.clone();
-            if let Some(staging) = &state.staging {
-                // Until the commit counts leaves: what the disk below has.
-                let data = staging.data_bytes(record.holes)?;
-                record.holes = record.size.saturating_sub(data);
-                node.told_holes.store(record.holes, Ordering::Release);
-            }
-            drop(state);
+            let mut record = match node.look() {
+                Ok(state) => {
+                    let mut record = state.record.clone();
+                    if let Some(staging) = &state.staging {
+                        // Until the commit counts leaves: what the disk below has.
+                        let data = staging.data_bytes(record.holes)?;
+                        record.holes = record.size.saturating_sub(data);
+                        node.told_holes.store(record.holes, Ordering::Release);
+                    }
+                    record
+                }
+                Err(shown) => {
+                    node.told_holes.store(shown.holes, Ordering::Release);
+                    shown
+                }
+            };
             self.accessed.lay_over(ino, &mut record);
             return Ok(record);
         }
@@ -109,12 +118,15 @@ impl Vfs {
         self.refuse_read_only()?;
         if let Some(size) = set.size {
             let node = self.node(ino)?;
-            match node.state.read().record.kind {
+            match node.row().kind {
                 FileKind::File => {}
                 FileKind::Directory => return Err(rustix::io::Errno::ISDIR.into()),
                 _ => return Err(rustix::io::Errno::INVAL.into()),
             }
             self.truncate_node(&node, size, None)?;
+            if let Some(id) = set.handle {
+                self.handle(id)?.wrote();
+            }
             if node.opens.load(Ordering::Acquire) == 0 {
                 self.commit_later(&node);
             }

@@ -213,6 +213,7 @@ fn work(weak: &Weak<Vfs>) {
     loop {
         let Some(vfs) = weak.upgrade() else { return };
         vfs.write_due_access_times();
+        vfs.retry_due();
         // Half of it: blocks are held once here, and once on their way to the pack.
         match vfs.committer.take(vfs.options.commit_bytes / 2 / THREADS as u64) {
             Some(batch) => vfs.commit_batch(batch),
@@ -300,6 +301,9 @@ impl Vfs {
         let batch: Vec<Arc<Node>> = nodes.values().map(|r| Arc::clone(&r.node)).collect();
         let mut locked: Vec<(&Arc<Node>, RwLockWriteGuard<'_, NodeState>)> =
             batch.iter().map(|node| (node, node.state.write())).collect();
+        for (node, state) in &locked {
+            node.show(state);
+        }
         let mut failures: BTreeMap<Ino, VfsError> = BTreeMap::new();
         let mut hashed: BTreeMap<Ino, Hashed> = BTreeMap::new();
         let mut waits = Vec::new();
@@ -331,6 +335,13 @@ impl Vfs {
                     else {
                         continue;
                     };
+                    let kept = match kept {
+                        Ok(kept) => kept,
+                        Err(error) => {
+                            failures.insert(*ino, error);
+                            continue;
+                        }
+                    };
                     if !kept && !self.is_gone(*ino) {
                         // Nobody else gives an inode its content. Should it be,
                         // what was written here is not thrown away for it.
@@ -352,14 +363,23 @@ impl Vfs {
                 }
             }
         }
-        for (node, _) in &locked {
+        for (node, state) in &locked {
             if let Some(error) = failures.get(&node.ino) {
                 tracing::error!(ino = %node.ino, %error, "a file could not be committed; its bytes are kept");
                 // Who waits is told at once; other handles have the file open, too.
                 node.failures.lock().add(error.errno(), error.to_string());
             }
+            if failures.contains_key(&node.ino) && state.record.nlink > 0 {
+                self.retries.failed(node.ino);
+            } else if !state.dirty {
+                self.retries.ended(node.ino);
+            }
+        }
+        for (node, _) in &locked {
+            node.conceal();
         }
         drop(locked);
+        self.commits_ended.send_modify(|count| *count += 1);
         drop(batch);
         drop(commit);
         self.replicator.submit(&roots);
@@ -401,10 +421,13 @@ impl Vfs {
             match (wait.await, vfs.upgrade()) {
                 (Ok(()), Some(vfs)) => vfs.committer.push_request(request),
                 (Ok(()), None) => {}
-                (Err(error), _) => {
+                (Err(error), vfs) => {
                     tracing::error!(ino = %request.node.ino, %error, "a file could not be committed; its bytes are kept");
                     let (errno, text) = (error.errno(), error.to_string());
                     request.node.failures.lock().add(errno, text.clone());
+                    if let Some(vfs) = vfs {
+                        vfs.retries.failed(request.node.ino);
+                    }
                     tell(request.dones, &Err((errno, text)));
                 }
             }
@@ -423,7 +446,7 @@ impl Vfs {
         &self,
         locked: &mut [(&Arc<Node>, RwLockWriteGuard<'_, NodeState>)],
         hashed: &BTreeMap<Ino, Hashed>,
-    ) -> Result<Vec<bool>, VfsError> {
+    ) -> Result<Vec<Result<bool, VfsError>>, VfsError> {
         let blocks: Vec<Block> =
             hashed.values().flat_map(|result| result.blocks.iter().cloned()).collect();
         let early = hashed.values().map(|result| result.appended).max().unwrap_or_default();
@@ -431,10 +454,12 @@ impl Vfs {
         failpoint::reach("vfs.commit.appended");
         let mut sealed: Vec<(&mut Staging, Vec<SealedLeaf>)> = Vec::new();
         for (node, state) in locked.iter_mut() {
-            if let (Some(result), Some(staging)) = (hashed.get(&node.ino), state.staging.as_mut())
-                && !result.sealed.is_empty()
-            {
-                sealed.push((staging, result.sealed.clone()));
+            if let (Some(result), Some(staging)) = (hashed.get(&node.ino), state.staging.as_mut()) {
+                if result.sealed.is_empty() {
+                    staging.sync_bytes()?;
+                } else {
+                    sealed.push((staging, result.sealed.clone()));
+                }
             }
         }
         self.store.seal(&mut sealed)?;
@@ -443,9 +468,19 @@ impl Vfs {
         failpoint::reach("vfs.commit.durable");
         let commits: Vec<ContentCommit> =
             hashed.values().map(|result| result.commit.clone()).collect();
-        let flags = self.namespace.commit_contents(&commits)?;
+        let flags = match self.namespace.commit_contents(&commits) {
+            Ok(flags) => flags.into_iter().map(Ok).collect(),
+            // One row that is damaged or has no room in a quota fails no other.
+            Err(_) if commits.len() > 1 => commits.iter().map(|one| self.commit_one(one)).collect(),
+            Err(error) => return Err(error.into()),
+        };
         failpoint::reach("vfs.commit.committed");
         Ok(flags)
+    }
+
+    fn commit_one(&self, commit: &ContentCommit) -> Result<bool, VfsError> {
+        let flags = self.namespace.commit_contents(std::slice::from_ref(commit))?;
+        Ok(flags == [true])
     }
 
     /// The inode has its new root: what was staged is not needed any more.

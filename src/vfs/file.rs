@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
 use crate::content::Link;
-use crate::metadata::{ContentCommit, ContentRecord, InodeRecord, StagedRecord};
+use crate::metadata::{ContentCommit, ContentRecord, InodeRecord, MetadataError, StagedRecord};
 use crate::replication::WaitOn;
 use crate::runtime::failpoint;
 use crate::store::{Staging, StagingOptions};
@@ -45,6 +45,12 @@ pub(super) struct Handle {
 }
 
 impl Handle {
+    /// What it changed is for its close.
+    pub fn wrote(&self) {
+        self.wrote.store(true, Ordering::Release);
+        self.cut.store(false, Ordering::Release);
+    }
+
     /// A failure of an earlier commit that this handle was not told of.
     pub fn deliver(&self) -> Result<(), VfsError> {
         self.node.failures.lock().deliver(Some(&self.seen))
@@ -87,7 +93,7 @@ impl Vfs {
         // Reads of what the kernel has in its pages do not reach us, so this is
         // one; and the kernel does not know that its atime is old.
         if !options.write && !options.no_access_time {
-            let moved = self.accessed(ino, &handle.node.state.read().record);
+            let moved = self.accessed(ino, &handle.node.row());
             if moved && let Some(kernel) = self.kernel.read().as_ref() {
                 kernel.invalidate_attributes(ino);
             }
@@ -101,7 +107,7 @@ impl Vfs {
     /// EIO when no copy is good.
     pub fn read(&self, id: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize, VfsError> {
         let handle = self.handle(id)?;
-        let state = handle.node.state.read();
+        let state = self.read_node(&handle.node)?;
         if !handle.options.no_access_time {
             self.accessed(handle.node.ino, &state.record);
         }
@@ -147,7 +153,7 @@ impl Vfs {
         offset: u64,
         data: &[u8],
     ) -> Result<u64, VfsError> {
-        let mut state = handle.node.state.write();
+        let mut state = self.write_node(&handle.node)?;
         let at = if appends { state.record.size } else { offset };
         self.admit(&state, at, data.len() as u64)?;
         let end = at.saturating_add(data.len() as u64);
@@ -156,8 +162,7 @@ impl Vfs {
             staging.write_at(at, data, base)
         })?;
         self.note_written(&handle.node, &mut state, (at, data.len() as u64));
-        handle.wrote.store(true, Ordering::Release);
-        handle.cut.store(false, Ordering::Release);
+        handle.wrote();
         Ok(state.record.size)
     }
 
@@ -226,18 +231,22 @@ impl Vfs {
             .staging
             .get_or_insert_with(|| self.store.stage(node.ino, record.size, self.staging_options()));
         let base = self.base_of(&record, staging.original_size());
-        let result = apply(staging, &base);
+        // Before the change: afterwards a failure would leave a part of it.
         let over = self.memory_bytes.load(Ordering::Relaxed) > self.options.dirty_bytes;
-        let result = if over && result.is_ok() { staging.spill() } else { result };
+        let spilled = if over { staging.spill() } else { Ok(()) };
+        let result = spilled.and_then(|()| apply(staging, &base));
         let size = staging.len();
         if let Err(error) = result {
-            if resized {
-                self.count_growth(node.ino, state, record.size, true)?;
-            }
             if fresh && let Some(staging) = state.staging.take() {
                 // Nothing changed: what is committed is still all there is.
                 staging.discard()?;
+            } else {
+                self.cut_back(state);
             }
+            if resized {
+                self.count_growth(node.ino, state, state.record.size, true)?;
+            }
+            self.charge(state);
             return Err(error.into());
         }
         self.charge(state);
@@ -247,6 +256,19 @@ impl Vfs {
         state.record.ctime = now;
         state.dirty = true;
         Ok(())
+    }
+
+    /// After a change that failed: what is staged is as long as is said again, or
+    /// the other way round when even that fails.
+    fn cut_back(&self, state: &mut NodeState) {
+        let Some(staging) = &mut state.staging else { return };
+        if staging.len() > state.record.size {
+            let base = self.base_of(&state.record, staging.original_size());
+            if let Err(error) = staging.set_len(state.record.size, &base) {
+                tracing::warn!(%error, "a file stays as long as a change that failed made it");
+                (state.record.size, state.dirty) = (staging.len(), true);
+            }
+        }
     }
 
     /// Cuts or extends a file that may not be open.
@@ -460,9 +482,10 @@ impl Vfs {
         if !last {
             return Ok(());
         }
-        let (gone, dirty) = {
-            let state = node.state.read();
-            (state.record.nlink == 0, state.dirty)
+        let (gone, dirty) = match node.look() {
+            Ok(state) => (state.record.nlink == 0, state.dirty),
+            // The committer retires it when there is nothing more to be done.
+            Err(shown) => (shown.nlink == 0, true),
         };
         if gone {
             return self.end_orphan(&node);
@@ -506,10 +529,14 @@ impl Vfs {
         let node = &handle.node;
         let mut state = node.state.write();
         let again = std::mem::replace(&mut state.synced, true);
-        let Some(staging) = state.staging.as_mut().filter(|s| again || !s.is_in_memory()) else {
+        if state.staging.as_ref().is_none_or(|s| !again && s.is_in_memory()) {
             return Ok(false);
-        };
-        if let Err(error) = staging.sync() {
+        }
+        node.show(&state);
+        let synced = state.staging.as_mut().map_or(Ok(()), Staging::sync);
+        node.conceal();
+        self.commits_ended.send_modify(|count| *count += 1);
+        if let Err(error) = synced {
             let error = VfsError::from(error);
             let mut failures = node.failures.lock();
             failures.add(error.errno(), error.to_string());
@@ -561,7 +588,7 @@ impl Vfs {
     }
 
     /// Puts what is staged on record.
-    fn record_staged(&self, ino: Ino, state: &mut NodeState) -> Result<(), VfsError> {
+    pub(super) fn record_staged(&self, ino: Ino, state: &mut NodeState) -> Result<(), VfsError> {
         let Some(staging) = &state.staging else { return Ok(()) };
         let staged = StagedRecord {
             size: staging.len(),
@@ -589,10 +616,11 @@ impl Vfs {
         for (ino, staged) in self.namespace.staged()? {
             let record: InodeRecord = match self.namespace.inode(ino) {
                 Ok(record) if record.content == staged.base && record.nlink > 0 => record,
-                _ => {
+                Ok(_) | Err(MetadataError::NotFound) => {
                     self.namespace.delete_staged(ino)?;
                     continue;
                 }
+                Err(error) => return Err(error.into()),
             };
             let sizes = (staged.size, staged.base_size, record.size);
             let mut staging =

@@ -26,7 +26,9 @@ mod near;
 mod node;
 mod quota;
 mod read;
+mod retry;
 mod steps;
+mod sync;
 mod xattr;
 
 pub use self::attr::{Caller, SetAttr, StatFs};
@@ -167,6 +169,9 @@ pub struct Vfs {
     tree_version: AtomicU64,
     stripes: Vec<Mutex<()>>,
     committer: Committer,
+    /// Changes when a commit is over.
+    commits_ended: tokio::sync::watch::Sender<u64>,
+    retries: retry::Retries,
     behind: Behind,
     memory_bytes: AtomicU64,
     owed_bytes: AtomicU64,
@@ -199,6 +204,8 @@ impl Vfs {
             tree_version: AtomicU64::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             committer: Committer::default(),
+            commits_ended: tokio::sync::watch::Sender::new(0),
+            retries: retry::Retries::default(),
             behind: Behind::default(),
             memory_bytes: AtomicU64::new(0),
             owed_bytes: AtomicU64::new(0),
@@ -468,8 +475,10 @@ impl Vfs {
     /// # Errors
     /// Of that commit.
     pub fn close(&self) -> Result<(), VfsError> {
-        let result = self.commit_all();
+        let committed = self.commit_all();
         self.committer.stop();
+        let kept = if committed.is_err() { self.record_uncommitted() } else { Ok(()) };
+        let result = committed.and(kept);
         // More than can wait, so that none is left.
         let written = self.write_access_times(usize::MAX);
         result.and(written)?;
@@ -506,7 +515,7 @@ impl Vfs {
     /// The row as readers see it: what is written counts.
     fn record(&self, ino: Ino) -> Result<InodeRecord, VfsError> {
         if let Some(node) = self.nodes.get(ino) {
-            return Ok(node.state.read().record.clone());
+            return Ok(node.row());
         }
         if let Some(record) = self.records.get(&ino) {
             return Ok(record);

@@ -11,8 +11,10 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::watch;
 
+use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
 use crate::content::ContentError;
 use crate::runtime::Step;
@@ -53,7 +55,14 @@ impl Brought {
 
 struct Scope {
     brought: Brought,
-    missing: Option<Cid>,
+    missing: Option<Missing>,
+}
+
+/// What work in a scope ended for.
+enum Missing {
+    Block(Cid),
+    /// The file is being committed; this changes when a commit is over.
+    Commit(watch::Receiver<u64>),
 }
 
 thread_local! {
@@ -89,7 +98,14 @@ impl Vfs {
         let id = match (result, missing) {
             (Ok(value), _) => return Ok(Step::Done(value)),
             (Err(error), None) => return Err(error),
-            (Err(_), Some(id)) => id,
+            (Err(_), Some(Missing::Block(id))) => id,
+            (Err(_), Some(Missing::Commit(mut ended))) => {
+                return Ok(Step::wait(async move {
+                    // An error says that the volume is closed; the next try says so.
+                    drop(ended.changed().await);
+                    Ok(())
+                }));
+            }
         };
         if !brought.0.lock().seen.insert(id) {
             return Err(StoreError::NoSpace.into());
@@ -99,6 +115,47 @@ impl Vfs {
             brought.put(id, bring.await?);
             Ok(())
         }))
+    }
+
+    /// The state for reading. Inside [`Vfs::near`] no thread waits for a commit.
+    ///
+    /// # Errors
+    /// Ends the work in the scope.
+    pub(super) fn read_node<'n>(
+        &self,
+        node: &'n Node,
+    ) -> Result<RwLockReadGuard<'n, NodeState>, VfsError> {
+        self.refuse_to_wait(node)?;
+        Ok(node.state.read())
+    }
+
+    /// As [`Vfs::read_node`], for writing.
+    ///
+    /// # Errors
+    /// Ends the work in the scope.
+    pub(super) fn write_node<'n>(
+        &self,
+        node: &'n Node,
+    ) -> Result<RwLockWriteGuard<'n, NodeState>, VfsError> {
+        self.refuse_to_wait(node)?;
+        Ok(node.state.write())
+    }
+
+    fn refuse_to_wait(&self, node: &Node) -> Result<(), VfsError> {
+        if !node.is_shown() || SCOPE.with_borrow(Option::is_none) {
+            return Ok(());
+        }
+        // Before the second look: a commit that ends in between is seen.
+        let ended = self.commits_ended.subscribe();
+        if !node.is_shown() {
+            return Ok(());
+        }
+        SCOPE.with_borrow_mut(|scope| {
+            if let Some(scope) = scope {
+                scope.missing = Some(Missing::Commit(ended));
+            }
+        });
+        Err(rustix::io::Errno::AGAIN.into())
     }
 
     /// A block for walks and reads. Inside [`Vfs::near`]: only when it is here.
@@ -115,7 +172,7 @@ impl Vfs {
         }
         SCOPE.with_borrow_mut(|scope| {
             if let Some(scope) = scope {
-                scope.missing = Some(*id);
+                scope.missing = Some(Missing::Block(*id));
             }
         });
         Err(ContentError::Missing(*id))

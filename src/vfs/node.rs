@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::behind::Hashes;
 use super::{Errno, VfsError};
@@ -26,6 +26,47 @@ pub(super) struct Node {
     pub told_holes: AtomicU64,
     /// Taken alone, or below the state's lock.
     pub failures: Mutex<Failures>,
+    /// The row while the state is locked for as long as a disk takes. Taken alone,
+    /// or below the state's lock.
+    shown: Mutex<Option<InodeRecord>>,
+}
+
+impl Node {
+    /// The state is locked from here on by who only commits or syncs it: what
+    /// readers see stays the same, and they need not wait.
+    pub fn show(&self, state: &NodeState) {
+        let mut record = state.record.clone();
+        if let Some(staging) = &state.staging
+            && let Ok(data) = staging.data_bytes(record.holes)
+        {
+            record.holes = record.size.saturating_sub(data);
+        }
+        *self.shown.lock() = Some(record);
+    }
+
+    /// Before the state is unlocked.
+    pub fn conceal(&self) {
+        *self.shown.lock() = None;
+    }
+
+    /// Whether it is being committed or synced.
+    pub fn is_shown(&self) -> bool {
+        self.shown.lock().is_some()
+    }
+
+    /// The state to be read, or the row of one that is locked for long.
+    pub fn look(&self) -> Result<RwLockReadGuard<'_, NodeState>, InodeRecord> {
+        if let Some(state) = self.state.try_read() {
+            return Ok(state);
+        }
+        let shown = self.shown.lock().clone();
+        shown.map_or_else(|| Ok(self.state.read()), Err)
+    }
+
+    /// The row as readers see it.
+    pub fn row(&self) -> InodeRecord {
+        self.look().map_or_else(|shown| shown, |state| state.record.clone())
+    }
 }
 
 /// Failures of commits. As Linux has it (`errseq_t`), each handle that was open
@@ -161,6 +202,7 @@ impl NodeTable {
             queued: AtomicBool::new(false),
             told_holes: AtomicU64::new(u64::MAX),
             failures: Mutex::default(),
+            shown: Mutex::default(),
         });
         Ok(Arc::clone(self.shard(ino).lock().entry(ino).or_insert(fresh)))
     }

@@ -3,23 +3,17 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use rustix::io::Errno;
-
-use super::file::{Handle, HandleId};
+use super::file::HandleId;
 use super::near::Brought;
 use super::{Vfs, VfsError};
-use crate::replication::{Level, Policy, WaitOn};
-use crate::runtime::{Bridge, Step, failpoint};
+use crate::replication::Policy;
+use crate::runtime::{Bridge, Step};
 use crate::types::Ino;
 
-/// What is next of a sync.
+/// What is next.
 enum Stage {
     Begin,
-    /// The content has its copies.
-    Copied,
-    /// The names have theirs.
     End,
 }
 
@@ -42,108 +36,8 @@ impl Vfs {
         }
     }
 
-    /// Commits what is dirty and waits for the copies of the level.
-    fn committed_and_copied(
-        self: &Arc<Self>,
-        handle: &Arc<Handle>,
-        policy: &Policy,
-    ) -> impl Future<Output = Result<(), VfsError>> + Send + use<> {
-        let (vfs, handle, policy) = (Arc::clone(self), Arc::clone(handle), policy.clone());
-        let committed = vfs.commit_begun(&handle.node);
-        async move {
-            committed.await.inspect_err(|_| handle.was_told())?;
-            failpoint::reach("vfs.fsync.committed");
-            let root = handle.node.state.read().record.content;
-            if let Some(root) = root.filter(|_| policy.level != Level::LocalDurability) {
-                vfs.replicator.level(&root, &policy).await?;
-            }
-            failpoint::reach("vfs.fsync.replicated");
-            Ok(())
-        }
-    }
-
-    /// The steps of [`Vfs::flush`].
-    pub fn flush_steps(
-        self: &Arc<Self>,
-        id: HandleId,
-    ) -> impl FnMut() -> Result<Step<(), VfsError>, VfsError> + Send + use<> {
-        let (vfs, mut stage) = (Arc::clone(self), Stage::Begin);
-        move || {
-            if let Stage::Begin = stage {
-                stage = Stage::Copied;
-                return vfs.begin_flush(id);
-            }
-            let handle = vfs.handle(id)?;
-            handle.wrote.store(false, Ordering::Release);
-            if vfs.policy_of(handle.node.ino)?.level == Level::LocalDurability {
-                vfs.persist()?;
-            }
-            Ok(Step::Done(()))
-        }
-    }
-
-    fn begin_flush(self: &Arc<Self>, id: HandleId) -> Result<Step<(), VfsError>, VfsError> {
-        let handle = self.handle(id)?;
-        handle.deliver()?;
-        if !handle.wrote.load(Ordering::Acquire) || handle.node.state.read().record.nlink == 0 {
-            return Ok(Step::Done(()));
-        }
-        let policy = self.policy_of(handle.node.ino)?;
-        if policy.wait_on == WaitOn::Fsync {
-            self.commit_later(&handle.node);
-            return Ok(Step::Done(()));
-        }
-        if handle.cut.load(Ordering::Acquire) {
-            // Somebody asked its program to end: it is not kept by a second wait.
-            self.commit_later(&handle.node);
-            return Err(Errno::INTR.into());
-        }
-        Ok(Step::wait(self.committed_and_copied(&handle, &policy)))
-    }
-
-    /// The wait of a request on this handle was cut off by a signal: its next
-    /// close waits for nothing, and says so.
-    pub fn interrupted(&self, id: HandleId) {
-        if let Ok(handle) = self.handle(id) {
-            handle.cut.store(true, Ordering::Release);
-        }
-    }
-
-    /// The steps of [`Vfs::fsync`].
-    pub fn fsync_steps(
-        self: &Arc<Self>,
-        id: HandleId,
-    ) -> impl FnMut() -> Result<Step<(), VfsError>, VfsError> + Send + use<> {
-        let (vfs, mut stage) = (Arc::clone(self), Stage::Begin);
-        let mut policy = Policy::default();
-        move || match stage {
-            Stage::Begin => {
-                stage = Stage::Copied;
-                let handle = vfs.handle(id)?;
-                handle.deliver()?;
-                if handle.node.state.read().record.nlink == 0 {
-                    // Its bytes live across anything but a crash, synced or not; that
-                    // it has no name is made durable.
-                    vfs.persist()?;
-                    return Ok(Step::Done(()));
-                }
-                policy = vfs.policy_of(handle.node.ino)?;
-                if policy.level == Level::LocalDurability && vfs.sync_staged(&handle)? {
-                    vfs.persist()?;
-                    return Ok(Step::Done(()));
-                }
-                Ok(Step::wait(vfs.committed_and_copied(&handle, &policy)))
-            }
-            Stage::Copied => {
-                stage = Stage::End;
-                Ok(vfs.names_recorded(&policy)?)
-            }
-            Stage::End => Ok(Step::Done(())),
-        }
-    }
-
     /// Makes names durable as a level asks.
-    fn names_recorded(&self, policy: &Policy) -> Result<Step<(), VfsError>, VfsError> {
+    pub(super) fn names_recorded(&self, policy: &Policy) -> Result<Step<(), VfsError>, VfsError> {
         Ok(match self.persisting(|| Ok(self.checkpointer.record(policy)?))? {
             None => Step::Done(()),
             Some(sequence) => {
@@ -164,7 +58,7 @@ impl Vfs {
                 stage = Stage::End;
                 vfs.names_recorded(&vfs.policy_of(ino)?)
             }
-            Stage::Copied | Stage::End => Ok(Step::Done(())),
+            Stage::End => Ok(Step::Done(())),
         }
     }
 

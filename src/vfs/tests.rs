@@ -10,5 +10,6 @@ mod model;
 mod quotas;
 mod random;
 mod recovery;
+mod syncing;
 mod walk;
 mod world;

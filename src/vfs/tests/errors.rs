@@ -126,3 +126,59 @@ fn what_the_kernel_brings_of_a_mapping_is_kept_and_leaves_a_failure_to_a_call_of
     vfs.fsync(mapped).unwrap();
     assert_eq!(contents(&world, ino), b"Small");
 }
+
+#[test]
+fn a_commit_that_failed_is_tried_again_by_and_by() {
+    let world = world("level=QUORUM,wait_on=fsync");
+    let (vfs, ino) = (world.vfs(), make(&world));
+    let id = open(&world, ino);
+    vfs.write(id, 0, b"small").unwrap();
+    world.disk().unwrap().fill(true);
+    vfs.flush(id).unwrap();
+    vfs.release(id).unwrap();
+    let (state, pause) = (b"user.cairn.state", Shutdown::default());
+    while vfs.get_xattr(ino, state).unwrap() != b"error" {
+        assert!(!pause.wait(Duration::from_millis(1)));
+    }
+    world.disk().unwrap().fill(false);
+    // Nobody opens, syncs or closes anything.
+    while world.namespace().inode(ino).unwrap().content.is_none() {
+        assert!(!pause.wait(Duration::from_millis(1)));
+    }
+}
+
+#[test]
+fn an_end_keeps_what_cannot_be_committed_for_the_next_opening() {
+    let mut world = world("level=QUORUM,wait_on=fsync");
+    let ino = make(&world);
+    let id = open(&world, ino);
+    let bytes = vec![7; 50_000];
+    world.vfs().write(id, 0, &bytes).unwrap();
+    world.disk().unwrap().fill(true);
+    assert!(world.vfs().close().is_err());
+    world.disk().unwrap().fill(false);
+    world.kill();
+    assert_eq!(contents(&world, ino), bytes);
+    world.reopen();
+    assert_eq!(contents(&world, ino), bytes);
+}
+
+#[test]
+fn a_change_that_fails_leaves_the_length_that_is_said() {
+    let world = world("level=QUORUM,wait_on=fsync");
+    let (vfs, ino) = (world.vfs(), make(&world));
+    let id = open(&world, ino);
+    // Not at a page's end: zeroing has to write there.
+    vfs.write(id, 0, &vec![7; 5_001]).unwrap();
+    world.disk().unwrap().fill(true);
+    let zero = rustix::fs::FallocateFlags::ZERO_RANGE.bits().cast_signed();
+    let failed = vfs.fallocate(id, 4_500..30_001, zero);
+    let size = vfs.attributes(ino).unwrap().size;
+    world.disk().unwrap().fill(false);
+    vfs.fsync(id).unwrap_or(());
+    vfs.fsync(id).unwrap();
+    eprintln!("{failed:?}, {size}");
+    assert_eq!(size, if failed.is_ok() { 30_001 } else { 5_001 });
+    assert_eq!(vfs.attributes(ino).unwrap().size, size);
+    assert_eq!(contents(&world, ino).len() as u64, size);
+}
