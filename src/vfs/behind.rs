@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
-use crate::content::{Link, leaf};
+use crate::content::{Link, Profile, leaf};
 use crate::replication::{Level, WaitOn};
+use crate::store::Staging;
 use crate::types::SegmentId;
 
 /// Leaves that wait. A writer that is faster than that leaves some to the commit.
@@ -30,8 +32,11 @@ pub(super) struct Hashes {
 
 impl Hashes {
     /// What is known of this staging's leaves.
-    pub fn of(self, staging: SegmentId) -> BTreeMap<u64, (u64, Link)> {
-        if self.staging == Some(staging) { self.leaves } else { BTreeMap::new() }
+    pub fn of(&mut self, staging: SegmentId) -> &mut BTreeMap<u64, (u64, Link)> {
+        if self.staging.replace(staging) != Some(staging) {
+            self.leaves.clear();
+        }
+        &mut self.leaves
     }
 }
 
@@ -140,12 +145,58 @@ impl Vfs {
             .as_ref()
             .is_some_and(|s| s.id() == id && s.generation(index) == reader.generation());
         if same {
-            if state.hashes.staging != Some(id) {
-                state.hashes.staging = Some(id);
-                state.hashes.leaves.clear();
-            }
-            state.hashes.leaves.insert(index, (reader.generation(), link));
+            state.hashes.of(id).insert(index, (reader.generation(), link));
         }
         self.count_hashed(link.size);
+    }
+
+    /// Hashes leaves, in parallel when there are many.
+    pub(super) fn hash_leaves(
+        &self,
+        profile: &Profile,
+        staging: &Staging,
+        dirty: &[u64],
+        known: &BTreeMap<u64, (u64, Link)>,
+    ) -> Result<Vec<(u64, Link, Option<Bytes>)>, VfsError> {
+        let one = |index: u64, buffer: &mut Vec<u8>| {
+            if let Some((generation, link)) = known.get(&index)
+                && *generation == staging.generation(index)
+            {
+                return Ok((index, *link, None));
+            }
+            staging.read_leaf(index, buffer)?;
+            self.count_hashed(buffer.len() as u64);
+            let (link, block) = leaf(profile, buffer);
+            Ok::<_, VfsError>((index, link, block))
+        };
+        let threads = self.options.hash_threads.clamp(1, dirty.len().div_ceil(4).max(1));
+        if threads == 1 {
+            let mut buffer = Vec::new();
+            return dirty.iter().map(|index| one(*index, &mut buffer)).collect();
+        }
+        let part = dirty.len().div_ceil(threads);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = dirty
+                .chunks(part)
+                .map(|indexes| {
+                    let one = &one;
+                    scope.spawn(move || {
+                        let mut buffer = Vec::new();
+                        indexes
+                            .iter()
+                            .map(|index| one(*index, &mut buffer))
+                            .collect::<Result<Vec<_>, _>>()
+                    })
+                })
+                .collect();
+            let mut all = Vec::with_capacity(dirty.len());
+            for worker in workers {
+                match worker.join() {
+                    Ok(hashed) => all.extend(hashed?),
+                    Err(_) => return Err(VfsError::Posix(rustix::io::Errno::IO)),
+                }
+            }
+            Ok(all)
+        })
     }
 }

@@ -18,10 +18,11 @@ use futures_util::future::BoxFuture;
 use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
 use tokio::sync::oneshot;
 
+use super::behind::Hashes;
 use super::near::Brought;
 use super::node::{Node, NodeState};
 use super::{GraftContent, Vfs, VfsError};
-use crate::content::{Changed, ContentError, Link, Profile, holes, leaf, rebuild};
+use crate::content::{Changed, ContentError, Link, holes, rebuild};
 use crate::metadata::{
     ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, VerifyMethod,
 };
@@ -214,6 +215,7 @@ fn work(weak: &Weak<Vfs>) {
         let Some(vfs) = weak.upgrade() else { return };
         vfs.write_due_access_times();
         vfs.retry_due();
+        vfs.sweep_due();
         // Half of it: blocks are held once here, and once on their way to the pack.
         match vfs.committer.take(vfs.options.commit_bytes / 2 / THREADS as u64) {
             Some(batch) => vfs.commit_batch(batch),
@@ -513,11 +515,25 @@ impl Vfs {
         Ok(())
     }
 
-    /// Hashes what changed in a file.
+    /// Hashes what changed in a file. What is hashed when a block is found to be
+    /// missing need not be the next time.
     fn hash(&self, node: &Arc<Node>, state: &mut NodeState) -> Result<Hashed, VfsError> {
+        let mut hashes = std::mem::take(&mut state.hashes);
+        let hashed = self.hash_with(node, state, &mut hashes);
+        if hashed.is_err() {
+            state.hashes = hashes;
+        }
+        hashed
+    }
+
+    fn hash_with(
+        &self,
+        node: &Arc<Node>,
+        state: &mut NodeState,
+        hashes: &mut Hashes,
+    ) -> Result<Hashed, VfsError> {
         let record = state.record.clone();
         let policy = self.policy_of_locked(&record)?;
-        let hashes = std::mem::take(&mut state.hashes);
         let Some(staging) = state.staging.as_mut() else {
             // Only times changed.
             let content = match &record.content {
@@ -573,11 +589,12 @@ impl Vfs {
             if !blocks.is_empty() {
                 appended = self.store.append(&std::mem::take(&mut blocks))?.max(appended);
             }
-            for (index, link, block) in self.hash_leaves(&profile, staging, part, &known)? {
+            for (index, link, block) in self.hash_leaves(&profile, staging, part, known)? {
                 if seen.insert(link.cid) {
                     match block {
                         Some(data) => blocks.push(Block { cid: link.cid, data }),
                         None if in_file => {
+                            known.insert(index, (staging.generation(index), link));
                             let (offset, len) = (index * leaf_size, link.size as u32);
                             sealed.push(SealedLeaf { cid: link.cid, offset, len });
                         }
@@ -672,56 +689,6 @@ impl Vfs {
         }
         let gone = holes(old, &ranges, &self.zeros, &mut |id| self.load(id))?;
         Ok(before.saturating_sub(gone) + new)
-    }
-
-    /// Hashes leaves, in parallel when there are many.
-    fn hash_leaves(
-        &self,
-        profile: &Profile,
-        staging: &Staging,
-        dirty: &[u64],
-        known: &BTreeMap<u64, (u64, Link)>,
-    ) -> Result<Vec<(u64, Link, Option<Bytes>)>, VfsError> {
-        let one = |index: u64, buffer: &mut Vec<u8>| {
-            if let Some((generation, link)) = known.get(&index)
-                && *generation == staging.generation(index)
-            {
-                return Ok((index, *link, None));
-            }
-            staging.read_leaf(index, buffer)?;
-            self.count_hashed(buffer.len() as u64);
-            let (link, block) = leaf(profile, buffer);
-            Ok::<_, VfsError>((index, link, block))
-        };
-        let threads = self.options.hash_threads.clamp(1, dirty.len().div_ceil(4).max(1));
-        if threads == 1 {
-            let mut buffer = Vec::new();
-            return dirty.iter().map(|index| one(*index, &mut buffer)).collect();
-        }
-        let part = dirty.len().div_ceil(threads);
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = dirty
-                .chunks(part)
-                .map(|indexes| {
-                    let one = &one;
-                    scope.spawn(move || {
-                        let mut buffer = Vec::new();
-                        indexes
-                            .iter()
-                            .map(|index| one(*index, &mut buffer))
-                            .collect::<Result<Vec<_>, _>>()
-                    })
-                })
-                .collect();
-            let mut all = Vec::with_capacity(dirty.len());
-            for worker in workers {
-                match worker.join() {
-                    Ok(hashed) => all.extend(hashed?),
-                    Err(_) => return Err(VfsError::Posix(rustix::io::Errno::IO)),
-                }
-            }
-            Ok(all)
-        })
     }
 
     /// Of a file whose own state is locked here; its directories' are not.

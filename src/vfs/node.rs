@@ -220,6 +220,20 @@ impl NodeTable {
         }
     }
 
+    /// Drops what [`NodeTable::retire`] left because somebody else had it in hand.
+    pub fn sweep(&self) {
+        for shard in &self.shards {
+            shard.lock().retain(|_, node| {
+                let idle = node.opens.load(Ordering::Acquire) == 0
+                    && !node.queued.load(Ordering::Acquire)
+                    && Arc::strong_count(node) == 1;
+                !idle
+                    || node.state.try_read().is_none_or(|state| state.dirty)
+                    || node.failures.lock().is_untold()
+            });
+        }
+    }
+
     /// Drops an inode that is gone.
     pub fn remove(&self, ino: Ino) {
         self.shard(ino).lock().remove(&ino);

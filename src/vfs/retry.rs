@@ -15,12 +15,15 @@ use crate::types::Ino;
 /// The first pause; it doubles up to the longest.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(1);
+/// How often the table of nodes is swept.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// Files that are to be tried again; at most the dirty ones.
 #[derive(Default)]
 pub(super) struct Retries {
     files: Mutex<BTreeMap<Ino, Retry>>,
     count: AtomicUsize,
+    swept: Mutex<Option<Instant>>,
 }
 
 struct Retry {
@@ -61,6 +64,16 @@ impl Retries {
 }
 
 impl Vfs {
+    /// Drops nodes that nobody needs, now and then.
+    pub(super) fn sweep_due(&self) {
+        if let Some(mut swept) = self.retries.swept.try_lock()
+            && swept.is_none_or(|at| at.elapsed() >= SWEEP)
+        {
+            *swept = Some(Instant::now());
+            self.nodes.sweep();
+        }
+    }
+
     pub(super) fn retry_due(&self) {
         for ino in self.retries.due() {
             match self.nodes.get(ino) {

@@ -112,3 +112,20 @@ fn a_file_that_is_being_committed_shows_its_row_and_holds_no_thread() {
     assert_eq!(vfs.read(id, 0, &mut read).unwrap(), 5);
     assert_eq!(&read[..5], b"bytes");
 }
+
+#[test]
+fn a_node_that_somebody_had_in_hand_goes_with_the_next_sweep() {
+    let world = world();
+    let vfs = world.vfs();
+    let (ino, id) = make(&world);
+    vfs.write(id, 0, b"bytes").unwrap();
+    let node = vfs.nodes.get(ino).unwrap();
+    vfs.fsync(id).unwrap();
+    vfs.release(id).unwrap();
+    vfs.commit_all().unwrap();
+    vfs.nodes.sweep();
+    assert_eq!(vfs.nodes.count(), 1, "it is in hand");
+    drop(node);
+    vfs.nodes.sweep();
+    assert_eq!(vfs.nodes.count(), 0);
+}
