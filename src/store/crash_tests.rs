@@ -11,6 +11,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
+use super::disk::Disk;
+use super::file_pool::PooledDisk;
 use super::sim::SimDisk;
 use super::*;
 use crate::types::{Block, Cid, Ino};
@@ -141,8 +143,14 @@ impl BaseReader for NoBase {
     }
 }
 
+/// Enough that none is closed for another.
+const ALL_OPEN: usize = 1000;
+
 struct World {
     disk: SimDisk,
+    /// The same with so many open files at most.
+    pooled: Arc<dyn Disk>,
+    open_files: usize,
     engine: Arc<Engine>,
     store: LocalStore,
     ticket: PackTicket,
@@ -151,15 +159,12 @@ struct World {
 }
 
 impl World {
-    fn open(disk: SimDisk, engine: Arc<Engine>) -> Result<Self, StoreError> {
-        let store = LocalStore::open_on(
-            Arc::new(disk.clone()),
-            Path::new(ROOT),
-            engine.clone(),
-            &options(),
-        )?;
-        let ticket = PackTicket::default();
-        Ok(Self { disk, engine, store, ticket, waiting: Vec::new(), staged: HashMap::new() })
+    fn open(disk: SimDisk, engine: Arc<Engine>, open_files: usize) -> Result<Self, StoreError> {
+        let pooled: Arc<dyn Disk> = Arc::new(PooledDisk::new(Arc::new(disk.clone()), open_files));
+        let store =
+            LocalStore::open_on(pooled.clone(), Path::new(ROOT), engine.clone(), &options())?;
+        let (ticket, waiting, staged) = (PackTicket::default(), Vec::new(), HashMap::new());
+        Ok(Self { disk, pooled, open_files, engine, store, ticket, waiting, staged })
     }
 
     fn run(&mut self, op: &Op) -> Result<(), StoreError> {
@@ -184,9 +189,8 @@ impl World {
                     old.discard()?;
                 }
                 let options = StagingOptions { memory_limit: 1000, leaf_size: LEAF };
-                let disk = Arc::new(self.disk.clone());
-                let mut staging =
-                    Staging::on(disk, &self.store.staging_dir(), Ino(*ino), 0, options);
+                let (disk, dir) = (self.pooled.clone(), self.store.staging_dir());
+                let mut staging = Staging::on(disk, &dir, Ino(*ino), 0, options);
                 staging.write_at(0, &file_bytes(*ino, *len), &NoBase)?;
                 if *sync {
                     staging.sync()?;
@@ -243,7 +247,7 @@ impl World {
                     staging.discard()?;
                 }
                 self.engine.persist(&self.disk)?;
-                *self = Self::open(self.disk.clone(), self.engine.clone())?;
+                *self = Self::open(self.disk.clone(), self.engine.clone(), self.open_files)?;
                 self.check();
             }
         }
@@ -262,8 +266,7 @@ impl World {
         let mut keep = Vec::new();
         for (ino, (sizes, pages)) in &records {
             let options = StagingOptions { memory_limit: 1000, leaf_size: LEAF };
-            let disk = Arc::new(self.disk.clone());
-            let dir = self.store.staging_dir();
+            let (disk, dir) = (Arc::new(self.disk.clone()), self.store.staging_dir());
             let staging = Staging::adopt_on(disk, &dir, *ino, *sizes, pages, options)
                 .unwrap_or_else(|e| panic!("record of inode {ino} has no bytes: {e}"));
             let mut bytes = vec![0; sizes.0 as usize + 1];
@@ -279,12 +282,13 @@ impl World {
 fn live(ops: &[Op], cut: Option<u64>, seed: u64) -> u64 {
     let mut rng = fastrand::Rng::with_seed(seed);
     let disk = SimDisk::default();
+    let open_files = if rng.bool() { ALL_OPEN } else { rng.usize(1..4) };
     if let Some(cut) = cut {
         disk.cut_at(cut);
     }
     let engine = Arc::new(Engine::default());
     let mut latest = engine.clone();
-    let result = World::open(disk.clone(), engine).and_then(|mut world| {
+    let result = World::open(disk.clone(), engine, open_files).and_then(|mut world| {
         ops.iter().try_for_each(|op| {
             let result = world.run(op);
             latest = world.engine.clone();
@@ -303,7 +307,7 @@ fn live(ops: &[Op], cut: Option<u64>, seed: u64) -> u64 {
         if again {
             disk.cut_at(disk.syncs() + 2);
         }
-        let Ok(mut world) = World::open(disk.clone(), engine) else {
+        let Ok(mut world) = World::open(disk.clone(), engine, open_files) else {
             assert!(disk.is_off());
             continue;
         };
@@ -337,7 +341,7 @@ proptest! {
 #[test]
 fn a_failed_sync_poisons_the_store_until_it_is_opened_again() {
     let disk = SimDisk::default();
-    let mut world = World::open(disk.clone(), Arc::new(Engine::default())).unwrap();
+    let mut world = World::open(disk.clone(), Arc::new(Engine::default()), ALL_OPEN).unwrap();
     world.run(&Op::Append(0, 3)).unwrap();
     world.run(&Op::Sync).unwrap();
     world.run(&Op::Append(5, 3)).unwrap();
@@ -351,15 +355,43 @@ fn a_failed_sync_poisons_the_store_until_it_is_opened_again() {
     // What was durable before is served.
     assert_eq!(world.store.get(&block(1).cid).unwrap(), Some(block(1).data));
     disk.crash(&mut fastrand::Rng::with_seed(1));
-    let world = World::open(disk, world.engine.clone()).unwrap();
+    let world = World::open(disk, world.engine.clone(), ALL_OPEN).unwrap();
     assert_eq!(world.store.get(&block(1).cid).unwrap(), Some(block(1).data));
     assert!(!world.store.contains(&block(6).cid).unwrap());
 }
 
 #[test]
+fn a_sync_that_fails_when_a_file_is_closed_for_another_is_told_to_all_who_rely_on_it() {
+    let disk = SimDisk::default();
+    let mut world = World::open(disk.clone(), Arc::new(Engine::default()), 1).unwrap();
+    world.run(&Op::Append(0, 3)).unwrap();
+    disk.fail_syncs(true);
+    // The pack is closed for the first file, that for the second.
+    world.run(&Op::Stage(1, 10_000, false)).unwrap();
+    world.run(&Op::Stage(2, 10_000, false)).unwrap();
+    disk.fail_syncs(false);
+    let lost = world.staged.get_mut(&1).unwrap();
+    assert!(matches!(lost.check_poison(), Err(StoreError::Poisoned)), "before it is hashed");
+    assert!(matches!(lost.sync(), Err(StoreError::Poisoned)));
+    let leaf = |n: u64| {
+        let bytes = Bytes::copy_from_slice(&file_bytes(n, 10_000)[..LEAF as usize]);
+        vec![SealedLeaf { cid: Block::raw(bytes).cid, offset: 0, len: LEAF as u32 }]
+    };
+    assert!(matches!(world.store.seal(&mut [(lost, leaf(1))]), Err(StoreError::Poisoned)));
+    // Another file is as good as ever.
+    let good = world.staged.get_mut(&2).unwrap();
+    good.check_poison().unwrap();
+    world.store.seal(&mut [(good, leaf(2))]).unwrap();
+    // The pack was lost: nothing of it is acknowledged, and the store says so.
+    assert!(matches!(world.run(&Op::Sync), Err(StoreError::Io { .. })));
+    assert!(matches!(world.run(&Op::Append(9, 1)), Err(StoreError::Poisoned)));
+    assert!(world.engine.get(&block(1).cid).unwrap().is_none());
+}
+
+#[test]
 fn a_staging_that_could_not_be_indexed_is_as_before_and_seals_later() {
     let disk = SimDisk::default();
-    let mut world = World::open(disk.clone(), Arc::new(Engine::default())).unwrap();
+    let mut world = World::open(disk.clone(), Arc::new(Engine::default()), ALL_OPEN).unwrap();
     world.run(&Op::Stage(1, 20_000, true)).unwrap();
     let before = disk.names();
     let staging = world.staged.get_mut(&1).unwrap();

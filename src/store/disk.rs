@@ -6,7 +6,7 @@
 //! the old name, the new one or both, never neither; what was synced stays.
 
 use std::fmt::Debug;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::file_pool::PooledFile;
+use super::pages::PAGE;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(crate) enum OpenHow {
 pub(crate) struct FileStat {
     /// Bytes that a reader sees.
     pub len: u64,
-    /// Bytes on the disk.
+    /// Bytes on the disk; a page at least unless the file is all hole.
     pub allocated: u64,
     /// Names of the file.
     pub links: u64,
@@ -77,21 +77,25 @@ pub(crate) trait DiskFile: Send + Sync + Debug {
     /// The next data (or hole) at or after `offset`; `None` when there is none.
     fn seek(&self, offset: u64, hole: bool) -> io::Result<Option<u64>>;
     fn sync_data(&self) -> io::Result<()>;
+    /// A sync of it failed, also one that nobody asked for: what was written since
+    /// the one before may be gone.
+    fn is_lost(&self) -> bool {
+        false
+    }
     /// It was renamed: a file that is opened again must know.
     fn renamed(&self, _to: &Path) {}
 }
 
-/// The machine's own.
+/// The machine's own, each file open for as long as it is held: see
+/// [`super::file_pool::machine`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RealDisk;
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(match how {
-            OpenHow::Read => RealFile::Open(Arc::new(File::open(path)?)),
-            OpenHow::ReadWrite => RealFile::Pooled(PooledFile::open(path, false)?),
-            OpenHow::CreateNew => RealFile::Pooled(PooledFile::open(path, true)?),
-        }))
+        let mut options = OpenOptions::new();
+        options.read(true).write(how != OpenHow::Read).create_new(how == OpenHow::CreateNew);
+        Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -129,19 +133,14 @@ impl Disk for RealDisk {
     }
 }
 
-/// What is written goes through the pool; what is only read has a bounded cache
-/// of its own.
 #[derive(Debug)]
-enum RealFile {
-    Open(Arc<File>),
-    Pooled(PooledFile),
-}
+struct RealFile(File);
 
 impl DiskFile for RealFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let (file, mut done) = (self.reading()?, 0);
+        let mut done = 0;
         while done < buf.len() {
-            match file.read_at(&mut buf[done..], offset + done as u64) {
+            match self.0.read_at(&mut buf[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -152,26 +151,30 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.writing()?.write_all_at(data, offset)
+        self.0.write_all_at(data, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.writing()?.set_len(len)
+        self.0.set_len(len)
     }
 
     fn stat(&self) -> io::Result<FileStat> {
-        let meta = self.reading()?.metadata()?;
+        let meta = self.0.metadata()?;
         // st_blocks counts 512 bytes, whatever the filesystem's block is (stat(2)).
-        Ok(FileStat { len: meta.len(), allocated: meta.blocks() * 512, links: meta.nlink() })
+        let blocks = meta.blocks() * 512;
+        // A disk may keep few bytes in the inode itself: they are data.
+        let some = blocks > 0 || (meta.len() > 0 && self.seek(0, false)?.is_some());
+        let allocated = blocks.max(if some { PAGE } else { 0 });
+        Ok(FileStat { len: meta.len(), allocated, links: meta.nlink() })
     }
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(self.writing()?, FallocateFlags::KEEP_SIZE, offset, len)?)
+        Ok(rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, offset, len)?)
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(self.writing()?, flags, offset, len) {
+        match rustix::fs::fallocate(&self.0, flags, offset, len) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(offset, len),
             other => Ok(other?),
         }
@@ -179,13 +182,12 @@ impl DiskFile for RealFile {
 
     fn seek(&self, offset: u64, hole: bool) -> io::Result<Option<u64>> {
         let from = if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) };
-        let file = self.reading()?;
-        match rustix::fs::seek(&file, from) {
+        match rustix::fs::seek(&self.0, from) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NXIO) => Ok(None),
             // A filesystem without holes: all is data up to the end.
             Err(Errno::INVAL | Errno::OPNOTSUPP) => {
-                let len = file.metadata()?.len();
+                let len = self.0.metadata()?.len();
                 Ok(if offset >= len { None } else { Some(if hole { len } else { offset }) })
             }
             Err(error) => Err(error.into()),
@@ -193,43 +195,19 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        match self {
-            Self::Open(file) => file.sync_data(),
-            Self::Pooled(file) => file.sync_data(),
-        }
-    }
-
-    fn renamed(&self, to: &Path) {
-        if let Self::Pooled(file) = self {
-            file.renamed(to);
-        }
+        self.0.sync_data()
     }
 }
 
 impl RealFile {
-    fn reading(&self) -> io::Result<Arc<File>> {
-        match self {
-            Self::Open(file) => Ok(Arc::clone(file)),
-            Self::Pooled(file) => file.get(false),
-        }
-    }
-
-    fn writing(&self) -> io::Result<Arc<File>> {
-        match self {
-            Self::Open(file) => Ok(Arc::clone(file)),
-            Self::Pooled(file) => file.get(true),
-        }
-    }
-
     /// For filesystems that cannot punch: the bytes must read as zero all the same.
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
         let zeros = vec![0; 64 * 1024];
-        let file = self.writing()?;
-        let end = (offset + len).min(file.metadata()?.len());
+        let end = (offset + len).min(self.0.metadata()?.len());
         let mut at = offset;
         while at < end {
             let step = (end - at).min(zeros.len() as u64);
-            file.write_all_at(&zeros[..step as usize], at)?;
+            self.0.write_all_at(&zeros[..step as usize], at)?;
             at += step;
         }
         Ok(())

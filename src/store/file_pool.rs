@@ -8,11 +8,12 @@
 //! Who closes a file whose pages are not on the disk yet loses the report of a
 //! write that failed (the kernel keeps it with the inode, and forgets both). So
 //! bytes that were written are synced before the descriptor goes; should that
-//! fail, every later sync of the file fails.
+//! fail, the file is lost: every later sync of it fails, and it says so when asked.
+//!
+//! Lock order: a file's `syncing`, its `state`, then the pool's `order`.
+//! No file's lock is waited for while another's is held.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,14 +21,22 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 
+use super::disk::{Disk, DiskFile, FileStat, OpenHow, RealDisk, Space};
 use crate::runtime::descriptor_share;
 
 /// Descriptors that are held at most, where many are allowed.
 const MOST: usize = 4096;
 
-/// The limit is the process's, so the pool is, too.
-static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new(descriptor_share(4, MOST)));
+/// The machine's own disk. The limit is the process's, so the pool is, too.
+static MACHINE: LazyLock<Arc<dyn Disk>> =
+    LazyLock::new(|| Arc::new(PooledDisk::new(Arc::new(RealDisk), descriptor_share(4, MOST))));
 
+/// The machine's own disk, with a bounded number of open files.
+pub(super) fn machine() -> Arc<dyn Disk> {
+    Arc::clone(&MACHINE)
+}
+
+#[derive(Debug)]
 struct Pool {
     limit: usize,
     open: AtomicUsize,
@@ -38,24 +47,23 @@ struct Pool {
 #[derive(Debug)]
 struct Slot {
     state: Mutex<State>,
+    /// Held over a sync: the kernel tells of lost bytes once, so who comes second
+    /// waits for what the first is told.
+    syncing: Mutex<()>,
     used: AtomicBool,
 }
 
 #[derive(Debug)]
 struct State {
     path: PathBuf,
-    file: Option<Arc<File>>,
-    /// Bytes were written since the last sync.
+    file: Option<Arc<dyn DiskFile>>,
+    /// A write has ended since the last sync began.
     dirty: bool,
     /// A sync failed: the bytes may be lost.
     failed: bool,
 }
 
 impl Pool {
-    const fn new(limit: usize) -> Self {
-        Self { limit, open: AtomicUsize::new(0), order: Mutex::new(VecDeque::new()) }
-    }
-
     /// Closes files until there is room for one more.
     fn make_room(&self) {
         // Each is looked at twice at most: the first look takes its mark.
@@ -92,7 +100,7 @@ impl Slot {
         }
         if state.dirty {
             if let Err(error) = file.sync_data() {
-                tracing::error!(%error, path = %state.path.display(), "a staged file cannot be synced");
+                tracing::error!(%error, path = %state.path.display(), "a file cannot be synced");
                 state.failed = true;
             }
             state.dirty = false;
@@ -103,79 +111,143 @@ impl Slot {
     }
 }
 
+/// A disk whose files that may be written are open while they are used, and some
+/// more. What is only read is not its concern: segments have a bounded cache.
+#[derive(Debug, Clone)]
+pub(super) struct PooledDisk {
+    below: Arc<dyn Disk>,
+    pool: Arc<Pool>,
+}
+
+impl PooledDisk {
+    pub fn new(below: Arc<dyn Disk>, limit: usize) -> Self {
+        let (open, order) = (AtomicUsize::new(0), Mutex::default());
+        Self { below, pool: Arc::new(Pool { limit, open, order }) }
+    }
+
+    fn open_pooled(&self, path: &Path, how: OpenHow) -> io::Result<PooledFile> {
+        self.pool.make_room();
+        let file = Some(self.below.open(path, how)?);
+        let state = State { path: path.to_owned(), file, dirty: false, failed: false };
+        let slot = Arc::new(Slot {
+            state: Mutex::new(state),
+            syncing: Mutex::default(),
+            used: AtomicBool::new(true),
+        });
+        self.pool.opened(&slot);
+        Ok(PooledFile { disk: self.clone(), slot })
+    }
+}
+
+impl Disk for PooledDisk {
+    fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
+        match how {
+            OpenHow::Read => self.below.open(path, how),
+            OpenHow::ReadWrite | OpenHow::CreateNew => Ok(Arc::new(self.open_pooled(path, how)?)),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.below.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.below.remove(path)
+    }
+
+    fn make_dir(&self, path: &Path) -> io::Result<()> {
+        self.below.make_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.below.sync_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.below.list(path)
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        self.below.space(path)
+    }
+}
+
 /// A file for reading and writing.
-pub(super) struct PooledFile {
-    pool: &'static Pool,
+#[derive(Debug)]
+struct PooledFile {
+    disk: PooledDisk,
     slot: Arc<Slot>,
 }
 
-impl fmt::Debug for PooledFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PooledFile").field("slot", &self.slot).finish_non_exhaustive()
-    }
-}
-
-fn open(path: &Path, new: bool) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create_new(new).open(path)
-}
-
 impl PooledFile {
-    /// Opens a file; `new`: it must not exist.
-    pub fn open(path: &Path, new: bool) -> io::Result<Self> {
-        Self::open_in(&POOL, path, new)
-    }
-
-    fn open_in(pool: &'static Pool, path: &Path, new: bool) -> io::Result<Self> {
-        pool.make_room();
-        let file = Some(Arc::new(open(path, new)?));
-        let state = State { path: path.to_owned(), file, dirty: false, failed: false };
-        let slot = Arc::new(Slot { state: Mutex::new(state), used: AtomicBool::new(true) });
-        pool.opened(&slot);
-        Ok(Self { pool, slot })
-    }
-
-    /// The open file, for one operation. `writes`: it will be dirty.
-    pub fn get(&self, writes: bool) -> io::Result<Arc<File>> {
+    /// The open file, for one operation: it stays open while that holds it.
+    fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
         self.slot.used.store(true, Ordering::Release);
         loop {
-            {
-                let mut state = self.slot.state.lock();
-                if let Some(file) = &state.file {
-                    let file = Arc::clone(file);
-                    state.dirty |= writes;
-                    return Ok(file);
-                }
+            if let Some(file) = &self.slot.state.lock().file {
+                return Ok(Arc::clone(file));
             }
             // Another's lock is taken there: not under this one's.
-            self.pool.make_room();
+            self.disk.pool.make_room();
             let mut state = self.slot.state.lock();
             if state.file.is_none() {
-                state.file = Some(Arc::new(open(&state.path, false)?));
-                self.pool.opened(&self.slot);
+                state.file = Some(self.disk.below.open(&state.path, OpenHow::ReadWrite)?);
+                self.disk.pool.opened(&self.slot);
             }
         }
     }
 
-    /// The file has another name now.
-    pub fn renamed(&self, path: &Path) {
-        path.clone_into(&mut self.slot.state.lock().path);
+    /// A sync that runs beside a write may have missed its bytes. So the file is
+    /// dirty from the write's end on, which comes before it can be closed.
+    fn change<T>(&self, write: impl FnOnce(&dyn DiskFile) -> io::Result<T>) -> io::Result<T> {
+        let file = self.file()?;
+        let done = write(file.as_ref());
+        self.slot.state.lock().dirty = true;
+        drop(file);
+        done
+    }
+}
+
+impl DiskFile for PooledFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.file()?.read_at(offset, buf)
     }
 
-    pub fn sync_data(&self) -> io::Result<()> {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.change(|file| file.write_at(offset, data))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.change(|file| file.set_len(len))
+    }
+
+    fn stat(&self) -> io::Result<FileStat> {
+        self.file()?.stat()
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.change(|file| file.reserve(offset, len))
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.change(|file| file.punch(offset, len))
+    }
+
+    fn seek(&self, offset: u64, hole: bool) -> io::Result<Option<u64>> {
+        self.file()?.seek(offset, hole)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let _one = self.slot.syncing.lock();
         let file = {
             let mut state = self.slot.state.lock();
             if state.failed {
                 return Err(io::Error::other("an earlier sync of this file failed"));
             }
-            match &state.file {
-                // Closed: it was synced then.
-                None => return Ok(()),
-                Some(file) => {
-                    let file = Arc::clone(file);
-                    state.dirty = false;
-                    file
-                }
-            }
+            // Closed: it was synced then.
+            let Some(file) = state.file.clone() else { return Ok(()) };
+            state.dirty = false;
+            file
         };
         let synced = file.sync_data();
         if synced.is_err() {
@@ -183,71 +255,92 @@ impl PooledFile {
         }
         synced
     }
+
+    fn is_lost(&self) -> bool {
+        self.slot.state.lock().failed
+    }
+
+    fn renamed(&self, to: &Path) {
+        to.clone_into(&mut self.slot.state.lock().path);
+    }
 }
 
 impl Drop for PooledFile {
     fn drop(&mut self) {
         if self.slot.state.lock().file.take().is_some() {
-            self.pool.open.fetch_sub(1, Ordering::AcqRel);
+            self.disk.pool.open.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
-
+    use super::super::sim::SimDisk;
     use super::*;
 
-    fn pool(limit: usize) -> &'static Pool {
-        Box::leak(Box::new(Pool::new(limit)))
+    fn real(limit: usize) -> PooledDisk {
+        PooledDisk::new(Arc::new(RealDisk), limit)
+    }
+
+    fn create(disk: &PooledDisk, path: &Path) -> PooledFile {
+        disk.open_pooled(path, OpenHow::CreateNew).unwrap()
+    }
+
+    fn open_files(disk: &PooledDisk) -> usize {
+        disk.pool.open.load(Ordering::Acquire)
+    }
+
+    fn is_open(file: &PooledFile) -> bool {
+        file.slot.state.lock().file.is_some()
+    }
+
+    /// Takes the only place of the pool from `file`.
+    fn evict(disk: &PooledDisk, file: &PooledFile) -> PooledFile {
+        let other = create(disk, &PathBuf::from(format!("/other{}", fastrand::u64(..))));
+        assert!(!is_open(file), "closed for the other");
+        other
     }
 
     #[test]
     fn a_thousand_files_are_written_with_sixteen_descriptors() {
         let dir = tempfile::tempdir().unwrap();
-        let pool = pool(16);
+        let disk = real(16);
         let path = |n: usize| dir.path().join(n.to_string());
-        let files: Vec<PooledFile> =
-            (0..1000).map(|n| PooledFile::open_in(pool, &path(n), true).unwrap()).collect();
+        let files: Vec<PooledFile> = (0..1000).map(|n| create(&disk, &path(n))).collect();
         for round in 0..2u64 {
             for (n, file) in files.iter().enumerate() {
                 let text = format!("{n:08}");
-                file.get(true).unwrap().write_all_at(text.as_bytes(), round * 8).unwrap();
-                assert!(pool.open.load(Ordering::Acquire) <= 16);
+                file.write_at(round * 8, text.as_bytes()).unwrap();
+                assert!(open_files(&disk) <= 16);
             }
         }
         for (n, file) in files.iter().enumerate() {
             let mut bytes = [0; 16];
-            file.get(false).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+            assert_eq!(file.read_at(0, &mut bytes).unwrap(), 16);
             assert_eq!(bytes.to_vec(), format!("{n:08}{n:08}").into_bytes());
         }
         drop(files);
-        assert_eq!(pool.open.load(Ordering::Acquire), 0);
+        assert_eq!(open_files(&disk), 0);
     }
 
     #[test]
     fn threads_share_few_descriptors_and_each_reads_what_it_wrote() {
         let dir = tempfile::tempdir().unwrap();
-        let pool = pool(4);
+        let disk = real(4);
         std::thread::scope(|scope| {
             for thread in 0..8u64 {
-                let dir = dir.path();
+                let (dir, disk) = (dir.path(), &disk);
                 scope.spawn(move || {
-                    let files: Vec<PooledFile> = (0..20)
-                        .map(|n| {
-                            let path = dir.join(format!("{thread}-{n}"));
-                            PooledFile::open_in(pool, &path, true).unwrap()
-                        })
-                        .collect();
+                    let files: Vec<PooledFile> =
+                        (0..20).map(|n| create(disk, &dir.join(format!("{thread}-{n}")))).collect();
                     for round in 0..10u64 {
                         for file in &files {
                             let bytes = (thread * 100 + round).to_le_bytes();
-                            file.get(true).unwrap().write_all_at(&bytes, 0).unwrap();
+                            file.write_at(0, &bytes).unwrap();
                         }
                         for file in &files {
                             let mut bytes = [0; 8];
-                            file.get(false).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+                            assert_eq!(file.read_at(0, &mut bytes).unwrap(), 8);
                             assert_eq!(u64::from_le_bytes(bytes), thread * 100 + round);
                         }
                     }
@@ -255,28 +348,65 @@ mod tests {
             }
         });
         // Each thread may hold one beyond the limit while all others are at work.
-        assert_eq!(pool.open.load(Ordering::Acquire), 0);
+        assert_eq!(open_files(&disk), 0);
     }
 
     #[test]
-    fn a_renamed_file_is_found_again_and_a_failed_sync_is_not_forgotten() {
+    fn a_renamed_file_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
-        let pool = pool(1);
+        let disk = real(1);
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-        let file = PooledFile::open_in(pool, &one, true).unwrap();
-        file.get(true).unwrap().write_all_at(b"bytes", 0).unwrap();
-        std::fs::rename(&one, &two).unwrap();
+        let file = create(&disk, &one);
+        file.write_at(0, b"bytes").unwrap();
+        disk.rename(&one, &two).unwrap();
         file.renamed(&two);
-        file.slot.used.store(false, Ordering::Release);
-        let other = PooledFile::open_in(pool, &one, true).unwrap();
-        assert!(file.slot.state.lock().file.is_none(), "closed for the other");
+        let other = create(&disk, &one);
+        assert!(!is_open(&file), "closed for the other");
         file.sync_data().unwrap();
         let mut bytes = [0; 5];
-        file.get(false).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+        file.read_at(0, &mut bytes).unwrap();
         assert_eq!(&bytes, b"bytes");
         drop(other);
-        file.slot.state.lock().failed = true;
+    }
+
+    #[test]
+    fn what_is_written_beside_a_sync_is_synced_before_the_file_is_closed() {
+        let sim = SimDisk::default();
+        let disk = PooledDisk::new(Arc::new(sim.clone()), 1);
+        let path = Path::new("/pack");
+        let file = create(&disk, path);
+        file.write_at(0, b"old").unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        // A writer has the file; another's sync begins and ends; it writes.
+        file.change(|below| {
+            file.sync_data()?;
+            below.write_at(0, b"new")
+        })
+        .unwrap();
+        drop(evict(&disk, &file));
+        file.sync_data().unwrap();
+        for seed in 0..8 {
+            sim.crash(&mut fastrand::Rng::with_seed(seed));
+            let mut bytes = [0; 3];
+            sim.open(path, OpenHow::Read).unwrap().read_at(0, &mut bytes).unwrap();
+            assert_eq!(&bytes, b"new", "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_sync_fails_when_it_is_closed_is_lost_for_ever() {
+        let sim = SimDisk::default();
+        let disk = PooledDisk::new(Arc::new(sim.clone()), 1);
+        let file = create(&disk, Path::new("/one"));
+        file.write_at(0, b"bytes").unwrap();
+        assert!(!file.is_lost());
+        sim.fail_syncs(true);
+        drop(evict(&disk, &file));
+        sim.fail_syncs(false);
+        assert!(file.is_lost());
         file.sync_data().unwrap_err();
+        file.write_at(0, b"again").unwrap();
         file.sync_data().unwrap_err();
+        assert!(file.is_lost());
     }
 }

@@ -8,7 +8,8 @@ use parking_lot::{Mutex, RwLock};
 use super::aside::Asides;
 use super::cache::ReadCache;
 use super::collect::Recent;
-use super::disk::{Disk, DiskFile, RealDisk};
+use super::disk::{Disk, DiskFile};
+use super::file_pool::machine;
 use super::layout::Layout;
 use super::pack::PackWriter;
 use super::segment::Files;
@@ -116,7 +117,7 @@ impl LocalStore {
         index: Arc<dyn BlockIndex>,
         options: StoreOptions,
     ) -> Result<Self, StoreError> {
-        Self::open_on(Arc::new(RealDisk), dir, index, &options)
+        Self::open_on(machine(), dir, index, &options)
     }
 
     pub(crate) fn open_on(

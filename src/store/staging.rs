@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::aside::Asides;
-use super::disk::{Disk, DiskFile, OpenHow, RealDisk};
+use super::disk::{Disk, DiskFile, OpenHow};
+use super::file_pool::machine;
 use super::layout::{self, SegmentKind};
 use super::pages::{Generations, PAGE, PageMap};
 use crate::types::{Cid, Ino, SegmentId};
@@ -142,7 +143,7 @@ impl Staging {
     /// Over a base of `base_size` bytes: nothing is valid here yet.
     #[must_use]
     pub fn over(dir: &Path, ino: Ino, base_size: u64, options: StagingOptions) -> Self {
-        Self::on(Arc::new(RealDisk), dir, ino, base_size, options)
+        Self::on(machine(), dir, ino, base_size, options)
     }
 
     pub(super) fn on(
@@ -479,11 +480,7 @@ impl Staging {
             Body::Nothing => 0,
             Body::Memory(_) => self.len,
             Body::File { path, file } => {
-                let io = |e| StoreError::io(path, e);
-                let allocated = file.stat().map_err(io)?.allocated;
-                // A disk may keep few bytes in the inode itself: they are data.
-                let some = allocated > 0 || file.seek(0, false).map_err(io)?.is_some();
-                allocated.max(if some { PAGE } else { 0 })
+                file.stat().map_err(|e| StoreError::io(path, e))?.allocated
             }
         };
         Ok(below.saturating_add(own).min(self.len))

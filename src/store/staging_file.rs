@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::StoreError;
-use super::disk::{Disk, DiskFile, OpenHow, RealDisk};
+use super::disk::{Disk, DiskFile, OpenHow};
+use super::file_pool::machine;
 use super::layout::{self, Layout, SegmentKind};
 use super::pages::PAGE;
 use super::staging::{BaseReader, Body, Staging, StagingOptions, create};
@@ -37,7 +38,7 @@ impl Staging {
         pages: &[(u64, Vec<u8>)],
         options: StagingOptions,
     ) -> Result<Self, StoreError> {
-        Self::adopt_on(Arc::new(RealDisk), dir, ino, sizes, pages, options)
+        Self::adopt_on(machine(), dir, ino, sizes, pages, options)
     }
 
     pub(super) fn adopt_on(
@@ -219,7 +220,8 @@ impl Staging {
     /// # Errors
     /// `Poisoned` after a sync of it that failed: its bytes are not known.
     pub fn check_poison(&self) -> Result<(), StoreError> {
-        if self.poisoned { Err(StoreError::Poisoned) } else { Ok(()) }
+        let lost = matches!(&self.body, Body::File { file, .. } if file.is_lost());
+        if self.poisoned || lost { Err(StoreError::Poisoned) } else { Ok(()) }
     }
 
     /// The valid pages per leaf, to be persisted (`StagedRecord::pages`), and
