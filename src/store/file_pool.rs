@@ -9,9 +9,10 @@
 //! write that failed (the kernel keeps it with the inode, and forgets both). So
 //! bytes that were written are synced before the descriptor goes; should that
 //! fail, the file is lost: every later sync of it fails, and it says so when asked.
+//! Nobody else may write such a file: while it is closed, its size is remembered.
 //!
-//! Lock order: a file's `syncing`, its `state`, then the pool's `order`.
-//! No file's lock is waited for while another's is held.
+//! Lock order: a file's `syncing`, its `state`, then the pool's `order` or the
+//! file's `told`. No file's lock is waited for while another's is held.
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,6 +48,9 @@ struct Pool {
 #[derive(Debug)]
 struct Slot {
     state: Mutex<State>,
+    /// While it is closed, and while it is being: who asks opens nothing, and does
+    /// not wait for the sync.
+    told: Mutex<Option<FileStat>>,
     /// Held over a sync: the kernel tells of lost bytes once, so who comes second
     /// waits for what the first is told.
     syncing: Mutex<()>,
@@ -98,6 +102,7 @@ impl Slot {
             state.file = Some(file);
             return false;
         }
+        *self.told.lock() = file.stat().ok();
         if state.dirty {
             if let Err(error) = file.sync_data() {
                 tracing::error!(%error, path = %state.path.display(), "a file cannot be synced");
@@ -131,6 +136,7 @@ impl PooledDisk {
         let state = State { path: path.to_owned(), file, dirty: false, failed: false };
         let slot = Arc::new(Slot {
             state: Mutex::new(state),
+            told: Mutex::default(),
             syncing: Mutex::default(),
             used: AtomicBool::new(true),
         });
@@ -192,6 +198,7 @@ impl PooledFile {
             let mut state = self.slot.state.lock();
             if state.file.is_none() {
                 state.file = Some(self.disk.below.open(&state.path, OpenHow::ReadWrite)?);
+                *self.slot.told.lock() = None;
                 self.disk.pool.opened(&self.slot);
             }
         }
@@ -222,7 +229,8 @@ impl DiskFile for PooledFile {
     }
 
     fn stat(&self) -> io::Result<FileStat> {
-        self.file()?.stat()
+        let told = *self.slot.told.lock();
+        told.map_or_else(|| self.file()?.stat(), Ok)
     }
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -408,5 +416,26 @@ mod tests {
         file.write_at(0, b"again").unwrap();
         file.sync_data().unwrap_err();
         assert!(file.is_lost());
+    }
+
+    #[test]
+    fn the_size_of_a_closed_file_is_told_without_opening_it() {
+        let sim = SimDisk::default();
+        let disk = PooledDisk::new(Arc::new(sim.clone()), 1);
+        let file = create(&disk, Path::new("/one"));
+        file.write_at(0, &[1; 5000]).unwrap();
+        let other = evict(&disk, &file);
+        other.write_at(0, &[2; 10]).unwrap();
+        let syncs = sim.syncs();
+        for _ in 0..3 {
+            assert_eq!((file.stat().unwrap().len, file.stat().unwrap().allocated), (5000, 5000));
+        }
+        assert!(is_open(&other) && !is_open(&file));
+        assert_eq!(sim.syncs(), syncs, "nobody was closed for it");
+        file.set_len(6000).unwrap();
+        assert_eq!(file.stat().unwrap().len, 6000);
+        drop(other);
+        drop(evict(&disk, &file));
+        assert_eq!(file.stat().unwrap().len, 6000);
     }
 }

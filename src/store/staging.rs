@@ -471,6 +471,7 @@ impl Staging {
     }
 
     /// About how many bytes are no holes; the base has `base_holes` bytes of them.
+    /// Opens no file.
     ///
     /// # Errors
     /// `Io`.
