@@ -1,7 +1,9 @@
 mod checks;
 mod crash;
 mod engines;
+mod failing;
 mod model;
+mod quota_errors;
 mod quotas;
 mod records;
 mod rows;

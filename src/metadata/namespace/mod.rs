@@ -43,7 +43,7 @@ pub use self::rename::RenameMode;
 pub use self::stats::Stats;
 pub use self::tree::{Created, NewNode, Removed};
 
-use self::quota::{Charges, Quotas};
+use self::quota::{Charges, Quotas, adrift};
 use self::stats::Delta;
 use super::records::{Stored, decode, encode};
 use super::{Commit, Engine, InodeRecord, MetadataError, Transaction, keys};
@@ -254,6 +254,10 @@ impl Namespace {
         let mut sequenced = self.sequenced.lock();
         let mut begun = self.begin()?;
         let (value, changes) = self.attempt(&mut begun, &mut body)?;
+        // Nobody else commits now: what is gone was gone before.
+        if let Some(directory) = changes.charges.stale {
+            return Err(adrift(directory));
+        }
         match self.commit(&mut sequenced, begun, &changes)? {
             Commit::Done => Ok(value),
             // Somebody changes rows of the tree beside the tree.

@@ -270,6 +270,11 @@ impl Quotas {
     }
 }
 
+/// Of a directory whose way to the root ends.
+pub(super) fn adrift(directory: Ino) -> MetadataError {
+    damaged(&keys::inode(directory), "a file is in it, and it or a directory above it is gone")
+}
+
 /// Reads the newest value of a key.
 pub(super) type Get<'g> = &'g dyn Fn(&[u8]) -> Result<Option<Vec<u8>>, MetadataError>;
 
@@ -307,7 +312,7 @@ pub(super) struct Charges {
     /// Quotas whose directory is gone.
     gone: Vec<Ino>,
     /// A directory vanished while it was looked at: the transaction will not hold.
-    stale: bool,
+    pub stale: Option<Ino>,
 }
 
 impl Charges {
@@ -330,9 +335,9 @@ impl Tx<'_> {
         self.tree.quotas.generation() > 0
     }
 
-    fn chain_or_stale(&mut self, chain: Option<Chain>) -> Chain {
+    fn chain_or_stale(&mut self, chain: Option<Chain>, directory: Ino) -> Chain {
         chain.unwrap_or_else(|| {
-            self.charges.stale = true;
+            self.charges.stale = Some(directory);
             Arc::clone(&self.tree.quotas.none)
         })
     }
@@ -341,7 +346,7 @@ impl Tx<'_> {
     pub(super) fn quotas_in(&mut self, directory: Ino) -> Result<Chain, MetadataError> {
         let tree = self.tree;
         let chain = tree.quotas.chain(&|key| tree.engine.get(key), directory)?;
-        Ok(self.chain_or_stale(chain))
+        Ok(self.chain_or_stale(chain, directory))
     }
 
     /// The quotas that an inode is charged to.
@@ -352,7 +357,7 @@ impl Tx<'_> {
     ) -> Result<Chain, MetadataError> {
         let tree = self.tree;
         let chain = tree.quotas.chain_of(&|key| tree.engine.get(key), ino, inode)?;
-        Ok(self.chain_or_stale(chain))
+        Ok(self.chain_or_stale(chain, inode.parent))
     }
 
     /// An inode is made in a directory.
@@ -496,7 +501,7 @@ impl Quotas {
     /// Whether a transaction that began in this generation saw quotas that are
     /// others now. Under the commit lock.
     pub fn is_stale(&self, generation: u64, charges: &Charges) -> bool {
-        charges.stale || generation != self.generation()
+        charges.stale.is_some() || generation != self.generation()
     }
 }
 
@@ -535,15 +540,21 @@ impl Table {
         true
     }
 
-    /// A new quota counts what is staged below it.
+    /// A new quota counts what is staged below it. Nothing, on an error.
     pub fn take_staged(
         &mut self,
         ino: Ino,
         is_below: &dyn Fn(Ino) -> Result<bool, MetadataError>,
     ) -> Result<(), MetadataError> {
-        let mut growth = 0;
-        for (file, entry) in &mut self.staged {
+        let mut below = Vec::new();
+        for (file, entry) in &self.staged {
             if !entry.chain.contains(&ino) && is_below(*file)? {
+                below.push(*file);
+            }
+        }
+        let mut growth = 0;
+        for file in below {
+            if let Some(entry) = self.staged.get_mut(&file) {
                 // The order within a chain says nothing here.
                 entry.chain = entry.chain.iter().copied().chain([ino]).collect();
                 growth += entry.growth;
@@ -566,7 +577,8 @@ impl Namespace {
     /// not committed. `forced`: it happened already.
     ///
     /// # Errors
-    /// `QuotaExceeded`, then it is as it was; `Storage`.
+    /// `QuotaExceeded`, then it is as it was; `Damaged` when it hangs in a
+    /// directory that is gone; `Storage`.
     pub fn stage_growth(&self, ino: Ino, growth: i64, forced: bool) -> Result<(), MetadataError> {
         if !self.has_quotas() {
             return Ok(());
@@ -588,12 +600,29 @@ impl Namespace {
                 other => other?,
             };
             let chain = self.quotas.chain_of(&|key| self.engine.get(key), ino, &inode)?;
+            let Some(chain) = chain else {
+                // What moves between the looks is found at the next.
+                self.refuse_adrift(ino)?;
+                continue;
+            };
             let mut table = self.quotas.table();
             // Else another chain may be its own by now.
-            if let Some(chain) = chain.filter(|_| table.moves == moves) {
+            if table.moves == moves {
                 return table.stage(ino, chain, growth, growth, forced);
             }
         }
+    }
+
+    /// Fails for what hangs, at one moment, in a directory that does not exist.
+    fn refuse_adrift(&self, ino: Ino) -> Result<(), MetadataError> {
+        let snapshot = self.engine.snapshot()?;
+        let (get, key) = (get_of(snapshot.as_ref()), keys::inode(ino));
+        let Some(row) = get(&key)? else { return Ok(()) };
+        let inode: InodeRecord = decode(&key, &row)?;
+        if inode.nlink > 0 && climb(&get, inode.parent, &|_| false)?.is_none() {
+            return Err(adrift(inode.parent));
+        }
+        Ok(())
     }
 
     /// The quotas that hold at an inode, the nearest first.

@@ -47,8 +47,11 @@ pub(super) fn count(
             if known.len() == REMEMBERED {
                 known.clear();
             }
-            // Parents that lead nowhere are damage; `check` tells of it.
-            let chain = climb(get, inode.parent, is_quota).unwrap_or_default();
+            let chain = match climb(get, inode.parent, is_quota) {
+                // Parents that lead nowhere are damage; `check` tells of it.
+                Err(MetadataError::Damaged { .. }) => None,
+                found => found?,
+            };
             known.insert(inode.parent, chain.clone());
             chain
         };
@@ -177,7 +180,9 @@ impl Namespace {
     /// the quota counts changes, to stage what is written and not committed.
     ///
     /// # Errors
-    /// `NotADirectory`, `NotFound`, `TooManyQuotas`; of `stage`; `Storage`.
+    /// `NotADirectory`, `NotFound`, `TooManyQuotas`; of `stage`; `Storage`,
+    /// `NoSpace`. Then all is as it was; where even that cannot be written, the
+    /// quota refuses nothing until it is set again or the tree is opened again.
     pub fn set_quota(
         &self,
         ino: Ino,
@@ -189,22 +194,40 @@ impl Namespace {
         let snapshot = {
             // No change comes between the quota and the snapshot that it counts.
             let mut sequenced = self.sequenced.lock();
-            let known = self.quotas.table().quotas.get(&ino).copied();
-            if known.is_none() && self.quotas.table().quotas.len() >= MAX_QUOTAS {
+            let (known, quotas) = {
+                let table = self.quotas.table();
+                (table.quotas.get(&ino).copied(), table.quotas.len())
+            };
+            if known.is_none() && quotas >= MAX_QUOTAS {
                 return Err(MetadataError::TooManyQuotas(MAX_QUOTAS));
             }
-            let begun = Quota { limits, used: Amount::default(), staged: 0, counted: false };
-            let quota = known.map_or(begun, |known| Quota { limits, ..known });
-            self.put_quota(&mut sequenced, ino, Some(quota), now)?;
-            if known.is_some() {
-                return Ok(());
+            if let Some(counted) = known.filter(|known| known.counted) {
+                let quota = Quota { limits, ..counted };
+                return self.put_quota(&mut sequenced, ino, Some(quota), now);
             }
-            self.engine.snapshot()?
+            // One that is known was left by a count that failed: from the beginning.
+            let staged = known.map_or(0, |known| known.staged);
+            let quota = Quota { limits, used: Amount::default(), staged, counted: false };
+            self.put_quota(&mut sequenced, ino, Some(quota), now)
+                .and_then(|()| self.engine.snapshot())
         };
-        stage()?;
-        let reader = snapshot.as_ref();
+        let counted = snapshot.and_then(|snapshot| {
+            stage()?;
+            self.count_quota(ino, snapshot.as_ref())
+        });
+        if counted.is_err() {
+            let mut sequenced = self.sequenced.lock();
+            let left = self.quotas.table().quotas.get(&ino).is_some_and(|quota| !quota.counted);
+            if left && let Err(error) = self.put_quota(&mut sequenced, ino, None, now) {
+                tracing::warn!(%error, %ino, "a quota that could not be counted holds nothing back");
+            }
+        }
+        counted
+    }
+
+    /// Adds what a snapshot has below a new quota: from now on it holds.
+    fn count_quota(&self, ino: Ino, reader: &dyn Reader) -> Result<(), MetadataError> {
         let counted = count(reader, &|at| at == ino)?.remove(&ino).unwrap_or_default();
-        drop(snapshot);
         let _sequenced = self.sequenced.lock();
         let mut table = self.quotas.table();
         // Its directory may be gone.
@@ -275,6 +298,8 @@ impl Namespace {
         };
         if table.quotas.insert(ino, quota).is_none() {
             self.quotas.renew(&mut table);
+        }
+        if !quota.counted {
             let get: Get<'_> = &|key| self.engine.get(key);
             table.take_staged(ino, &|file| {
                 let key = keys::inode(file);

@@ -24,7 +24,7 @@ fn copy(backend: &str, state: CopyState) -> CopyRecord {
     }
 }
 
-fn commit(ino: Ino, version: u64, n: u8) -> ContentCommit {
+pub(super) fn commit(ino: Ino, version: u64, n: u8) -> ContentCommit {
     let record = ContentRecord {
         size: 10,
         tsize: 10,
