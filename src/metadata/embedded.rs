@@ -223,23 +223,6 @@ impl EmbeddedEngine {
         }
     }
 
-    /// Waits while tables are written slower than memtables fill. The caller holds
-    /// no lock of the engine: who reads does not wait.
-    #[expect(clippy::disallowed_methods, reason = "fjall tells nobody that a table is written")]
-    fn wait_for_tables(&self) -> Result<(), MetadataError> {
-        let behind = |keyspace: &Keyspace| keyspace.tree.sealed_memtable_count() >= MOST_SEALED;
-        let mut looks = 0u32;
-        while behind(&self.rows) || behind(&self.blocks) {
-            std::thread::sleep(SEALED_LOOK);
-            looks = looks.wrapping_add(1);
-            if looks.is_multiple_of(FAILED_LOOK) {
-                // It fails when the worker has.
-                self.database.persist(PersistMode::Buffer).map_err(|e| storage(&e))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Gives memtables that are full to the worker, in a commit. Left to itself
     /// fjall asks its worker with each commit, through a queue of a thousand that
     /// the worker writes to as well: a busy moment fills it, the worker waits for
@@ -277,6 +260,21 @@ fn scan_in(
 impl Engine for EmbeddedEngine {
     fn write_buffer_bytes(&self) -> u64 {
         self.database.write_buffer_size()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "fjall tells nobody that a table is written")]
+    fn admit(&self) -> Result<(), MetadataError> {
+        let behind = |keyspace: &Keyspace| keyspace.tree.sealed_memtable_count() >= MOST_SEALED;
+        let mut looks = 0u32;
+        while behind(&self.rows) || behind(&self.blocks) {
+            std::thread::sleep(SEALED_LOOK);
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(FAILED_LOOK) {
+                // It fails when the worker has.
+                self.database.persist(PersistMode::Buffer).map_err(|e| storage(&e))?;
+            }
+        }
+        Ok(())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetadataError> {
@@ -434,7 +432,6 @@ impl Transaction for EmbeddedTransaction<'_> {
             return Ok(Commit::Done);
         }
         engine.space.admit(writes.values().any(Option::is_none))?;
-        engine.wait_for_tables()?;
         let mut reads = reads.into_inner();
         reads.sort();
         let keys = writes.keys().cloned().collect();
@@ -516,6 +513,7 @@ mod tests {
                 let (engine, most) = (&engine, &most);
                 scope.spawn(move || {
                     for n in 0..12_000u16 {
+                        engine.admit().unwrap();
                         let mut tx = engine.begin().unwrap();
                         for prefix in [b'k', keys::BLOCK] {
                             let number = u32::from(n.wrapping_mul(7919)) << 16 | u32::from(writer);

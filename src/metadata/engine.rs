@@ -32,6 +32,15 @@ pub trait Engine: Send + Sync + 'static {
     /// `Storage` or `NoSpace`.
     fn persist(&self) -> Result<(), MetadataError>;
 
+    /// Waits while it is behind with writing out what was committed. To be called
+    /// before each transaction that writes, with no lock held: commits do not wait.
+    ///
+    /// # Errors
+    /// `Storage` when the engine fails.
+    fn admit(&self) -> Result<(), MetadataError> {
+        Ok(())
+    }
+
     /// Bytes of changes that it holds in memory to write them out together.
     fn write_buffer_bytes(&self) -> u64 {
         0
@@ -92,6 +101,7 @@ pub fn transact<T>(
     mut body: impl FnMut(&mut dyn Transaction) -> Result<T, MetadataError>,
 ) -> Result<T, MetadataError> {
     for _ in 0..64 {
+        engine.admit()?;
         let mut transaction = engine.begin()?;
         let value = body(transaction.as_mut())?;
         if transaction.commit()? == Commit::Done {

@@ -59,6 +59,7 @@ impl Namespace {
     /// # Errors
     /// `Storage`.
     pub fn append_event(&self, event: &EventRecord) -> Result<(), MetadataError> {
+        self.engine.admit()?;
         // Numbered and committed under one lock: a checkpoint's snapshot has
         // every event below the number it notes.
         let mut sequenced = self.sequenced.lock();

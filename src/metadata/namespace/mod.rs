@@ -239,18 +239,21 @@ impl Namespace {
     }
 
     /// Runs `body` in a transaction until it commits. One that keeps losing
-    /// takes the commit lock before it begins: then nobody else can commit.
+    /// takes the commit lock before it begins: then nobody else can commit. Waits
+    /// for the engine before, never under the lock.
     fn run<T>(
         &self,
         mut body: impl FnMut(&mut Tx<'_>) -> Result<T, MetadataError>,
     ) -> Result<T, MetadataError> {
         for _ in 0..FREE_TRIES {
+            self.engine.admit()?;
             let mut begun = self.begin()?;
             let (value, changes) = self.attempt(&mut begun, &mut body)?;
             if self.commit(&mut self.sequenced.lock(), begun, &changes)? == Commit::Done {
                 return Ok(value);
             }
         }
+        self.engine.admit()?;
         let mut sequenced = self.sequenced.lock();
         let mut begun = self.begin()?;
         let (value, changes) = self.attempt(&mut begun, &mut body)?;

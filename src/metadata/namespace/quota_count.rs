@@ -141,6 +141,7 @@ impl Namespace {
     /// `Storage`.
     pub fn recount_quotas(&self) -> Result<(), MetadataError> {
         let _one = self.quotas.changing.lock();
+        self.engine.admit()?;
         let _sequenced = self.sequenced.lock();
         let snapshot = self.engine.snapshot()?;
         let reader = snapshot.as_ref();
@@ -191,6 +192,7 @@ impl Namespace {
         stage: &mut dyn FnMut() -> Result<(), MetadataError>,
     ) -> Result<(), MetadataError> {
         let _one = self.quotas.changing.lock();
+        self.engine.admit()?;
         let snapshot = {
             // No change comes between the quota and the snapshot that it counts.
             let mut sequenced = self.sequenced.lock();
@@ -228,6 +230,7 @@ impl Namespace {
     /// Adds what a snapshot has below a new quota: from now on it holds.
     fn count_quota(&self, ino: Ino, reader: &dyn Reader) -> Result<(), MetadataError> {
         let counted = count(reader, &|at| at == ino)?.remove(&ino).unwrap_or_default();
+        self.engine.admit()?;
         let _sequenced = self.sequenced.lock();
         let mut table = self.quotas.table();
         // Its directory may be gone.
@@ -250,6 +253,7 @@ impl Namespace {
     /// `NoAttribute` when it has none; `Storage`.
     pub fn remove_quota(&self, ino: Ino, now: Timestamp) -> Result<(), MetadataError> {
         let _one = self.quotas.changing.lock();
+        self.engine.admit()?;
         let mut sequenced = self.sequenced.lock();
         if !self.quotas.table().quotas.contains_key(&ino) {
             return Err(MetadataError::NoAttribute);

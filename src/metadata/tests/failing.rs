@@ -1,8 +1,8 @@
-//! An engine in memory that fails when it is told to.
+//! An engine in memory that fails, or is behind, when it is told to.
 
 use std::ops::ControlFlow;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::super::{Commit, Engine, MemoryEngine, MetadataError, Reader, Transaction};
 
@@ -21,12 +21,15 @@ struct Plan {
     fails: Option<Fails>,
     /// Until it is healed; else once.
     lasting: bool,
+    behind: bool,
+    waiting: u32,
 }
 
 #[derive(Default)]
 pub(super) struct FailingEngine {
     below: MemoryEngine,
     plan: Mutex<Plan>,
+    changed: Condvar,
 }
 
 impl FailingEngine {
@@ -37,6 +40,17 @@ impl FailingEngine {
 
     pub fn heal(&self) {
         self.plan.lock().fails = None;
+    }
+
+    /// Who asks for admission waits until this is taken back.
+    pub fn behind(&self, behind: bool) {
+        self.plan.lock().behind = behind;
+        self.changed.notify_all();
+    }
+
+    pub fn wait_for_waiting(&self, count: u32) {
+        let mut plan = self.plan.lock();
+        self.changed.wait_while(&mut plan, |plan| plan.waiting < count);
     }
 
     fn check(&self, now: &Fails) -> Result<(), MetadataError> {
@@ -75,6 +89,15 @@ impl Engine for FailingEngine {
 
     fn persist(&self) -> Result<(), MetadataError> {
         self.below.persist()
+    }
+
+    fn admit(&self) -> Result<(), MetadataError> {
+        let mut plan = self.plan.lock();
+        plan.waiting += 1;
+        self.changed.notify_all();
+        self.changed.wait_while(&mut plan, |plan| plan.behind);
+        plan.waiting -= 1;
+        Ok(())
     }
 }
 

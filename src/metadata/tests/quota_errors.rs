@@ -1,4 +1,4 @@
-//! Quotas over an engine that fails, and over damaged rows.
+//! Quotas over an engine that fails or waits, and over damaged rows.
 
 use std::sync::Arc;
 
@@ -122,4 +122,34 @@ fn a_commit_of_one_file_that_is_refused_says_why_and_leaves_nothing() {
         assert_eq!(tree.commit_contents(&[commit(file, 0, 1)]).unwrap(), [true]);
         assert_eq!(used(tree, top), (10, 2));
     });
+}
+
+#[test]
+fn who_waits_for_the_engine_holds_no_lock() {
+    let engine = Arc::new(FailingEngine::default());
+    let tree = tree_over(engine.clone());
+    let (top, inner, file) = small_tree(&tree);
+    tree.set_quota(top, inodes(9), at(1), &mut || Ok(())).unwrap();
+    engine.behind(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| make(&tree, inner, "more", FileKind::File));
+        scope.spawn(|| tree.unlink(inner, &name("file"), at(2)).unwrap());
+        scope.spawn(|| tree.remove_quota(inner, at(2)).unwrap_err());
+        engine.wait_for_waiting(3);
+        // All that needs the commit lock, the quotas' or that of numbers goes on.
+        assert_eq!(tree.stats().files, 1);
+        tree.stage_growth(file, 5, false).unwrap();
+        assert_eq!(used(&tree, top), (5, 2));
+        let mut rows = 0;
+        tree.snapshot_rows(true, &mut |_| {
+            rows += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert!(rows > 0);
+        engine.behind(false);
+    });
+    tree.stage_growth(file, 0, true).unwrap();
+    assert_eq!(used(&tree, top), (0, 3));
+    assert_sound(&tree);
 }
