@@ -539,7 +539,7 @@ impl Filesystem for CairnFs {
             return Self::send_xattr(reply, size, value);
         }
         // A CID that is asked for may have to be made first.
-        let steps = self.vfs.get_xattr_steps(ino, key.to_vec());
+        let steps = self.vfs.get_xattr_steps(ino, key);
         let send = move |value| Self::send_xattr(reply, size, value);
         self.requests.begin(Job::new("getxattr", request, steps, send));
     }

@@ -255,11 +255,6 @@ impl Vfs {
         }
     }
 
-    /// Commits a file and waits until it is durable locally.
-    pub(super) fn commit_now(&self, node: &Arc<Node>) -> Result<(), VfsError> {
-        self.replicator.block_on(self.commit_begun(node))
-    }
-
     /// Begins to commit what the CID of an inode depends on.
     pub(super) fn commits_begun(
         &self,

@@ -44,6 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
 
 use self::accessed::Accessed;
 use self::behind::Behind;
@@ -177,6 +178,8 @@ pub struct Vfs {
     owed_bytes: AtomicU64,
     hashed_bytes: AtomicU64,
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
+    /// Turns to walk a tree for its CID.
+    walks: Arc<Semaphore>,
 }
 
 impl Vfs {
@@ -212,6 +215,7 @@ impl Vfs {
             options: parts.options,
             hashed_bytes: AtomicU64::new(0),
             kernel: RwLock::default(),
+            walks: Arc::new(Semaphore::new(directory_cid::WALKS)),
         });
         if !vfs.options.read_only {
             vfs.adopt_staged()?;
@@ -317,7 +321,7 @@ impl Vfs {
     ///
     /// # Errors
     /// Of sealing and metadata.
-    pub fn info(&self, ino: Ino) -> Result<FileInfo, VfsError> {
+    pub fn info(self: &Arc<Self>, ino: Ino) -> Result<FileInfo, VfsError> {
         let link = self.link_of(ino)?;
         let inode = self.record(ino)?;
         let content = match &inode.content {

@@ -76,29 +76,4 @@ impl Vfs {
             vfs.near(&brought, || vfs.copy_part(from, to, len, &mut left))
         }
     }
-
-    /// The steps of a virtual attribute: what is dirty is committed first.
-    pub fn get_xattr_steps(
-        self: &Arc<Self>,
-        ino: Ino,
-        name: Vec<u8>,
-    ) -> impl FnMut() -> Result<Step<Vec<u8>, VfsError>, VfsError> + Send + use<> {
-        let (vfs, mut stage) = (Arc::clone(self), Stage::Begin);
-        move || {
-            if let Stage::Begin = stage {
-                stage = Stage::End;
-                let commits = name == b"user.cairn.cid" || name == b"user.cairn.copies";
-                if commits && !vfs.options.read_only {
-                    let waits = vfs.commits_begun(ino)?;
-                    return Ok(Step::wait(async move {
-                        for wait in waits {
-                            wait.await?;
-                        }
-                        Ok(())
-                    }));
-                }
-            }
-            vfs.get_xattr(ino, &name).map(Step::Done)
-        }
-    }
 }

@@ -1,5 +1,8 @@
+use std::sync::Arc;
+
 use super::{Vfs, VfsError};
 use crate::metadata::PinState;
+use crate::runtime::Step;
 use crate::types::{Acl, FileKind, Ino, acl};
 use rustix::io::Errno;
 
@@ -16,9 +19,9 @@ impl Vfs {
     ///
     /// # Errors
     /// `NoAttribute` (ENODATA).
-    pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
+    pub fn get_xattr(self: &Arc<Self>, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
         if name.starts_with(PREFIX) {
-            return self.virtual_xattr(ino, &name[PREFIX.len()..]);
+            return self.finish(self.get_xattr_steps(ino, name));
         }
         if !self.record(ino)?.has_xattrs {
             return Err(Errno::NODATA.into());
@@ -26,13 +29,43 @@ impl Vfs {
         Ok(self.namespace.get_xattr(ino, name)?)
     }
 
+    /// The steps of a virtual attribute: for some, what is dirty is committed first.
+    pub fn get_xattr_steps(
+        self: &Arc<Self>,
+        ino: Ino,
+        name: &[u8],
+    ) -> impl FnMut() -> Result<Step<Vec<u8>, VfsError>, VfsError> + Send + use<> {
+        let (vfs, mut link) = (Arc::clone(self), self.link_steps(ino));
+        let name = name.strip_prefix(PREFIX).unwrap_or_default().to_vec();
+        move || {
+            let content = match name.as_slice() {
+                b"cid" => true,
+                // A directory has no copies of its own.
+                b"copies" => vfs.record(ino)?.kind != FileKind::Directory,
+                _ => false,
+            };
+            if !content {
+                return vfs.virtual_xattr(ino, &name).map(Step::Done);
+            }
+            match link()? {
+                Step::Wait(wait) => Ok(Step::Wait(wait)),
+                Step::Done(link) if name == b"cid" => {
+                    Ok(Step::Done(link.cid.to_string().into_bytes()))
+                }
+                Step::Done(_) => vfs.virtual_xattr(ino, &name).map(Step::Done),
+            }
+        }
+    }
+
     fn virtual_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>, VfsError> {
         match name {
-            b"cid" => Ok(self.link_of(ino)?.cid.to_string().into_bytes()),
             b"policy" => Ok(self.policy_of(ino)?.to_string().into_bytes()),
             b"copies" => {
-                let info = self.info(ino)?;
-                let copies = info.content.map(|content| content.copies).unwrap_or_default();
+                let content = match &self.record(ino)?.content {
+                    Some(root) => self.namespace.content(root)?,
+                    None => None,
+                };
+                let copies = content.map(|content| content.copies).unwrap_or_default();
                 serde_json::to_vec(&copies).map_err(|_| Errno::IO.into())
             }
             b"state" => self.state_text(ino).map(String::into_bytes),

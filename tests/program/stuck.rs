@@ -75,6 +75,17 @@ fn volume<'w>(world: &'w World, policy: &str, probe: u32) -> Volume<'w> {
     volume
 }
 
+/// Programs that do not outlive their test.
+struct Ended<const N: usize>([Child; N]);
+
+impl<const N: usize> Drop for Ended<N> {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().unwrap_or(());
+        }
+    }
+}
+
 /// A program that dies of signals, as one that a shell starts in the foreground.
 fn start(world: &World, words: &[&str]) -> Child {
     // `env` undoes what a test runner may ignore.
@@ -269,6 +280,80 @@ fn a_read_that_waits_for_a_stuck_backend_ends_by_a_signal_and_blocks_no_other() 
     for name in ["one", "two"] {
         assert!(fs::read(mount.path(name)).unwrap() == [name.as_bytes(), &bytes].concat());
     }
+    mount.umount().ok();
+}
+
+#[test]
+fn cids_of_directories_that_wait_for_a_stuck_backend_hold_up_nothing_and_end_by_a_signal() {
+    let test = "stuck::cids_of_directories_that_wait";
+    let Some(world) = World::mountable(test) else { return };
+    let Some(hanging) = Hanging::new(&world, test) else { return };
+    let lost = volume(&world, "min=1,target=2,max=2", 3600);
+    let mount = lost.mount();
+    fs::create_dir_all(mount.path("a/b")).unwrap();
+    let bytes: Vec<u8> =
+        (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8).collect();
+    fs::write(mount.path("a/b/base"), &bytes).unwrap();
+    mount.umount().ok();
+    for shard in fs::read_dir(lost.dir.join("store/segments")).unwrap() {
+        fs::remove_dir_all(shard.unwrap().path()).unwrap();
+    }
+    let mount = lost.mount_with(&["-o", "level=LOCAL_DURABILITY,wait_on=fsync"]);
+    // A busy volume: there is always something to commit.
+    let writes = "import os, sys\n\
+        os.chdir(sys.argv[1])\n\
+        n = 0\n\
+        while True:\n\
+        \x20   n += 1\n\
+        \x20   with open('busy%d' % (n % 100), 'wb') as f: f.write(b'%d' % n)\n";
+    let writer = start(&world, &["python3", "-c", writes, mount.at.to_str().unwrap()]);
+    let asks = "import os, sys, threading\n\
+        os.chdir(sys.argv[1])\n\
+        told = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n\
+        def ask(at):\n\
+        \x20   while True:\n\
+        \x20       os.getxattr(at, 'user.cairn.cid')\n\
+        \x20       os.write(told, b'.')\n\
+        for n in range(120):\n\
+        \x20   threading.Thread(target=ask, args=(('.', 'a', 'a/b')[n % 3],)).start()\n";
+    let told = world.path("told");
+    let words = ["python3", "-c", asks, mount.at.to_str().unwrap(), told.to_str().unwrap()];
+    let mut busy = Ended([writer, start(&world, &words)]);
+    let answers = || fs::metadata(&told).map_or(0, |meta| meta.len());
+    wait_until("they are answered", || answers() > 300);
+    hanging.hang();
+    // A page of a leaf that is not here: its commit needs the rest of it.
+    let change = "import os, sys\n\
+        os.pwrite(os.open(sys.argv[1], os.O_WRONLY), b'x' * 4096, 1052672)\n";
+    let mut changer = start(&world, &["python3", "-c", change, &mount.text("a/b/base")]);
+    assert!(ends_within(&mut changer, Duration::from_secs(20)).unwrap().1.success());
+    let (mut last, mut same) = (0, 0);
+    wait_until("all wait", || {
+        same = if answers() == last { same + 1 } else { 0 };
+        last = answers();
+        same == 50
+    });
+    let output = format!("of={}", mount.text("synced"));
+    let words = ["dd", "if=/dev/zero", &output, "bs=100000", "count=1", "conv=fsync"];
+    let mut syncer = start(&world, &words);
+    let ended = ends_within(&mut syncer, Duration::from_secs(20));
+    assert!(ended.is_some_and(|(_, status)| status.success()), "a sync waits for CIDs");
+    for child in &mut busy.0 {
+        kill_process(Pid::from_child(child), Signal::TERM).unwrap();
+        assert!(ends_within(child, Duration::from_secs(20)).is_some(), "it goes on after SIGTERM");
+    }
+    hanging.go_on();
+    let cid = world
+        .command("python3")
+        .args([
+            "-c",
+            "import os, sys\nos.getxattr(sys.argv[1], 'user.cairn.cid')",
+            &mount.text("a"),
+        ])
+        .status();
+    assert!(cid.unwrap().success());
+    let now = fs::read(mount.path("a/b/base")).unwrap();
+    assert!(now[1_052_672..1_056_768] == [b'x'; 4096] && now[..1_052_672] == bytes[..1_052_672]);
     mount.umount().ok();
 }
 

@@ -42,7 +42,7 @@ fn contents(vfs: &Vfs, ino: Ino) -> Vec<u8> {
     data
 }
 
-fn listing(vfs: &Vfs) -> Listing {
+fn listing(vfs: &Arc<Vfs>) -> Listing {
     let mut listing = Listing::new();
     let mut stack = vec![(Vec::new(), Ino::ROOT)];
     while let Some((path, ino)) = stack.pop() {
