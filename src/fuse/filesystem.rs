@@ -627,7 +627,7 @@ impl Filesystem for CairnFs {
         reply: ReplyWrite,
     ) {
         // The answer has 32 bits; the caller asks for the rest again.
-        let len = len.min(1 << 30);
+        let len = len.min(u64::from(u32::MAX));
         let (from, to) = ((HandleId(from.0), from_offset), (HandleId(to.0), to_offset));
         let send = |copied: Result<u64, Errno>| match copied {
             Ok(copied) => reply.written(copied as u32),

@@ -13,8 +13,11 @@ use crate::runtime::failpoint;
 use crate::store::{Staging, StagingOptions};
 use crate::types::{FileKind, Ino};
 
-/// Bytes of one step of a copy between files.
+/// Bytes that a copy between files holds.
 const COPY_BYTES: usize = 1 << 20;
+/// Bytes of one request to copy: its caller cannot be interrupted meanwhile, and
+/// asks again for what is left.
+const COPY_MOST: u64 = 32 << 20;
 
 /// Names an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -363,45 +366,48 @@ impl Vfs {
         self.finish(self.copy_steps(from, to, len))
     }
 
-    /// Copies what is left; `left` is what of the range is not copied yet, and
-    /// is set by the first call.
+    /// Copies up to [`COPY_MOST`], and less when an error or a block that is not
+    /// here comes after the first part: who asks again meets it then.
     pub(super) fn copy_part(
         &self,
         (from, from_offset): (HandleId, u64),
         (to, to_offset): (HandleId, u64),
         len: u64,
-        left: &mut Option<Range<u64>>,
     ) -> Result<u64, VfsError> {
         let (source, target) = (self.handle(from)?, self.handle(to)?);
         if !target.options.write || target.options.append {
             return Err(Errno::BADF.into());
         }
-        let Range { start: mut done, end: len } = if let Some(left) = left {
-            left.clone()
-        } else {
-            // What the copy itself adds to the same file is not copied again.
-            let size = source.node.state.read().record.size;
-            let len = len.min(size.saturating_sub(from_offset));
-            if source.node.ino != target.node.ino
-                && from_offset == 0
-                && to_offset == 0
-                && let Some(copied) = self.share_content(&source.node, &target.node, len)?
-            {
-                target.wrote.store(true, Ordering::Release);
-                return Ok(copied);
-            }
-            0..len
-        };
+        // What the copy itself adds to the same file is not copied again.
+        let size = source.node.state.read().record.size;
+        let len = len.min(size.saturating_sub(from_offset));
+        if source.node.ino != target.node.ino
+            && from_offset == 0
+            && to_offset == 0
+            && let Some(copied) = self.share_content(&source.node, &target.node, len)?
+        {
+            target.wrote.store(true, Ordering::Release);
+            return Ok(copied);
+        }
+        let len = len.min(COPY_MOST);
         let mut buffer = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(COPY_BYTES))];
+        let mut done = 0;
         while done < len {
-            *left = Some(done..len);
             let part = buffer.len().min((len - done) as usize);
-            let n = self.read(from, from_offset + done, &mut buffer[..part])?;
-            if n == 0 {
-                break;
+            let copied = self.read(from, from_offset + done, &mut buffer[..part]).and_then(|n| {
+                if n > 0 {
+                    self.write(to, to_offset + done, &buffer[..n])?;
+                }
+                Ok(n as u64)
+            });
+            match copied {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                // A failure of an earlier commit is told once.
+                Err(error @ VfsError::Latched(..)) => return Err(error),
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
             }
-            self.write(to, to_offset + done, &buffer[..n])?;
-            done += n as u64;
         }
         Ok(done)
     }

@@ -1,7 +1,6 @@
 //! Requests that may wait for backends, in steps that hold no thread and no lock
 //! meanwhile. A step itself waits for this machine only.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::file::HandleId;
@@ -70,10 +69,9 @@ impl Vfs {
         len: u64,
     ) -> impl FnMut() -> Result<Step<u64, VfsError>, VfsError> + Send + use<> {
         let (vfs, brought) = (Arc::clone(self), Brought::default());
-        let mut left: Option<Range<u64>> = None;
         move || {
             let (from, to) = ((from, from_offset), (to, to_offset));
-            vfs.near(&brought, || vfs.copy_part(from, to, len, &mut left))
+            vfs.near(&brought, || vfs.copy_part(from, to, len))
         }
     }
 }

@@ -226,6 +226,33 @@ fn copy_file_range_copies_between_and_within_files() {
 }
 
 #[test]
+fn a_long_copy_of_a_part_is_made_in_parts_and_one_of_a_whole_file_at_once() {
+    const LEN: usize = 70_000_000;
+    let Some(world) = World::mountable("files::a_long_copy") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    let bytes = pattern(LEN, 7);
+    fs::write(mount.path("from"), &bytes).unwrap();
+    let from = File::open(mount.path("from")).unwrap();
+    let make = |name| File::create(mount.path(name)).unwrap();
+    let (part, whole) = (make("part"), make("whole"));
+    let (mut at, mut out, mut calls) = (1_000u64, 0u64, 0);
+    while at < LEN as u64 {
+        let copied =
+            rustix::fs::copy_file_range(&from, Some(&mut at), &part, Some(&mut out), LEN).unwrap();
+        assert!(copied > 0 && copied <= 32 << 20, "{copied} bytes in one call");
+        calls += 1;
+    }
+    assert_eq!(calls, 3);
+    let (mut at, mut out) = (0, 0);
+    let copied = rustix::fs::copy_file_range(&from, Some(&mut at), &whole, Some(&mut out), LEN);
+    assert_eq!(copied, Ok(LEN));
+    drop((part, whole));
+    assert!(fs::read(mount.path("part")).unwrap() == bytes[1_000..]);
+    assert!(fs::read(mount.path("whole")).unwrap() == bytes);
+}
+
+#[test]
 fn a_shared_mapping_reads_and_writes_the_file() {
     let Some(world) = World::mountable("files::a_shared_mapping") else { return };
     let volume = world.volume(&[], "min=1,target=1,max=1");
