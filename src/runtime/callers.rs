@@ -144,6 +144,10 @@ struct State {
     waits: BTreeMap<u64, Entry>,
     next: u64,
     dying: HashMap<u32, Instant>,
+    /// The thread sleeps until it is woken: there was nothing to look at.
+    idle: bool,
+    #[cfg(test)]
+    wakes: u64,
     ended: bool,
 }
 
@@ -212,7 +216,9 @@ impl Callers {
         let id = state.next;
         state.next += 1;
         state.waits.insert(id, Entry { tid, since: now, asked: None, cancel: cancel.clone() });
-        if state.waits.len() == 1 {
+        // In its sleep between two looks it needs no call: this wait is young. Who
+        // waits again and again would pay for each.
+        if std::mem::take(&mut state.idle) {
             self.shared.wake.notify_all();
         }
         drop(state);
@@ -235,7 +241,13 @@ impl Shared {
             let due: Vec<(u64, u32)> = {
                 let mut state = self.state.lock();
                 while state.waits.is_empty() && !state.ended {
+                    state.idle = true;
                     self.wake.wait(&mut state);
+                }
+                state.idle = false;
+                #[cfg(test)]
+                {
+                    state.wakes += 1;
                 }
                 if state.ended {
                     return;
@@ -343,5 +355,19 @@ mod tests {
         assert_eq!(callers.waiting(), 0);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn who_waits_again_and_again_wakes_the_thread_no_oftener_than_it_looks() {
+        let callers = Callers::start().unwrap();
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        let start = Instant::now();
+        for _ in 0..20_000 {
+            drop(callers.watch(tid).unwrap());
+            std::thread::yield_now();
+        }
+        let looks = start.elapsed().as_millis() / ROUND.as_millis();
+        let wakes = callers.shared.state.lock().wakes;
+        assert!(u128::from(wakes) <= looks + 2, "{wakes} for {looks} looks");
     }
 }
