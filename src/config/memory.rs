@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | dirty | 1/8, `mount.dirty_bytes` | files being written go to the disk |
 //! | commits | 1/16 | smaller batches |
-//! | requests | 1/32 | threads, and a mebibyte a request |
+//! | requests | 1/16 | threads, and a mebibyte each; of writes that wait for a backend a quarter of it is in memory, and the rest on the disk |
 //! | rows | 1/16 | rows of inodes, CIDs of directories: a cache |
 //! | `node_cache` | 1/16, `store.node_cache_bytes` | a cache |
 //! | verified | 1/32 | places of blocks that were hashed: a cache |
@@ -16,7 +16,7 @@
 //! | `engine_writes` | 3/16 | memtables are written out |
 //! | sending | 1/8 | smaller batches; at least a block for each sender |
 //! | checkpoint | 1/16 | row groups of 65,536 rows |
-//! | program | 1/8 | code, stacks, queues with a bound in items, the allocator's slack |
+//! | program | 3/32 | code, stacks, queues with a bound in items, the allocator's slack |
 
 use super::Config;
 use crate::types::ByteSize;
@@ -87,7 +87,7 @@ impl MemoryPlan {
             budget,
             dirty,
             commits: of_32(2),
-            requests: of_32(1),
+            requests: of_32(2),
             rows: of_32(2),
             node_cache,
             verified: of_32(1),
@@ -95,7 +95,7 @@ impl MemoryPlan {
             engine_writes: of_32(6),
             sending: of_32(4),
             checkpoint: of_32(2),
-            program: of_32(4),
+            program: of_32(3),
         };
         let sum: u64 = plan.parts().iter().map(|(_, bytes)| bytes).sum();
         if sum > budget {
@@ -130,6 +130,12 @@ impl MemoryPlan {
     #[must_use]
     pub fn memtable(&self) -> u64 {
         self.engine_writes / MEMTABLES
+    }
+
+    /// Bytes in memory of writes that wait.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        (self.requests / 4) as usize
     }
 
     /// Entries of the set of verified places.

@@ -17,6 +17,7 @@ fn used(volume: &Volume, part: &str) -> Option<u64> {
             per(memory.rows / 4 * 3, memory.cached_rows() as u64, rows)
                 + per(memory.rows / 4, memory.cached_directories() as u64, directories),
         ),
+        "requests" => Some(volume.vfs.held_bytes()),
         "node_cache" => Some(blocks),
         "verified" => Some(per(memory.verified, memory.verified_entries() as u64, verified)),
         "engine_writes" => Some(volume.namespace.engine().write_buffer_bytes()),

@@ -267,6 +267,7 @@ impl Volume {
                 memory_file_bytes: config.mount.memory_file_bytes.0,
                 hash_threads: config.mount.hash_threads as usize,
                 commit_bytes: memory.commits,
+                held_bytes: memory.held(),
                 cached_rows: memory.cached_rows(),
                 cached_directories: memory.cached_directories(),
                 volume_dir: std::os::unix::ffi::OsStrExt::as_bytes(dir.as_os_str()).to_vec(),

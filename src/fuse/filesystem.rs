@@ -1,5 +1,6 @@
 //! Decodes a request, calls one method, encodes the answer.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -16,7 +17,7 @@ use fuser::{
 use super::reply::{attributes, file_type, kind_of_mode, set_time};
 use super::requests::{Job, Requests, ended};
 use crate::metadata::{Created, InodeRecord, RenameMode};
-use crate::runtime::{Step, failpoint};
+use crate::runtime::{Held, Step, failpoint};
 use crate::types::{Acl, FileKind, Ino, InvalidName, Name, acl};
 use crate::vfs::{Brought, Caller, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
 
@@ -369,15 +370,25 @@ impl Filesystem for CairnFs {
         let write = move |vfs: &Vfs, data: &[u8]| {
             if mapped { vfs.write_mapped(id, offset, data) } else { vfs.write(id, offset, data) }
         };
-        let first = vfs.near(&brought, || write(&vfs, data));
+        let mut held = None;
+        // The bytes are the kernel's buffer: who has to wait takes them along.
+        let first = match vfs.near(&brought, || write(&vfs, data)) {
+            Ok(Step::Wait(wait)) => vfs.hold(data).map(|bytes| {
+                held = Some(bytes);
+                Step::Wait(wait)
+            }),
+            ended => ended,
+        };
         let len = data.len() as u32;
         let send = move |written: Result<u64, Errno>| match written {
             Ok(_) => reply.written(len),
             Err(error) => reply.error(error),
         };
-        // The bytes are the kernel's buffer: who has to wait takes them along.
-        let data = if let Ok(Step::Wait(_)) = first { data.to_vec() } else { Vec::new() };
-        let step = move || vfs.near(&brought, || write(&vfs, &data));
+        let step = move || {
+            let bytes = held.as_ref().map_or(Ok(Cow::Borrowed(&[][..])), Held::bytes);
+            let bytes = bytes.map_err(|error| VfsError::Replication(error.into()))?;
+            vfs.near(&brought, || write(&vfs, &bytes))
+        };
         self.requests.go_on(Job::new("write", request, step, send), first);
     }
 

@@ -15,6 +15,7 @@ mod descriptors;
 pub mod failpoint;
 mod late;
 mod shutdown;
+mod spool;
 mod step;
 
 pub use self::bridge::{Bridge, BridgeError};
@@ -24,4 +25,5 @@ pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::descriptors::{descriptor_share, raise_descriptor_limit};
 pub use self::late::within;
 pub use self::shutdown::Shutdown;
+pub use self::spool::{Held, Spool};
 pub use self::step::Step;

@@ -14,7 +14,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
 use tokio::sync::oneshot;
 
@@ -45,12 +44,12 @@ const WAITING: usize = 8192;
 const FULL_WAIT: Duration = Duration::from_secs(2);
 
 /// How a commit ended, for who waits for it.
-type Outcome = Result<(), (super::Errno, String)>;
-type Done = oneshot::Sender<Outcome>;
+pub(super) type Outcome = Result<(), (super::Errno, String)>;
+pub(super) type Done = oneshot::Sender<Outcome>;
 
-struct Request {
-    node: Arc<Node>,
-    dones: Vec<Done>,
+pub(super) struct Request {
+    pub node: Arc<Node>,
+    pub dones: Vec<Done>,
     /// Blocks of what is below it that were not here at an earlier try.
     brought: Brought,
 }
@@ -147,7 +146,7 @@ impl Committer {
         }
     }
 
-    fn push_request(&self, request: Request) {
+    pub fn push_request(&self, request: Request) {
         let mut queue = self.queue.lock();
         queue.hurried |= !request.dones.is_empty();
         queue.since.get_or_insert_with(Instant::now);
@@ -203,7 +202,7 @@ impl Committer {
 
 /// Tells who waits. A failure that all of them have stopped waiting for stays
 /// with the file.
-fn tell(dones: Vec<Done>, outcome: &Outcome) {
+pub(super) fn tell(dones: Vec<Done>, outcome: &Outcome) {
     for done in dones {
         // Who does not wait any more finds it with the file's failures.
         drop(done.send(outcome.clone()));
@@ -404,31 +403,6 @@ impl Vfs {
         if wrong && let Some(kernel) = self.kernel.read().as_ref() {
             kernel.invalidate_attributes(node.ino);
         }
-    }
-
-    /// A file needs a block of what is below it that is not here: it is brought
-    /// while others are committed, and then the file is tried again.
-    fn commit_after(
-        self: &Arc<Self>,
-        wait: BoxFuture<'static, Result<(), VfsError>>,
-        request: Request,
-    ) {
-        let vfs = Arc::downgrade(self);
-        self.replicator.bridge().spawn(async move {
-            match (wait.await, vfs.upgrade()) {
-                (Ok(()), Some(vfs)) => vfs.committer.push_request(request),
-                (Ok(()), None) => {}
-                (Err(error), vfs) => {
-                    tracing::error!(ino = %request.node.ino, %error, "a file could not be committed; its bytes are kept");
-                    let (errno, text) = (error.errno(), error.to_string());
-                    request.node.failures.lock().add(errno, text.clone());
-                    if let Some(vfs) = vfs {
-                        vfs.retries.failed(request.node.ino);
-                    }
-                    tell(request.dones, &Err((errno, text)));
-                }
-            }
-        });
     }
 
     fn is_gone(&self, ino: Ino) -> bool {

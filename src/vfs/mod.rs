@@ -17,6 +17,7 @@ mod accessed;
 mod attr;
 mod behind;
 mod block_index;
+mod bringing;
 mod commit;
 mod dir;
 mod directory_cid;
@@ -48,6 +49,7 @@ use tokio::sync::Semaphore;
 
 use self::accessed::Accessed;
 use self::behind::Behind;
+use self::bringing::Bringing;
 use self::commit::Committer;
 use self::file::Handle;
 use self::node::{Node, NodeTable};
@@ -56,7 +58,7 @@ use crate::metadata::{
     ContentRecord, Created, InodeRecord, MetadataError, Namespace, NewNode, SetAttributes,
 };
 use crate::replication::{Checkpointer, Policy, Replicator, WriteResult};
-use crate::runtime::Clock;
+use crate::runtime::{Clock, Spool};
 use crate::store::LocalStore;
 use crate::types::{FileKind, Ino, Name, Timestamp};
 
@@ -84,6 +86,8 @@ pub struct VfsOptions {
     pub hash_threads: usize,
     /// Bytes of blocks in commits that run.
     pub commit_bytes: u64,
+    /// Bytes in memory of writes that wait; others are kept on the disk.
+    pub held_bytes: usize,
     /// Rows of inodes that are kept beside the engine.
     pub cached_rows: usize,
     /// CIDs of directories that are kept.
@@ -180,6 +184,10 @@ pub struct Vfs {
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
     /// Turns to walk a tree for its CID.
     walks: Arc<Semaphore>,
+    /// The turn to keep blocks that the store has no place for.
+    keepers: Arc<Semaphore>,
+    spool: Arc<Spool>,
+    bringing: Bringing,
 }
 
 impl Vfs {
@@ -188,6 +196,7 @@ impl Vfs {
     /// # Errors
     /// Of metadata and store.
     pub fn open(parts: VfsParts) -> Result<Arc<Self>, VfsError> {
+        let spool = Spool::new(parts.store.root(), parts.options.held_bytes);
         let vfs = Arc::new(Self {
             namespace: parts.namespace,
             store: parts.store,
@@ -216,6 +225,9 @@ impl Vfs {
             hashed_bytes: AtomicU64::new(0),
             kernel: RwLock::default(),
             walks: Arc::new(Semaphore::new(directory_cid::WALKS)),
+            keepers: Arc::new(Semaphore::new(1)),
+            spool,
+            bringing: Bringing::default(),
         });
         if !vfs.options.read_only {
             vfs.adopt_staged()?;

@@ -9,23 +9,26 @@
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::watch;
+use rustix::io::Errno;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
 use crate::content::ContentError;
-use crate::runtime::Step;
+use crate::runtime::{Held, Step};
 use crate::store::StoreError;
 use crate::types::Cid;
 
-/// Bytes of blocks that a request keeps; they are in the store, too, unless that
-/// is full.
+/// Bytes of blocks that a request keeps when the store has no place for them; one
+/// request at a time does.
 const KEPT_BYTES: usize = 8 << 20;
 
-/// Blocks that a request has brought from elsewhere, for its next try.
+/// What a request has brought from elsewhere, for its next try: the store has it,
+/// or it is kept here.
 #[derive(Clone, Default)]
 pub struct Brought(Arc<Mutex<Blocks>>);
 
@@ -34,12 +37,18 @@ struct Blocks {
     kept: VecDeque<(Cid, Bytes)>,
     bytes: usize,
     seen: HashSet<Cid>,
+    /// The turn to keep blocks.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Brought {
     fn get(&self, id: &Cid) -> Option<Bytes> {
         let blocks = self.0.lock();
         blocks.kept.iter().find(|(kept, _)| kept == id).map(|(_, data)| data.clone())
+    }
+
+    fn keeps(&self) -> bool {
+        self.0.lock().turn.is_some()
     }
 
     fn put(&self, id: Cid, data: Bytes) {
@@ -107,14 +116,45 @@ impl Vfs {
                 }));
             }
         };
-        if !brought.0.lock().seen.insert(id) {
+        let again = !brought.0.lock().seen.insert(id);
+        if again && brought.keeps() {
             return Err(StoreError::NoSpace.into());
         }
-        let (bring, brought) = (self.replicator.bring(&id), brought.clone());
+        let (replicator, store) = (Arc::clone(&self.replicator), Arc::clone(&self.store));
+        let (turns, brought) = (Arc::clone(&self.keepers), brought.clone());
         Ok(Step::wait(async move {
-            brought.put(id, bring.await?);
+            if !brought.keeps() {
+                // However many wait, their blocks are in memory on their way only.
+                if !again {
+                    drop(replicator.bring(&id).await?);
+                    if store.contains(&id)? {
+                        return Ok(());
+                    }
+                }
+                let turn = turns.acquire_owned().await.map_err(|_| Errno::SHUTDOWN)?;
+                brought.0.lock().turn = Some(turn);
+            }
+            brought.put(id, replicator.bring(&id).await?);
             Ok(())
         }))
+    }
+
+    /// Keeps the bytes of a write that has to wait: in memory, or on the disk.
+    ///
+    /// # Errors
+    /// `NoSpace`; of the disk.
+    pub fn hold(&self, bytes: &[u8]) -> Result<Held, VfsError> {
+        if let Some(held) = self.spool.in_memory(bytes) {
+            return Ok(held);
+        }
+        self.store.admit(bytes.len() as u64, self.owed_bytes.load(Ordering::Relaxed))?;
+        let held = self.spool.on_disk(bytes);
+        Ok(held.map_err(|error| StoreError::io(self.store.root(), error))?)
+    }
+
+    /// Bytes in memory of writes that wait.
+    pub fn held_bytes(&self) -> u64 {
+        self.spool.held().0
     }
 
     /// The state for reading. Inside [`Vfs::near`] no thread waits for a commit.
@@ -155,7 +195,7 @@ impl Vfs {
                 scope.missing = Some(Missing::Commit(ended));
             }
         });
-        Err(rustix::io::Errno::AGAIN.into())
+        Err(Errno::AGAIN.into())
     }
 
     /// A block for walks and reads. Inside [`Vfs::near`]: only when it is here.

@@ -358,6 +358,75 @@ fn cids_of_directories_that_wait_for_a_stuck_backend_hold_up_nothing_and_end_by_
 }
 
 #[test]
+fn writes_that_wait_for_a_stuck_backend_keep_to_the_budget_however_many_they_are() {
+    const WRITES: usize = 300;
+    const BUDGET: u64 = 128 << 20;
+    let test = "stuck::writes_that_wait";
+    let Some(world) = World::mountable(test) else { return };
+    let Some(hanging) = Hanging::new(&world, test) else { return };
+    let lost = volume(&world, "min=1,target=2,max=2", 3600);
+    let config = lost.dir.join("cairn.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("memory_bytes = \"512MiB\"", "memory_bytes = \"128MiB\""))
+        .unwrap();
+    let mount = lost.mount();
+    let old = |n: usize| format!("{n:05}").repeat(1_000);
+    for n in 0..WRITES {
+        fs::write(mount.path(&n.to_string()), old(n)).unwrap();
+    }
+    wait_until("all is copied", || lost.status()["queue"]["pending"] == 0);
+    mount.umount().ok();
+    // All blocks are in packs, and the local ones are lost.
+    for pack in fs::read_dir(lost.dir.join("store/packs")).unwrap() {
+        fs::remove_file(pack.unwrap().path()).unwrap();
+    }
+    let mount = lost.mount_with(&["-o", "level=LOCAL_DURABILITY,wait_on=fsync"]);
+    hanging.hang();
+    // Each needs the bytes before it in its page.
+    let script = "import os, sys, threading\n\
+        os.chdir(sys.argv[1])\n\
+        told = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n\
+        def write(n):\n\
+        \x20   f = os.open(str(n), os.O_WRONLY)\n\
+        \x20   os.write(told, b'.')\n\
+        \x20   assert os.pwrite(f, bytes([n % 251 + 1]) * 1000000, 100) == 1000000\n\
+        \x20   os.close(f)\n\
+        \x20   os.write(told, b'.')\n\
+        for n in range(int(sys.argv[3])): threading.Thread(target=write, args=(n,)).start()\n";
+    let told = world.path("told");
+    let count = WRITES.to_string();
+    let words =
+        ["python3", "-c", script, mount.at.to_str().unwrap(), told.to_str().unwrap(), &count];
+    let mut busy = Ended([start(&world, &words)]);
+    wait_until("all have begun", || has_len(&told, WRITES as u64));
+    let memory = || lost.status()["memory"].clone();
+    let (mut last, mut same) = (0, 0);
+    wait_until("all wait", || {
+        let now = memory()["resident_bytes"].as_u64().unwrap() >> 20;
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        same == 5
+    });
+    let memory = memory();
+    let part = memory["parts"].as_array().unwrap().iter().find(|p| p["part"] == "requests");
+    let used = part.unwrap()["used_bytes"].as_u64().unwrap();
+    assert!(used > 1 << 20 && used <= part.unwrap()["most_bytes"].as_u64().unwrap(), "{memory}");
+    assert!(memory["most_resident_bytes"].as_u64().unwrap() <= BUDGET, "{memory}");
+    assert!(has_len(&told, WRITES as u64), "none is over");
+    hanging.go_on();
+    let ended = ends_within(&mut busy.0[0], Duration::from_mins(1));
+    assert!(ended.is_some_and(|(_, status)| status.success()));
+    assert!(has_len(&told, 2 * WRITES as u64));
+    for n in 0..WRITES {
+        let byte = u8::try_from(n % 251 + 1).unwrap();
+        let now = fs::read(mount.path(&n.to_string())).unwrap();
+        assert!(now[..100] == old(n).as_bytes()[..100] && now[100..] == vec![byte; 1_000_000]);
+    }
+    assert!(lost.status()["memory"]["most_resident_bytes"].as_u64().unwrap() <= BUDGET);
+    mount.umount().ok();
+}
+
+#[test]
 fn a_volume_with_a_stuck_backend_mounts_works_says_so_and_ends() {
     let test = "stuck::a_volume_with_a_stuck_backend";
     let Some(world) = World::mountable(test) else { return };

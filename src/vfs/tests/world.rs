@@ -96,6 +96,7 @@ impl World {
                 memory_file_bytes,
                 hash_threads: 2,
                 commit_bytes: 1 << 20,
+                held_bytes: 1 << 20,
                 cached_rows: 64,
                 cached_directories: 64,
                 volume_dir: b"/volume".to_vec(),
