@@ -236,6 +236,13 @@ impl Staging {
         pages
     }
 
+    /// The file that pages of [`Staging::pages`] name.
+    #[must_use]
+    pub fn id_in(pages: &[(u64, Vec<u8>)]) -> Option<SegmentId> {
+        let header = pages.iter().find(|(leaf, _)| *leaf == Self::HEADER_LEAF);
+        header.and_then(|(_, header)| parse_header(header)).map(|(id, _)| id)
+    }
+
     /// Frees the disk's space outside of `data`, all dirty leaves that are no
     /// zeros, in order: there the bytes are zero or the base's. Does nothing while
     /// the file takes little more than `data`.

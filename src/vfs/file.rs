@@ -626,6 +626,13 @@ impl Vfs {
                     self.namespace.delete_staged(ino)?;
                     continue;
                 }
+                Err(error @ MetadataError::Damaged { .. }) => {
+                    // Not the bytes' fault: they wait for the row's repair.
+                    let Some(id) = Staging::id_in(&staged.pages) else { return Err(error.into()) };
+                    tracing::error!(%ino, %error, "bytes that were synced wait in the store's staging");
+                    kept.push(id);
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             let sizes = (staged.size, staged.base_size, record.size);

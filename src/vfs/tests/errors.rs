@@ -1,6 +1,7 @@
 //! Failures of what is written later: who is told, and what is said afterwards.
 
 use super::world::{Ground, World};
+use crate::metadata::{keys, transact};
 use crate::runtime::Shutdown;
 use crate::types::{FileKind, Ino, Name};
 use crate::vfs::{HandleId, OpenOptions};
@@ -181,4 +182,53 @@ fn a_change_that_fails_leaves_the_length_that_is_said() {
     assert_eq!(size, if failed.is_ok() { 30_001 } else { 5_001 });
     assert_eq!(vfs.attributes(ino).unwrap().size, size);
     assert_eq!(contents(&world, ino).len() as u64, size);
+}
+
+/// Replaces a row; what it was.
+fn replace_row(world: &World, ino: Ino, row: &[u8]) -> Vec<u8> {
+    let key = keys::number(keys::INODE, ino.0);
+    let engine = world.namespace().engine();
+    transact(engine.as_ref(), |tx| {
+        let old = tx.get(&key)?.unwrap();
+        tx.put(&key, row);
+        Ok(old)
+    })
+    .unwrap()
+}
+
+#[test]
+fn one_damaged_row_fails_no_other_file() {
+    let world = world("level=QUORUM,wait_on=fsync");
+    let (vfs, mut files) = (world.vfs(), Vec::new());
+    for n in 0..20 {
+        let name = Name::new(format!("file{n}")).unwrap();
+        let ino = vfs.make(Ino::ROOT, &name, FileKind::File, (0o644, 0), (0, 0), b"").unwrap().ino;
+        let id = open(&world, ino);
+        vfs.write(id, 0, format!("bytes of {n}").as_bytes()).unwrap();
+        files.push(ino);
+    }
+    let row = replace_row(&world, files[3], b"\x02");
+    assert!(vfs.commit_all().is_err());
+    for ino in files.iter().filter(|ino| **ino != files[3]) {
+        assert!(world.namespace().inode(*ino).unwrap().content.is_some(), "{ino}");
+    }
+    replace_row(&world, files[3], &row);
+    vfs.commit_all().unwrap();
+    assert!(world.namespace().inode(files[3]).unwrap().content.is_some());
+}
+
+#[test]
+fn synced_bytes_outlive_mounts_while_their_row_is_damaged() {
+    let mut world = world("level=LOCAL_DURABILITY,wait_on=fsync");
+    let ino = make(&world);
+    let id = open(&world, ino);
+    let bytes = vec![7; 50_000];
+    world.vfs().write(id, 0, &bytes).unwrap();
+    world.vfs().fsync(id).unwrap();
+    let row = replace_row(&world, ino, b"\x02");
+    world.kill();
+    world.kill();
+    replace_row(&world, ino, &row);
+    world.kill();
+    assert_eq!(contents(&world, ino), bytes);
 }
