@@ -169,8 +169,10 @@ fn a_change_that_fails_leaves_the_length_that_is_said() {
     let world = world("level=QUORUM,wait_on=fsync");
     let (vfs, ino) = (world.vfs(), make(&world));
     let id = open(&world, ino);
-    // Not at a page's end: zeroing has to write there.
     vfs.write(id, 0, &vec![7; 5_001]).unwrap();
+    vfs.fsync(id).unwrap();
+    vfs.write(id, 0, b"changed").unwrap();
+    // Zeroing from the middle of a page has to write what is below it there.
     world.disk().unwrap().fill(true);
     let zero = rustix::fs::FallocateFlags::ZERO_RANGE.bits().cast_signed();
     let failed = vfs.fallocate(id, 4_500..30_001, zero);
