@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::types::AccessTimes;
+
 /// Version of the messages.
 const VERSION: u32 = 1;
 /// Connections at a time; more are closed at once.
@@ -126,6 +128,13 @@ pub enum Command {
     Stats,
     /// Brings all contents into the local store.
     Fetch,
+    /// What mount(8) says at a remount.
+    Remount {
+        /// No changes.
+        read_only: bool,
+        /// Of what a read moves the time of access.
+        access_times: AccessTimes,
+    },
     /// Drains and unmounts.
     Umount {
         /// Leave what is pending.

@@ -70,7 +70,7 @@ pub(super) struct Init {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cairn mount ~/data --volume ~/volume --backend /mnt/b/cairn\n  cairn mount ~/data -o level=LOCAL_DURABILITY,wait_on=fsync\n  mount -t cairn /srv/volume /srv/data -o noatime\n  /srv/volume /srv/data cairn defaults,_netdev 0 0     (a line of fstab)\n\nOptions of -o: level=, wait_on=, on_degraded=, min=, target=, max= (this mount only), volume=, ro, rw, allow_other, noatime, nosuid, nodev, noexec, sync, dirsync; what fstab has for others (defaults, auto, user, nofail, _netdev, x-*) is passed over."
+    after_help = "Examples:\n  cairn mount ~/data --volume ~/volume --backend /mnt/b/cairn\n  cairn mount ~/data -o level=LOCAL_DURABILITY,wait_on=fsync\n  mount -t cairn /srv/volume /srv/data -o noatime\n  /srv/volume /srv/data cairn defaults,_netdev 0 0     (a line of fstab)\n\nOptions of -o: level=, wait_on=, on_degraded=, min=, target=, max= (this mount only), volume=, ro, rw, allow_other, noatime, nodiratime, nosuid, nodev, noexec, nosymfollow, sync, dirsync; what fstab has for others (defaults, auto, user, nofail, _netdev, x-*) is passed over."
 )]
 pub(super) struct Mount {
     /// Where.
@@ -90,6 +90,9 @@ pub(super) struct Mount {
     /// Mount options, as fstab passes them.
     #[arg(short = 'o', value_name = "OPTS")]
     pub options: Vec<String>,
+    /// Say nothing when it is mounted, as mount(8) does.
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Told when the mount answers (used between cairn's own processes).
     #[arg(long, hide = true)]
     pub ready: Option<PathBuf>,

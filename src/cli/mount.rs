@@ -19,6 +19,7 @@ use crate::daemon::{Identity, Lock, MountRequest, Volume, VolumeMode, run_mount}
 use crate::fuse::MountOptions;
 use crate::runtime::Shutdown;
 use crate::telemetry::{LogFormat, init_logging};
+use crate::types::AccessTimes;
 
 /// A daemon's log is set aside at a mount when it is longer.
 const LOG_BYTES: u64 = 16 << 20;
@@ -49,8 +50,8 @@ pub(super) fn helper_arguments(words: &[OsString]) -> Result<Vec<OsString>, Fail
     let [source, mountpoint] = places.as_slice() else {
         return Err(usage("usage: mount.cairn VOLUME MOUNTPOINT [-o OPTS]"));
     };
-    let mut out: Vec<OsString> =
-        vec!["cairn".into(), "mount".into(), mountpoint.clone(), "--volume".into(), source.clone()];
+    let mut out = ["cairn", "mount", "--quiet"].map(OsString::from).to_vec();
+    out.extend([mountpoint.clone(), "--volume".into(), source.clone()]);
     for option in options {
         out.extend(["-o".into(), option]);
     }
@@ -66,6 +67,17 @@ struct Options {
     remount: bool,
     allow_other: Option<bool>,
     volume: Option<PathBuf>,
+}
+
+impl Options {
+    fn access_times(&self) -> AccessTimes {
+        let said = |word| self.kernel.iter().any(|known| known == word);
+        match (said("noatime"), said("nodiratime")) {
+            (true, _) => AccessTimes::None,
+            (false, true) => AccessTimes::NotDirectories,
+            (false, false) => AccessTimes::All,
+        }
+    }
 }
 
 fn parse_options(lists: &[String]) -> Result<Options, Failure> {
@@ -84,7 +96,11 @@ fn parse_options(lists: &[String]) -> Result<Options, Failure> {
             ("ro", None) => options.read_only = true,
             ("rw", None) => options.read_only = false,
             ("allow_other", None) => options.allow_other = Some(true),
-            ("noatime" | "nosuid" | "nodev" | "noexec" | "sync" | "dirsync", None) => {
+            (
+                "noatime" | "nodiratime" | "nosuid" | "nodev" | "noexec" | "nosymfollow" | "sync"
+                | "dirsync",
+                None,
+            ) => {
                 options.kernel.push(word.to_owned());
             }
             ("strictatime", None) => {
@@ -106,11 +122,20 @@ fn parse_options(lists: &[String]) -> Result<Options, Failure> {
                 | "_netdev"
                 | "atime"
                 | "relatime"
+                | "norelatime"
+                | "nostrictatime"
+                | "diratime"
                 | "lazytime"
+                | "nolazytime"
                 | "suid"
                 | "dev"
                 | "exec"
+                | "symfollow"
                 | "async"
+                | "silent"
+                | "loud"
+                | "nomand"
+                | "noiversion"
                 | "default_permissions"
                 | "comment"
                 // What mount(8) takes from /proc/mounts at a remount.
@@ -121,7 +146,7 @@ fn parse_options(lists: &[String]) -> Result<Options, Failure> {
             (other, _) if other.starts_with("x-") || other.starts_with("X-") => {}
             _ => {
                 return Err(usage(format!(
-                    "`{word}` is not a mount option; known: level=, wait_on=, on_degraded=, min=, target=, max=, volume=, ro, rw, allow_other, noatime, nosuid, nodev, noexec, sync, dirsync"
+                    "`{word}` is not a mount option; known: level=, wait_on=, on_degraded=, min=, target=, max=, volume=, ro, rw, allow_other, noatime, nodiratime, nosuid, nodev, noexec, nosymfollow, sync, dirsync"
                 )));
             }
         }
@@ -146,7 +171,7 @@ pub(super) fn mount(
     let mountpoint = std::path::absolute(&request.mountpoint).map_err(super::failed)?;
     let mode = VolumeMode {
         read_only: request.read_only || options.read_only,
-        no_access_times: options.kernel.iter().any(|word| word == "noatime"),
+        access_times: options.access_times(),
         policy_override: options.policy.join(","),
         mountpoint: Some(mountpoint.clone()),
     };
@@ -173,7 +198,9 @@ pub(super) fn mount(
         } else {
             spawn(&dir, request, level, format)?;
             let value = json!({ "mountpoint": mountpoint.display().to_string(), "volume": dir.display().to_string() });
-            output.fields(&value, &["mountpoint", "volume"]);
+            if !request.quiet {
+                output.fields(&value, &["mountpoint", "volume"]);
+            }
             Ok(())
         }
     });
@@ -185,7 +212,8 @@ pub(super) fn mount(
     result
 }
 
-/// `-o remount`: flags of the kernel's mount. The policy of a mount is not one.
+/// `-o remount`: flags of the kernel's mount, and times of access, which the daemon
+/// keeps. The policy of a mount is neither.
 fn remount(request: &Mount, options: &Options) -> Result<(), Failure> {
     if !options.policy.is_empty() {
         return Err(usage(
@@ -198,9 +226,25 @@ fn remount(request: &Mount, options: &Options) -> Result<(), Failure> {
         kernel_options: options.kernel.clone(),
         ..MountOptions::default()
     };
+    let tell = || {
+        let dir = mounts().into_iter().rev().find(|mount| mount.mountpoint == mountpoint);
+        let dir = dir.map(|mount| mount.volume).ok_or_else(|| {
+            let text = format!("{} is not a cairn mount", mountpoint.display());
+            Failure::new(ErrorCode::NotFound, text)
+        })?;
+        let (read_only, access_times) = (kernel.read_only, options.access_times());
+        let command = Command::Remount { read_only, access_times };
+        let gone = || super::failed(format!("{}: no daemon answers", mountpoint.display()));
+        crate::api::connect(&dir, &command, &mut |_| {}).ok_or_else(gone)?
+    };
+    // It may refuse to write: it is asked first then, and told last of the reverse.
+    if !kernel.read_only {
+        tell()?;
+    }
     let (start, pause) = (Instant::now(), Shutdown::default());
     loop {
         match crate::fuse::remount(&mountpoint, &kernel) {
+            Ok(()) if kernel.read_only => return tell().map(drop),
             Ok(()) => return Ok(()),
             // The kernel counts a file as open until we have heard of its close.
             Err(error)
@@ -266,7 +310,11 @@ fn spawn(
         std::fs::File::options().read(true).write(true).open(&ready).map_err(super::failed)?;
     let binary = std::env::current_exe().map_err(super::failed)?;
     let mut command = Process::new(binary);
-    command.arg("mount").arg(std::path::absolute(&request.mountpoint).map_err(super::failed)?);
+    // The program may lie there as `mount.cairn`, and goes by its name.
+    command
+        .arg0("cairn")
+        .arg("mount")
+        .arg(std::path::absolute(&request.mountpoint).map_err(super::failed)?);
     command.arg("--volume").arg(dir).arg("--foreground").arg("--ready").arg(&ready);
     if request.read_only {
         command.arg("--read-only");
@@ -414,7 +462,7 @@ mod tests {
         let out = helper_arguments(&words).unwrap();
         assert_eq!(
             out,
-            ["cairn", "mount", "/mnt", "--volume", "/srv/volume", "-o", "rw,noatime"]
+            ["cairn", "mount", "--quiet", "/mnt", "--volume", "/srv/volume", "-o", "rw,noatime"]
                 .map(OsString::from)
         );
     }

@@ -16,7 +16,7 @@ use crate::backends::wrap;
 use crate::config::Config;
 use crate::metadata::{CopyState, EventRecord, MetadataError};
 use crate::replication::{BackendState, WriteResult};
-use crate::types::{BackendId, FileKind, Ino, Name};
+use crate::types::{AccessTimes, BackendId, FileKind, Ino, Name};
 use crate::vfs::VfsError;
 
 /// Carries out commands on an open volume, mounted or not.
@@ -168,6 +168,9 @@ impl Handler for Commands {
             }
             Command::Stats => Ok(json!({ "text": stats(&volume) })),
             Command::Fetch => fetch_all(&volume, progress),
+            Command::Remount { read_only, access_times } => {
+                remount(&volume, self.mountpoint.is_some(), read_only, access_times)
+            }
             Command::Umount { force, timeout_s } => {
                 let Some(mountpoint) = &self.mountpoint else {
                     return Err(Failure::new(ErrorCode::Usage, "the volume is not mounted"));
@@ -178,6 +181,25 @@ impl Handler for Commands {
             }
         }
     }
+}
+
+/// What the kernel does not keep for us at a remount.
+fn remount(
+    volume: &Volume,
+    mounted: bool,
+    read_only: bool,
+    access_times: AccessTimes,
+) -> Result<Value, Failure> {
+    if !mounted {
+        return Err(Failure::new(ErrorCode::Usage, "the volume is not mounted"));
+    }
+    if !read_only && volume.vfs.is_read_only() {
+        let text = "it was mounted read-only: unmount it and mount it again to write";
+        return Err(Failure::new(ErrorCode::Usage, text));
+    }
+    let access_times = if read_only { AccessTimes::None } else { access_times };
+    volume.vfs.set_access_times(access_times);
+    Ok(Value::Null)
 }
 
 fn info(volume: &Volume, path: &[u8]) -> Result<Value, Failure> {

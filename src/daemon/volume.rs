@@ -16,7 +16,7 @@ use crate::replication::{
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, failpoint, within};
 use crate::store::{LocalStore, StoreOptions};
-use crate::types::VolumeId;
+use crate::types::{AccessTimes, VolumeId};
 use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
 
 /// A backend that does not open in this time is opened by a probe later.
@@ -30,8 +30,8 @@ const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
 pub struct VolumeMode {
     /// No changes of files.
     pub read_only: bool,
-    /// Reading moves no time of access (`noatime`).
-    pub no_access_times: bool,
+    /// Of what a read moves the time of access.
+    pub access_times: AccessTimes,
     /// Replaces parts of the stored policy, for this opening only.
     pub policy_override: String,
     /// Where it will be mounted, to refuse overlaps.
@@ -262,7 +262,7 @@ impl Volume {
                 profile,
                 policy: mount_policy,
                 read_only: mode.read_only,
-                access_times: !mode.no_access_times,
+                access_times: mode.access_times,
                 dirty_bytes: memory.dirty,
                 memory_file_bytes: config.mount.memory_file_bytes.0,
                 hash_threads: config.mount.hash_threads as usize,

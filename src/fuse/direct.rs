@@ -23,9 +23,11 @@ fn flags(options: &MountOptions) -> MountFlags {
     for word in &options.kernel_options {
         flags |= match word.as_str() {
             "noatime" => MountFlags::NOATIME,
+            "nodiratime" => MountFlags::NODIRATIME,
             "nosuid" => MountFlags::NOSUID,
             "nodev" => MountFlags::NODEV,
             "noexec" => MountFlags::NOEXEC,
+            "nosymfollow" => MountFlags::NOSYMFOLLOW,
             "sync" => MountFlags::SYNCHRONOUS,
             "dirsync" => MountFlags::DIRSYNC,
             _ => MountFlags::empty(),

@@ -18,6 +18,19 @@ impl fmt::Display for Ino {
     }
 }
 
+/// Of what a read moves the time of access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessTimes {
+    /// Of everything.
+    #[default]
+    All,
+    /// Not of directories (`nodiratime`).
+    NotDirectories,
+    /// Of nothing (`noatime`, `ro`).
+    None,
+}
+
 /// What an inode is. The discriminants are on disk: never renumber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -17,7 +17,7 @@ pub use self::acl::Acl;
 pub use self::block::Block;
 pub use self::cid::Cid;
 pub use self::ids::{BackendId, InvalidBackendId, SegmentId, VolumeId, WriterId};
-pub use self::inode::{FileKind, Ino};
+pub use self::inode::{AccessTimes, FileKind, Ino};
 pub use self::name::{InvalidName, Name};
 pub use self::secret::Secret;
 pub use self::units::{ByteSize, InvalidByteSize, Timestamp};

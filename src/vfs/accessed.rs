@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::{Vfs, VfsError};
 use crate::metadata::InodeRecord;
-use crate::types::{Ino, Timestamp};
+use crate::types::{AccessTimes, FileKind, Ino, Timestamp};
 
 /// Times that wait, at most.
 const WAITING: usize = 65_536;
@@ -36,8 +36,10 @@ struct Access {
 }
 
 /// The times that wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Accessed {
+    /// Whose move: what mount(8) said, at the mount or a remount.
+    moving: Mutex<AccessTimes>,
     waiting: Mutex<HashMap<Ino, Access>>,
     /// How many: most requests need not lock for none.
     count: AtomicUsize,
@@ -46,6 +48,23 @@ pub(super) struct Accessed {
 }
 
 impl Accessed {
+    pub fn new(moving: AccessTimes) -> Self {
+        Self {
+            moving: Mutex::new(moving),
+            waiting: Mutex::default(),
+            count: AtomicUsize::new(0),
+            since: Mutex::default(),
+        }
+    }
+
+    fn is_moved_of(&self, kind: FileKind) -> bool {
+        match *self.moving.lock() {
+            AccessTimes::All => true,
+            AccessTimes::NotDirectories => kind != FileKind::Directory,
+            AccessTimes::None => false,
+        }
+    }
+
     fn of(&self, ino: Ino) -> Option<Access> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
@@ -114,10 +133,15 @@ fn moves(atime: Timestamp, record: &InodeRecord, now: Timestamp) -> bool {
 }
 
 impl Vfs {
+    /// Another wish of who mounts, from now on.
+    pub fn set_access_times(&self, moving: AccessTimes) {
+        *self.accessed.moving.lock() = moving;
+    }
+
     /// A read of what has this row (as it is stored, or open): moves the time of
     /// access where relatime does. True when it moved.
     pub(super) fn accessed(&self, ino: Ino, record: &InodeRecord) -> bool {
-        if !self.options.access_times || self.options.read_only {
+        if self.options.read_only || !self.accessed.is_moved_of(record.kind) {
             return false;
         }
         let now = self.now();

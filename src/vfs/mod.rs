@@ -60,7 +60,7 @@ use crate::metadata::{
 use crate::replication::{Checkpointer, Policy, Replicator, WriteResult};
 use crate::runtime::{Clock, Spool};
 use crate::store::LocalStore;
-use crate::types::{FileKind, Ino, Name, Timestamp};
+use crate::types::{AccessTimes, FileKind, Ino, Name, Timestamp};
 
 /// Rows of what was removed that are kept for programs that still hold it.
 const KEPT_GONE: usize = 8192;
@@ -76,8 +76,8 @@ pub struct VfsOptions {
     pub policy: Policy,
     /// No changes.
     pub read_only: bool,
-    /// Reading moves times of access, by the rule of relatime.
-    pub access_times: bool,
+    /// Of what a read moves the time of access, by the rule of relatime.
+    pub access_times: AccessTimes,
     /// Bytes of dirty data held in memory; above it files go to the disk.
     pub dirty_bytes: u64,
     /// Files up to this size stay in memory until they are committed.
@@ -209,7 +209,7 @@ impl Vfs {
             handles: RwLock::default(),
             next_handle: AtomicU64::new(1),
             records: Cache::new(parts.options.cached_rows.max(16)),
-            accessed: Accessed::default(),
+            accessed: Accessed::new(parts.options.access_times),
             row_changes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             directories: Cache::new(parts.options.cached_directories.max(16)),
             gone: Cache::new(KEPT_GONE),
@@ -242,6 +242,11 @@ impl Vfs {
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Whether it was opened without changes.
+    pub fn is_read_only(&self) -> bool {
+        self.options.read_only
     }
 
     fn refuse_read_only(&self) -> Result<(), VfsError> {

@@ -170,6 +170,57 @@ fn neither_noatime_nor_a_read_only_mount_moves_the_time_of_access() {
     volume.cairn(&strict).fails(2, &["strictatime", "relatime"]);
 }
 
+/// `mount -o remount,OPTIONS`, as mount(8) hands it to its helper.
+fn remount(world: &World, mount: &Mount<'_>, options: &str) -> crate::support::Run {
+    let helper = world.path("mount.fuse.cairn");
+    if !helper.exists() {
+        symlink(env!("CARGO_BIN_EXE_cairn"), &helper).unwrap();
+    }
+    let mut command = world.command(helper.to_str().unwrap());
+    command.args(["volume", mount.at.to_str().unwrap(), "-o", &format!("remount,{options}")]);
+    crate::support::run(command, Duration::from_mins(1))
+}
+
+#[test]
+fn a_remount_says_anew_whether_reading_moves_the_time_of_access() {
+    let Some(world) = World::mountable("access_times::remount") else { return };
+    if !rustix::process::geteuid().is_root() {
+        return crate::support::skip("access_times::remount", "only root remounts");
+    }
+    let volume = single(&world);
+    let mount = volume.mount_with(&["-o", "noatime"]);
+    let [file, dir, link] = prepare(&mount);
+    let read = || {
+        let file = moves(&file, || drop(fs::read(&file).unwrap()));
+        let link = moves(&link, || drop(fs::read_link(&link).unwrap()));
+        (file, link, moves(&dir, || assert_eq!(fs::read_dir(&dir).unwrap().count(), 0)))
+    };
+    assert_eq!(read(), (false, false, false));
+    remount(&world, &mount, "rw,nodiratime").ok();
+    assert_eq!(read(), (true, true, false));
+    remount(&world, &mount, "rw,relatime").ok();
+    assert_eq!(read(), (false, false, true));
+    let again = || {
+        set(&file, (2 * DAY, 1), (3 * DAY, 2));
+        set(&link, (2 * DAY, 1), (3 * DAY, 2));
+        set(&dir, (2 * DAY, 1), (3 * DAY, 2));
+    };
+    again();
+    remount(&world, &mount, "ro").ok();
+    assert_eq!(read(), (false, false, false));
+    remount(&world, &mount, "rw,noatime").ok();
+    assert_eq!(read(), (false, false, false));
+    remount(&world, &mount, "rw").ok();
+    assert_eq!(read(), (true, true, true));
+    mount.umount().ok();
+    // The daemon of a read-only mount writes nothing, whatever the kernel lets through.
+    let mount = volume.mount_with(&["-o", "ro"]);
+    remount(&world, &mount, "rw").fails(2, &["mounted read-only", "mount it again"]);
+    assert_eq!(fs::write(mount.path("x"), b"x").unwrap_err().raw_os_error(), Some(30));
+    remount(&world, &mount, "ro,noatime").ok();
+    mount.umount().ok();
+}
+
 #[test]
 fn a_file_that_is_still_in_the_kernels_pages_is_read_when_it_is_opened() {
     let Some(world) = World::mountable("access_times::cached") else { return };

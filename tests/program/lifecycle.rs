@@ -138,15 +138,24 @@ fn options_of_a_mount_override_the_policy_for_this_mount() {
 fn mount_8_reaches_the_program_as_mount_cairn() {
     let Some(world) = World::mountable("lifecycle::mount_cairn") else { return };
     let volume = world.volume(&[], "min=1,target=1,max=1");
-    let at = world.make_dir("mnt");
-    let helper = world.path("mount.cairn");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_cairn"), &helper).unwrap();
-    let mut command = world.command(helper.to_str().unwrap());
-    command.args([volume.text().as_str(), at.to_str().unwrap(), "-n", "-o", "rw,noatime,user"]);
-    run(command, std::time::Duration::from_mins(1)).ok();
-    assert!(is_mounted(&at));
-    fs::write(at.join("file"), b"x").unwrap();
-    world.cairn(&["umount", at.to_str().unwrap()]).ok();
+    let (at, helper) = (world.make_dir("mnt"), world.path("mount.cairn"));
+    let options = "rw,noatime,nodiratime,norelatime,nostrictatime,nosymfollow,silent,user";
+    // A link, or a copy: there is no other name to go by then.
+    let binary = env!("CARGO_BIN_EXE_cairn");
+    for install in
+        [|from, to| std::os::unix::fs::symlink(from, to), |from, to| fs::copy(from, to).map(drop)]
+            as [fn(&str, &std::path::Path) -> std::io::Result<()>; 2]
+    {
+        install(binary, &helper).unwrap();
+        let mut command = world.command(helper.to_str().unwrap());
+        command.args([volume.text().as_str(), at.to_str().unwrap(), "-n", "-o", options]);
+        let said = run(command, std::time::Duration::from_mins(1)).ok();
+        assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", ""), "as mount(8) is");
+        assert!(is_mounted(&at));
+        fs::write(at.join("file"), b"x").unwrap();
+        world.cairn(&["umount", at.to_str().unwrap()]).ok();
+        fs::remove_file(&helper).unwrap();
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::replication::{
 use crate::runtime::{Bridge, Clock, Shutdown};
 use crate::store::sim::SimDisk;
 use crate::store::{LocalStore, StoreOptions};
-use crate::types::{Timestamp, VolumeId, WriterId};
+use crate::types::{AccessTimes, Timestamp, VolumeId, WriterId};
 use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
 
 /// Leaves of four pages, four a node: deep DAGs from little data.
@@ -91,7 +91,7 @@ impl World {
                 profile: SMALL,
                 policy,
                 read_only: false,
-                access_times: false,
+                access_times: AccessTimes::None,
                 dirty_bytes,
                 memory_file_bytes,
                 hash_threads: 2,
@@ -120,7 +120,7 @@ impl World {
     /// From now on reads move times.
     pub fn move_access_times(&mut self) {
         self.close();
-        self.options.access_times = true;
+        self.options.access_times = AccessTimes::All;
         self.open();
     }
 
