@@ -99,6 +99,20 @@ impl CairnFs {
         timed("create", made).map(|Created { ino, inode }| (ino, inode))
     }
 
+    /// Serves what touches a file's state: while the file is being committed, or a
+    /// block is not here, it waits holding nothing.
+    fn serve<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        request: &Request,
+        mut work: impl FnMut(&Vfs) -> Result<T, VfsError> + Send + 'static,
+        send: impl FnOnce(Result<T, Errno>) + Send + 'static,
+    ) {
+        let (vfs, brought) = (Arc::clone(&self.vfs), Brought::default());
+        let step = move || vfs.near(&brought, || work(&vfs));
+        self.requests.run(Job::new(operation, request, step, send));
+    }
+
     fn send_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, Errno>) {
         match result {
             Ok(value) if size == 0 => reply.size(value.len() as u32),
@@ -188,10 +202,12 @@ impl Filesystem for CairnFs {
         let handle = handle.map(|handle| HandleId(handle.0));
         let set = SetAttr { mode, uid, gid, size, handle, atime, mtime };
         let caller = Caller { uid: request.uid(), gid: request.gid() };
-        match timed("setattr", || self.vfs.set_attributes(Ino(ino.0), &set, caller)) {
-            Ok(row) => reply.attr(&TTL, &attributes(Ino(ino.0), &row)),
+        let ino = Ino(ino.0);
+        let work = move |vfs: &Vfs| vfs.set_attributes(ino, &set, caller);
+        self.serve("setattr", request, work, move |set| match set {
+            Ok(row) => reply.attr(&TTL, &attributes(ino, &row)),
             Err(error) => reply.error(error),
-        }
+        });
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -247,10 +263,13 @@ impl Filesystem for CairnFs {
         );
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, wanted: &OsStr, reply: ReplyEmpty) {
-        let done = name(wanted)
-            .and_then(|wanted| timed("unlink", || self.vfs.unlink(Ino(parent.0), &wanted)));
-        send_empty(reply, done);
+    fn unlink(&self, request: &Request, parent: INodeNo, wanted: &OsStr, reply: ReplyEmpty) {
+        let wanted = match name(wanted) {
+            Ok(wanted) => wanted,
+            Err(error) => return reply.error(error),
+        };
+        let work = move |vfs: &Vfs| vfs.unlink(Ino(parent.0), &wanted);
+        self.serve("unlink", request, work, |done| send_empty(reply, done));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, wanted: &OsStr, reply: ReplyEmpty) {
@@ -262,7 +281,7 @@ impl Filesystem for CairnFs {
 
     fn rename(
         &self,
-        _: &Request,
+        request: &Request,
         parent: INodeNo,
         old: &OsStr,
         new_parent: INodeNo,
@@ -276,21 +295,30 @@ impl Filesystem for CairnFs {
             f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        let done = name(old).and_then(|old| {
-            let new = name(new)?;
-            timed("rename", || {
-                self.vfs.rename((Ino(parent.0), &old), (Ino(new_parent.0), &new), mode)
-            })
-        });
-        send_empty(reply, done);
+        let (old, new) = match (name(old), name(new)) {
+            (Ok(old), Ok(new)) => (old, new),
+            (Err(error), _) | (_, Err(error)) => return reply.error(error),
+        };
+        let work =
+            move |vfs: &Vfs| vfs.rename((Ino(parent.0), &old), (Ino(new_parent.0), &new), mode);
+        self.serve("rename", request, work, |done| send_empty(reply, done));
     }
 
-    fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, wanted: &OsStr, reply: ReplyEntry) {
-        let linked = name(wanted).and_then(|wanted| {
-            timed("link", || self.vfs.link(Ino(ino.0), Ino(parent.0), &wanted))
-                .map(|row| (Ino(ino.0), row))
-        });
-        send_entry(reply, linked);
+    fn link(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        wanted: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let (ino, parent) = (Ino(ino.0), Ino(parent.0));
+        let wanted = match name(wanted) {
+            Ok(wanted) => wanted,
+            Err(error) => return reply.error(error),
+        };
+        let work = move |vfs: &Vfs| vfs.link(ino, parent, &wanted).map(|row| (ino, row));
+        self.serve("link", request, work, |linked| send_entry(reply, linked));
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -336,21 +364,16 @@ impl Filesystem for CairnFs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let (vfs, brought) = (Arc::clone(&self.vfs), Brought::default());
-        let step = move || {
+        let work = move |vfs: &Vfs| {
             let mut buffer = vec![0; size as usize];
-            vfs.near(&brought, || {
-                let n = vfs.read(HandleId(handle.0), offset, &mut buffer)?;
-                buffer.truncate(n);
-                Ok(buffer)
-            })
+            let n = vfs.read(HandleId(handle.0), offset, &mut buffer)?;
+            buffer.truncate(n);
+            Ok(buffer)
         };
-        let first = step();
-        let send = |read: Result<Vec<u8>, Errno>| match read {
+        self.serve("read", request, work, |read| match read {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(error),
-        };
-        self.requests.go_on(Job::new("read", request, step, send), first);
+        });
     }
 
     fn write(
@@ -365,6 +388,7 @@ impl Filesystem for CairnFs {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let start = Instant::now();
         let (vfs, brought, id) = (Arc::clone(&self.vfs), Brought::default(), HandleId(handle.0));
         let mapped = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let write = move |vfs: &Vfs, data: &[u8]| {
@@ -389,7 +413,7 @@ impl Filesystem for CairnFs {
             let bytes = bytes.map_err(|error| VfsError::Replication(error.into()))?;
             vfs.near(&brought, || write(&vfs, &bytes))
         };
-        self.requests.go_on(Job::new("write", request, step, send), first);
+        self.requests.go_on(Job::new("write", request, step, send).since(start), first);
     }
 
     fn flush(
@@ -401,16 +425,11 @@ impl Filesystem for CairnFs {
         reply: ReplyEmpty,
     ) {
         let (vfs, id) = (Arc::clone(&self.vfs), HandleId(handle.0));
-        let mut steps = vfs.flush_steps(id);
         let waits = vfs.flush_waits(id);
-        // Without a wait it only hands the file on.
-        let first = if waits { None } else { Some(steps()) };
-        let job = Job::new("flush", request, steps, |done| send_empty(reply, done))
+        let job = Job::new("flush", request, vfs.flush_steps(id), |done| send_empty(reply, done))
             .when_cut(move || vfs.interrupted(id));
-        match first {
-            Some(first) => self.requests.go_on(job, first),
-            None => self.requests.begin(job),
-        }
+        // Without a wait it only hands the file on.
+        if waits { self.requests.begin(job) } else { self.requests.run(job) }
     }
 
     fn release(
@@ -528,19 +547,19 @@ impl Filesystem for CairnFs {
     ) {
         let (ino, key) = (Ino(ino.0), key.as_bytes());
         let modes = (flags & libc::XATTR_CREATE != 0, flags & libc::XATTR_REPLACE != 0);
-        let set = || {
+        let (uid, gid, pid) = (request.uid(), request.gid(), request.pid());
+        let (key, value) = (key.to_vec(), value.to_vec());
+        let work = move |vfs: &Vfs| {
             if key != acl::ACCESS && key != acl::DEFAULT {
-                return self.vfs.set_xattr(ino, key, value, modes);
+                return vfs.set_xattr(ino, &key, &value, modes);
             }
-            let list = Acl::parse(value).ok_or(VfsError::Posix(rustix::io::Errno::INVAL))?;
+            let list = Acl::parse(&value).ok_or(VfsError::Posix(rustix::io::Errno::INVAL))?;
             // `fuser` 0.18 does not pass FUSE_SETXATTR_ACL_KILL_SGID on: asked here.
-            let group = self.vfs.attributes(ino)?.gid;
-            let member = request.uid() == 0
-                || request.gid() == group
-                || supplementary_groups(request.pid()).contains(&group);
-            self.vfs.set_acl(ino, key, &list, !member)
+            let group = vfs.attributes(ino)?.gid;
+            let member = uid == 0 || gid == group || supplementary_groups(pid).contains(&group);
+            vfs.set_acl(ino, &key, &list, !member)
         };
-        send_empty(reply, timed("setxattr", set));
+        self.serve("setxattr", request, work, |done| send_empty(reply, done));
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, key: &OsStr, size: u32, reply: ReplyXattr) {
@@ -568,11 +587,10 @@ impl Filesystem for CairnFs {
         Self::send_xattr(reply, size, listed);
     }
 
-    fn removexattr(&self, _: &Request, ino: INodeNo, key: &OsStr, reply: ReplyEmpty) {
-        send_empty(
-            reply,
-            timed("removexattr", || self.vfs.remove_xattr(Ino(ino.0), key.as_bytes())),
-        );
+    fn removexattr(&self, request: &Request, ino: INodeNo, key: &OsStr, reply: ReplyEmpty) {
+        let key = key.as_bytes().to_vec();
+        let work = move |vfs: &Vfs| vfs.remove_xattr(Ino(ino.0), &key);
+        self.serve("removexattr", request, work, |done| send_empty(reply, done));
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
@@ -591,12 +609,8 @@ impl Filesystem for CairnFs {
         reply: ReplyEmpty,
     ) {
         let range = offset..offset.saturating_add(length);
-        let (vfs, brought) = (Arc::clone(&self.vfs), Brought::default());
-        let step =
-            move || vfs.near(&brought, || vfs.fallocate(HandleId(handle.0), range.clone(), mode));
-        let first = step();
-        let job = Job::new("fallocate", request, step, |done| send_empty(reply, done));
-        self.requests.go_on(job, first);
+        let work = move |vfs: &Vfs| vfs.fallocate(HandleId(handle.0), range.clone(), mode);
+        self.serve("fallocate", request, work, |done| send_empty(reply, done));
     }
 
     fn lseek(
@@ -614,14 +628,11 @@ impl Filesystem for CairnFs {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        let (vfs, brought) = (Arc::clone(&self.vfs), Brought::default());
-        let step = move || vfs.near(&brought, || vfs.seek(HandleId(handle.0), from, hole));
-        let first = step();
-        let send = |found: Result<u64, Errno>| match found {
+        let work = move |vfs: &Vfs| vfs.seek(HandleId(handle.0), from, hole);
+        self.serve("lseek", request, work, |found| match found {
             Ok(at) => reply.offset(at.cast_signed()),
             Err(error) => reply.error(error),
-        };
-        self.requests.go_on(Job::new("lseek", request, step, send), first);
+        });
     }
 
     fn copy_file_range(

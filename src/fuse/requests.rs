@@ -59,6 +59,12 @@ impl<S, R> Job<S, R> {
         Self { operation, start: Instant::now(), tid, step, reply, cut: None, watched: None }
     }
 
+    /// It began before it was put together.
+    pub fn since(mut self, start: Instant) -> Self {
+        self.start = start;
+        self
+    }
+
     pub fn when_cut(mut self, cut: impl FnOnce() + Send + 'static) -> Self {
         self.cut = Some(Box::new(cut));
         self
@@ -82,6 +88,17 @@ impl Requests {
             let stepped = (job.step)();
             this.go_on(job, stepped);
         });
+    }
+
+    /// Begins on this thread.
+    pub fn run<T, S, R>(self: &Arc<Self>, mut job: Job<S, R>)
+    where
+        T: Send + 'static,
+        S: FnMut() -> Stepped<T> + Send + 'static,
+        R: FnOnce(Result<T, Errno>) + Send + 'static,
+    {
+        let stepped = (job.step)();
+        self.go_on(job, stepped);
     }
 
     /// Goes on after a step.

@@ -8,7 +8,6 @@ mod quotas;
 mod records;
 mod rows;
 mod serializable;
-mod speed;
 mod tree;
 
 use std::path::Path;

@@ -8,4 +8,3 @@ mod faults;
 mod harness;
 mod policy;
 mod reads;
-mod throughput;

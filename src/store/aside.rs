@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::layout::Layout;
 use super::staging_file::parse_header;
 use super::{LocalStore, StoreError};
 use crate::types::{Ino, SegmentId};
@@ -80,12 +79,11 @@ impl LocalStore {
     /// # Errors
     /// `Io`. A collection tries again.
     pub fn remove_aside(&self, aside: Aside) -> Result<(), StoreError> {
-        let path = Layout::new(self.layout.root()).file(aside.id);
+        let path = self.layout.file(aside.id);
         match self.disk.remove(&path) {
-            // A collection was here before.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(StoreError::io(&path, e)),
-            Ok(()) => Ok(()),
+            // A collection may have been here before.
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io(&path, e)),
+            _ => Ok(()),
         }
     }
 }

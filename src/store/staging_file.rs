@@ -49,8 +49,8 @@ impl Staging {
         pages: &[(u64, Vec<u8>)],
         options: StagingOptions,
     ) -> Result<Self, StoreError> {
-        let (id, original_size) = match pages.iter().find(|(leaf, _)| *leaf == Self::HEADER_LEAF) {
-            Some((_, header)) => parse_header(header)
+        let (id, original_size) = match header_of(pages) {
+            Some(header) => parse_header(header)
                 .ok_or_else(|| StoreError::invalid(dir, "a staged record has a bad header"))?,
             None => (only_file_of(disk.as_ref(), dir, ino)?, original_size),
         };
@@ -179,14 +179,7 @@ impl Staging {
     pub fn sync(&mut self) -> Result<(), StoreError> {
         self.check_poison()?;
         self.spill()?;
-        let Body::File { path, file } = &self.body else { return Ok(()) };
-        if !self.synced {
-            self.poisoned = true;
-            file.sync_data().map_err(|e| StoreError::io(path, e))?;
-            self.poisoned = false;
-            self.synced = true;
-            failpoint::reach("store.staging.synced");
-        }
+        self.sync_bytes()?;
         if !self.named {
             self.poisoned = true;
             self.disk.sync_dir(&self.dir).map_err(|e| StoreError::io(&self.dir, e))?;
@@ -207,10 +200,11 @@ impl Staging {
     pub fn sync_bytes(&mut self) -> Result<(), StoreError> {
         self.check_poison()?;
         match &self.body {
-            Body::File { path, file } if !self.synced && !self.sealed => {
+            Body::File { path, file } if !self.synced => {
                 self.poisoned = true;
                 file.sync_data().map_err(|e| StoreError::io(path, e))?;
                 (self.poisoned, self.synced) = (false, true);
+                failpoint::reach("store.staging.synced");
                 Ok(())
             }
             _ => Ok(()),
@@ -239,8 +233,7 @@ impl Staging {
     /// The file that pages of [`Staging::pages`] name.
     #[must_use]
     pub fn id_in(pages: &[(u64, Vec<u8>)]) -> Option<SegmentId> {
-        let header = pages.iter().find(|(leaf, _)| *leaf == Self::HEADER_LEAF);
-        header.and_then(|(_, header)| parse_header(header)).map(|(id, _)| id)
+        header_of(pages).and_then(parse_header).map(|(id, _)| id)
     }
 
     /// Frees the disk's space outside of `data`, all dirty leaves that are no
@@ -357,6 +350,11 @@ impl Staging {
     fn own_path(&self) -> PathBuf {
         self.dir.join(layout::staging_name(self.ino, self.id))
     }
+}
+
+fn header_of(pages: &[(u64, Vec<u8>)]) -> Option<&[u8]> {
+    let header = pages.iter().find(|(leaf, _)| *leaf == Staging::HEADER_LEAF);
+    header.map(|(_, header)| header.as_slice())
 }
 
 pub(super) fn parse_header(bytes: &[u8]) -> Option<(SegmentId, u64)> {

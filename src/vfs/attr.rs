@@ -142,7 +142,7 @@ impl Vfs {
         // Under the state's lock: a commit beside would put its own mtime over
         // this one, and its content would not be in the row that we take.
         let node = self.nodes.get(ino);
-        let mut state = node.as_ref().map(|node| node.state.write());
+        let mut state = node.as_ref().map(|node| self.write_node(node)).transpose()?;
         if atime.is_some() {
             self.accessed.forget(ino);
         }

@@ -52,11 +52,8 @@ impl Vfs {
             let Some(vfs) = vfs.upgrade() else { return };
             request.dones = vfs.bringing.files.lock().remove(&ino).unwrap_or_default();
             let Err(error) = brought else { return vfs.committer.push_request(request) };
-            tracing::error!(%ino, %error, "a file could not be committed; its bytes are kept");
-            let (errno, text) = (error.errno(), error.to_string());
-            request.node.failures.lock().add(errno, text.clone());
-            vfs.retries.failed(ino);
-            tell(request.dones, &Err((errno, text)));
+            vfs.commit_failed(&request.node, &error);
+            tell(request.dones, &Err((error.errno(), error.to_string())));
         });
     }
 }

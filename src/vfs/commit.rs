@@ -311,7 +311,10 @@ impl Vfs {
                 continue;
             }
             match self.near(&request.brought, || self.hash(node, state)) {
-                Ok(Step::Done(result)) => drop(hashed.insert(node.ino, result)),
+                Ok(Step::Done(result)) => match Self::arrived(state, &result) {
+                    Ok(()) => drop(hashed.insert(node.ino, result)),
+                    Err(error) => drop(failures.insert(node.ino, error)),
+                },
                 Ok(Step::Wait(wait)) => waits.push((node.ino, wait)),
                 Err(error) => drop(failures.insert(node.ino, error)),
             }
@@ -361,13 +364,8 @@ impl Vfs {
         }
         for (node, state) in &locked {
             if let Some(error) = failures.get(&node.ino) {
-                tracing::error!(ino = %node.ino, %error, "a file could not be committed; its bytes are kept");
-                // Who waits is told at once; other handles have the file open, too.
-                node.failures.lock().add(error.errno(), error.to_string());
-            }
-            if failures.contains_key(&node.ino) && state.record.nlink > 0 {
-                self.retries.failed(node.ino);
-            } else if !state.dirty {
+                self.commit_failed(node, error);
+            } else if !state.dirty || state.record.nlink == 0 {
                 self.retries.ended(node.ino);
             }
         }
@@ -425,12 +423,10 @@ impl Vfs {
         failpoint::reach("vfs.commit.appended");
         let mut sealed: Vec<(&mut Staging, Vec<SealedLeaf>)> = Vec::new();
         for (node, state) in locked.iter_mut() {
-            if let (Some(result), Some(staging)) = (hashed.get(&node.ino), state.staging.as_mut()) {
-                if result.sealed.is_empty() {
-                    staging.sync_bytes()?;
-                } else {
-                    sealed.push((staging, result.sealed.clone()));
-                }
+            if let (Some(result), Some(staging)) = (hashed.get(&node.ino), state.staging.as_mut())
+                && !result.sealed.is_empty()
+            {
+                sealed.push((staging, result.sealed.clone()));
             }
         }
         self.store.seal(&mut sealed)?;
@@ -447,6 +443,14 @@ impl Vfs {
         };
         failpoint::reach("vfs.commit.committed");
         Ok(flags)
+    }
+
+    /// What leaves no segment was read back: whether the disk has taken it.
+    fn arrived(state: &mut NodeState, result: &Hashed) -> Result<(), VfsError> {
+        match &mut state.staging {
+            Some(staging) if result.sealed.is_empty() => Ok(staging.sync_bytes()?),
+            _ => Ok(()),
+        }
     }
 
     fn commit_one(&self, commit: &ContentCommit) -> Result<bool, VfsError> {

@@ -103,6 +103,7 @@ impl Vfs {
     /// `Exists`, `NotPermitted`, `TooManyLinks`.
     pub fn link(&self, ino: Ino, parent: Ino, name: &Name) -> Result<InodeRecord, VfsError> {
         self.refuse_read_only()?;
+        self.refuse_busy(ino)?;
         let _stripe = self.stripe(parent);
         self.namespace.link(ino, parent, name, self.now())?;
         self.reload(&[ino, parent])?;
@@ -116,6 +117,7 @@ impl Vfs {
     /// `NotFound`, `IsADirectory`.
     pub fn unlink(&self, parent: Ino, name: &Name) -> Result<(), VfsError> {
         self.refuse_read_only()?;
+        self.refuse_busy_name(parent, name)?;
         let _stripe = self.stripe(parent);
         let removed = self.namespace.unlink(parent, name, self.now())?;
         self.reload(&[parent])?;
@@ -162,6 +164,8 @@ impl Vfs {
         mode: RenameMode,
     ) -> Result<(), VfsError> {
         self.refuse_read_only()?;
+        self.refuse_busy_name(from.0, from.1)?;
+        self.refuse_busy_name(to.0, to.1)?;
         let _stripes = self.two_stripes(from.0, to.0);
         let removed = self.namespace.rename(from, to, mode, self.now())?;
         let mut changed = vec![from.0, to.0];

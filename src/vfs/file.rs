@@ -282,7 +282,7 @@ impl Vfs {
         seen: Option<&AtomicU64>,
     ) -> Result<(), VfsError> {
         node.failures.lock().deliver(seen)?;
-        let mut state = node.state.write();
+        let mut state = self.write_node(node)?;
         if state.record.size == size && state.staging.is_none() && state.record.content.is_none() {
             return Ok(());
         }
@@ -302,7 +302,7 @@ impl Vfs {
         }
         let keep = flags.contains(F::KEEP_SIZE);
         handle.deliver()?;
-        let mut state = handle.node.state.write();
+        let mut state = self.write_node(&handle.node)?;
         if (flags - F::KEEP_SIZE).is_empty() {
             let len = range.end.saturating_sub(range.start);
             self.admit(&state, range.start, len)?;
@@ -332,7 +332,7 @@ impl Vfs {
     /// ENXIO past the end, or when no data follows.
     pub fn seek(&self, id: HandleId, offset: u64, hole: bool) -> Result<u64, VfsError> {
         let handle = self.handle(id)?;
-        let state = handle.node.state.read();
+        let state = self.read_node(&handle.node)?;
         let size = state.record.size;
         let found = match &state.staging {
             Some(staging) => {
@@ -419,7 +419,7 @@ impl Vfs {
         len: u64,
     ) -> Result<Option<u64>, VfsError> {
         let record = {
-            let state = source.state.read();
+            let state = self.read_node(source)?;
             if state.dirty || state.record.size > len {
                 return Ok(None);
             }
@@ -427,7 +427,7 @@ impl Vfs {
         };
         let Some(root) = record.content else { return Ok(None) };
         let Some(content) = self.namespace.content(&root)? else { return Ok(None) };
-        let mut state = target.state.write();
+        let mut state = self.write_node(target)?;
         if state.dirty || state.staging.is_some() || state.record.size > 0 {
             return Ok(None);
         }

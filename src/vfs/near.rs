@@ -21,7 +21,7 @@ use super::{Vfs, VfsError};
 use crate::content::ContentError;
 use crate::runtime::{Held, Step};
 use crate::store::StoreError;
-use crate::types::Cid;
+use crate::types::{Cid, Ino, Name};
 
 /// Bytes of blocks that a request keeps when the store has no place for them; one
 /// request at a time does.
@@ -179,6 +179,27 @@ impl Vfs {
     ) -> Result<RwLockWriteGuard<'n, NodeState>, VfsError> {
         self.refuse_to_wait(node)?;
         Ok(node.state.write())
+    }
+
+    /// Before a change of a row that open state has to follow, and before its
+    /// directory is locked. A commit that begins right after is waited for.
+    ///
+    /// # Errors
+    /// Ends the work in the scope.
+    pub(super) fn refuse_busy(&self, ino: Ino) -> Result<(), VfsError> {
+        self.nodes.get(ino).map_or(Ok(()), |node| self.refuse_to_wait(&node))
+    }
+
+    /// As [`Vfs::refuse_busy`]; what is not there is for the change to say.
+    ///
+    /// # Errors
+    /// Ends the work in the scope.
+    pub(super) fn refuse_busy_name(&self, parent: Ino, name: &Name) -> Result<(), VfsError> {
+        if SCOPE.with_borrow(Option::is_none) {
+            return Ok(());
+        }
+        let found = self.namespace.lookup(parent, name);
+        found.map_or(Ok(()), |dentry| self.refuse_busy(dentry.ino))
     }
 
     fn refuse_to_wait(&self, node: &Node) -> Result<(), VfsError> {

@@ -74,6 +74,13 @@ impl Vfs {
         }
     }
 
+    /// Who waits is told at once; other handles have the file open, too.
+    pub(super) fn commit_failed(&self, node: &Node, error: &VfsError) {
+        tracing::error!(ino = %node.ino, %error, "a file could not be committed; its bytes are kept");
+        node.failures.lock().add(error.errno(), error.to_string());
+        self.retries.failed(node.ino);
+    }
+
     pub(super) fn retry_due(&self) {
         for ino in self.retries.due() {
             match self.nodes.get(ino) {

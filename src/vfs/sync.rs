@@ -43,31 +43,33 @@ type Next = Result<Step<(), VfsError>, VfsError>;
 impl Vfs {
     /// The steps of [`Vfs::flush`].
     pub fn flush_steps(self: &Arc<Self>, id: HandleId) -> impl FnMut() -> Next + Send + use<> {
-        let (vfs, mut under_way) = (Arc::clone(self), None);
-        move || {
-            if under_way.is_none() {
-                let handle = vfs.handle(id)?;
-                handle.deliver()?;
-                // What another descriptor's owner writes from here on is for its close.
-                if !handle.wrote.swap(false, Ordering::AcqRel) {
-                    return Ok(Step::Done(()));
-                }
-                under_way = Some(Syncing::new(&vfs, handle)?);
-            }
-            under_way.as_mut().map_or(Ok(Step::Done(())), Syncing::flush)
-        }
+        // What another descriptor's owner writes from here on is for its close.
+        let wrote = |handle: &Handle| handle.wrote.swap(false, Ordering::AcqRel);
+        self.sync_steps(id, wrote, Syncing::flush)
     }
 
     /// The steps of [`Vfs::fsync`].
     pub fn fsync_steps(self: &Arc<Self>, id: HandleId) -> impl FnMut() -> Next + Send + use<> {
+        self.sync_steps(id, |_| true, Syncing::fsync)
+    }
+
+    fn sync_steps(
+        self: &Arc<Self>,
+        id: HandleId,
+        wanted: fn(&Handle) -> bool,
+        step: fn(&mut Syncing) -> Next,
+    ) -> impl FnMut() -> Next + Send + use<> {
         let (vfs, mut under_way) = (Arc::clone(self), None);
         move || {
-            if under_way.is_none() {
-                let handle = vfs.handle(id)?;
-                handle.deliver()?;
-                under_way = Some(Syncing::new(&vfs, handle)?);
+            if let Some(syncing) = &mut under_way {
+                return step(syncing);
             }
-            under_way.as_mut().map_or(Ok(Step::Done(())), Syncing::fsync)
+            let handle = vfs.handle(id)?;
+            handle.deliver()?;
+            if !wanted(&handle) {
+                return Ok(Step::Done(()));
+            }
+            step(under_way.insert(Syncing::new(&vfs, handle)?))
         }
     }
 
@@ -158,7 +160,7 @@ impl Syncing {
     }
 
     fn has_no_name(&self) -> bool {
-        self.handle.node.state.read().record.nlink == 0
+        self.handle.node.row().nlink == 0
     }
 
     /// It waited to the end: no later close needs to say otherwise.
@@ -179,7 +181,7 @@ impl Syncing {
     }
 
     fn content(&self) -> Option<Cid> {
-        self.handle.node.state.read().record.content
+        self.handle.node.row().content
     }
 
     /// Another writer's commit came in between, whose content the names have.

@@ -132,6 +132,7 @@ impl Vfs {
         if name.starts_with(PREFIX) {
             return Err(Errno::PERM.into());
         }
+        self.refuse_busy(ino)?;
         self.namespace.set_xattr(ino, name, value, (create, replace), self.now())?;
         self.reload(&[ino])
     }
@@ -142,6 +143,7 @@ impl Vfs {
             tracing::info!(%error, %ino, "a policy was refused");
             return Err(Errno::INVAL.into());
         }
+        self.refuse_busy(ino)?;
         self.namespace.update_inode(ino, &mut |inode| {
             text.clone_into(&mut inode.policy);
             Ok(())
@@ -173,6 +175,7 @@ impl Vfs {
         if name.starts_with(PREFIX) {
             return Err(Errno::PERM.into());
         }
+        self.refuse_busy(ino)?;
         self.namespace.remove_xattr(ino, name, self.now())?;
         self.reload(&[ino])
     }
@@ -197,6 +200,7 @@ impl Vfs {
             _ if name == acl::DEFAULT && !list.is_empty() => return Err(Errno::ACCESS.into()),
             _ => {}
         }
+        self.refuse_busy(ino)?;
         self.namespace.set_acl(ino, name, list, drop_setgid, self.now())?;
         self.reload(&[ino])
     }

@@ -4,22 +4,13 @@ use std::sync::Arc;
 
 use super::super::{MetadataError, Namespace, QuotaLimits, keys};
 use super::failing::{FailingEngine, Fails};
+use super::quotas::{make, used};
 use super::rows::commit;
 use super::{assert_sound, at, name, node, on_both, tree_over};
 use crate::types::{FileKind, Ino};
 
 fn inodes(limit: u64) -> QuotaLimits {
     QuotaLimits { bytes: None, inodes: Some(limit) }
-}
-
-fn used(tree: &Namespace, ino: Ino) -> (u64, u64) {
-    let quotas = tree.quotas_at(ino).unwrap();
-    let quota = quotas.iter().find(|quota| quota.ino == ino).unwrap();
-    (quota.bytes, quota.inodes)
-}
-
-fn make(tree: &Namespace, parent: Ino, text: &str, kind: FileKind) -> Ino {
-    tree.create(parent, &name(text), &node(kind)).unwrap().ino
 }
 
 /// A directory with one in it, which has a file.

@@ -18,13 +18,13 @@ fn set(tree: &Namespace, ino: Ino, limits: QuotaLimits) {
     tree.set_quota(ino, limits, at(1), &mut || Ok(())).unwrap();
 }
 
-fn used(tree: &Namespace, ino: Ino) -> (u64, u64) {
+pub fn used(tree: &Namespace, ino: Ino) -> (u64, u64) {
     let quotas = tree.quotas_at(ino).unwrap();
     let quota = quotas.iter().find(|quota| quota.ino == ino).unwrap();
     (quota.bytes, quota.inodes)
 }
 
-fn make(tree: &Namespace, parent: Ino, text: &str, kind: FileKind) -> Ino {
+pub fn make(tree: &Namespace, parent: Ino, text: &str, kind: FileKind) -> Ino {
     tree.create(parent, &name(text), &node(kind)).unwrap().ino
 }
 

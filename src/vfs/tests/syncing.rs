@@ -1,6 +1,16 @@
 //! What a close and an fsync wait for, and who waits for a commit.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+
 use super::world::{Ground, World};
+use crate::backends::wrap::{Around, Attempt, Operation, Wrapped};
+use crate::backends::{BackendError, ErrorKind, MemoryBackend};
+use crate::metadata::RenameMode;
+use crate::replication::ReplicationError;
 use crate::runtime::{Shutdown, Step};
 use crate::types::{FileKind, Ino, Name};
 use crate::vfs::near::Brought;
@@ -89,7 +99,8 @@ fn a_file_that_is_being_committed_shows_its_row_and_holds_no_thread() {
     let state = node.state.write();
     node.show(&state);
     assert_eq!(vfs.attributes(ino).unwrap().size, 5);
-    assert_eq!(vfs.lookup(Ino::ROOT, &Name::new("file").unwrap()).unwrap().1.size, 5);
+    let (name, other) = (Name::new("file").unwrap(), Name::new("other").unwrap());
+    assert_eq!(vfs.lookup(Ino::ROOT, &name).unwrap().1.size, 5);
     let brought = Brought::default();
     let mut read = [0; 9];
     let wait = |work: &mut dyn FnMut() -> Result<usize, VfsError>| {
@@ -99,6 +110,23 @@ fn a_file_that_is_being_committed_shows_its_row_and_holds_no_thread() {
     let waits = [
         wait(&mut || vfs.read(id, 0, &mut [0; 9])),
         wait(&mut || vfs.write(id, 0, b"B").map(|size| size as usize)),
+        wait(&mut || vfs.fallocate(id, 0..9, 0).map(|()| 0)),
+        wait(&mut || vfs.seek(id, 0, true).map(|at| at as usize)),
+        wait(&mut || {
+            let set = SetAttr { size: Some(1), ..SetAttr::default() };
+            vfs.set_attributes(ino, &set, ROOT).map(|row| row.size as usize)
+        }),
+        wait(&mut || {
+            let set = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+            vfs.set_attributes(ino, &set, ROOT).map(|row| row.size as usize)
+        }),
+        wait(&mut || vfs.unlink(Ino::ROOT, &name).map(|()| 0)),
+        wait(&mut || vfs.link(ino, Ino::ROOT, &other).map(|_| 0)),
+        wait(&mut || {
+            let (from, to) = ((Ino::ROOT, &name), (Ino::ROOT, &other));
+            vfs.rename(from, to, RenameMode::Replace).map(|()| 0)
+        }),
+        wait(&mut || vfs.set_xattr(ino, b"user.a", b"b", (false, false)).map(|()| 0)),
     ];
     // It is closed and opened meanwhile.
     let again = vfs.open_file(ino, OpenOptions::default()).unwrap();
@@ -111,6 +139,46 @@ fn a_file_that_is_being_committed_shows_its_row_and_holds_no_thread() {
     }
     assert_eq!(vfs.read(id, 0, &mut read).unwrap(), 5);
     assert_eq!(&read[..5], b"bytes");
+}
+
+/// Refuses what is larger than a delta.
+struct SmallOnly(AtomicBool);
+
+#[async_trait]
+impl Around for SmallOnly {
+    async fn around<T: Send + 'static>(
+        &self,
+        _: Operation,
+        bytes: u64,
+        attempt: Attempt<'_, T>,
+    ) -> Result<T, BackendError> {
+        if bytes > 64 << 10 && self.0.load(Ordering::SeqCst) {
+            return Err(BackendError::new(ErrorKind::Throttled, "too large for now"));
+        }
+        attempt().await
+    }
+}
+
+#[test]
+fn an_fsync_above_local_says_yes_only_when_names_and_contents_have_their_copies() {
+    let below = Arc::new(MemoryBackend::new("b"));
+    below.set_durable(true);
+    let place = Arc::new(Wrapped::new(below.clone(), SmallOnly(AtomicBool::new(true))));
+    let policy = "min=2,target=2,level=ALL,wait_on=fsync,on_degraded=fail";
+    let world = World::with_place(place.clone(), policy);
+    let (ino, id) = make(&world);
+    world.vfs().write(id, 0, &[7; 100_000]).unwrap();
+    let refused = world.vfs().fsync(id).unwrap_err();
+    assert!(matches!(refused, VfsError::Replication(ReplicationError::BelowLevel { .. })));
+    let root = world.vfs().nodes.get(ino).unwrap().row().content.unwrap();
+    assert!(!below.contains(&root));
+    place.around().0.store(false, Ordering::SeqCst);
+    let (start, pace) = (Instant::now(), Shutdown::default());
+    while let Err(error) = world.vfs().fsync(id) {
+        assert!(start.elapsed() < Duration::from_secs(20), "{error}");
+        assert!(!pace.wait(Duration::from_millis(1)));
+    }
+    assert!(below.contains(&root));
 }
 
 #[test]

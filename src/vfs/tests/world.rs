@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::log_engine::LogEngine;
+use crate::backends::{Backend, BackendSpec};
 use crate::content::Profile;
 use crate::metadata::{EmbeddedEngine, Engine, Namespace};
 use crate::replication::{
@@ -69,6 +70,9 @@ pub struct World {
     pub clock: Arc<TickingClock>,
     pub options: VfsOptions,
     disk: Disk,
+    /// A backend beside the local store; who waits for its copies is told at once
+    /// when they are not there.
+    place: Option<Arc<dyn Backend>>,
     open: Option<Open>,
 }
 
@@ -102,6 +106,7 @@ impl World {
                 volume_dir: b"/volume".to_vec(),
             },
             disk,
+            place: None,
             open: None,
         };
         world.open();
@@ -113,6 +118,14 @@ impl World {
         let mut world = Self::new(Ground::Embedded, policy, 128 << 10, 64 << 20);
         world.close();
         world.options.profile = profile;
+        world.open();
+        world
+    }
+
+    pub fn with_place(place: Arc<dyn Backend>, policy: &str) -> Self {
+        let mut world = Self::new(Ground::Simulated, policy, 1024, 64 << 20);
+        world.close();
+        world.place = Some(place);
         world.open();
         world
     }
@@ -164,6 +177,12 @@ impl World {
             Disk::Real => LocalStore::open(&self.path("store"), index, options).unwrap(),
         });
         let registry = Arc::new(Registry::new("device:here".into()));
+        let mut options = ReplicatorOptions::default();
+        if let Some(place) = &self.place {
+            let spec = BackendSpec { id: "b".parse().unwrap(), url: "memory:".into() };
+            registry.add(spec, Ok(Arc::clone(place)));
+            options.level_deadline = Duration::ZERO;
+        }
         let shutdown = Shutdown::default();
         let replicator = Replicator::start(
             Arc::clone(&namespace),
@@ -172,7 +191,7 @@ impl World {
             self.bridge.clone(),
             Arc::clone(&clock),
             shutdown.clone(),
-            ReplicatorOptions::default(),
+            options,
         )
         .unwrap();
         let checkpointer = Checkpointer::start(
