@@ -167,7 +167,7 @@ fn an_fsync_above_local_says_yes_only_when_names_and_contents_have_their_copies(
     let policy = "min=2,target=2,level=ALL,wait_on=fsync,on_degraded=fail";
     let world = World::with_place(place.clone(), policy);
     let (ino, id) = make(&world);
-    world.vfs().write(id, 0, &[7; 100_000]).unwrap();
+    world.vfs().write(id, 0, &vec![7; 100_000]).unwrap();
     let refused = world.vfs().fsync(id).unwrap_err();
     assert!(matches!(refused, VfsError::Replication(ReplicationError::BelowLevel { .. })));
     let root = world.vfs().nodes.get(ino).unwrap().row().content.unwrap();
