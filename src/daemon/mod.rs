@@ -15,6 +15,7 @@ mod memory;
 mod policy;
 mod quota;
 mod run;
+mod spool;
 mod stats;
 mod transfer;
 mod unmount;

@@ -6,13 +6,15 @@ use std::io::{BufReader, BufWriter, Write};
 use serde_json::{Value, json};
 
 use super::handler::{names, of_vfs, resolve};
+use super::spool::Spool;
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::archive::{self, ArchiveError, ImportNode, ImportPlan};
 use crate::metadata::{Change, NewNode, SetAttributes};
+use crate::runtime::failpoint;
 use crate::store::PackTicket;
 use crate::types::{Block, FileKind, Ino, Name};
-use crate::vfs::GraftContent;
+use crate::vfs::{GraftContent, HIDDEN};
 
 /// Blocks appended to the store at a time while importing, in bytes.
 const IMPORT_BATCH: usize = 8 << 20;
@@ -47,7 +49,7 @@ pub(super) fn export(
     let mut roots = vec![link.cid];
     if metadata {
         let rows = subtree_rows(volume, ino)?;
-        let spool = tempfile::tempdir_in(&volume.dir).map_err(failed)?;
+        let spool = Spool::new(&volume.dir).map_err(failed)?;
         let (root, blocks) = archive::encode_metadata(&rows, spool.path()).map_err(of_archive)?;
         volume.store.append(&blocks).map_err(failed)?;
         roots.push(root);
@@ -136,7 +138,7 @@ pub(super) fn import(
         let text = format!("{what} exists already: an import makes a new file or directory");
         return Err(Failure::new(ErrorCode::Usage, text));
     }
-    let spool = tempfile::tempdir_in(&volume.dir).map_err(failed)?;
+    let spool = Spool::new(&volume.dir).map_err(failed)?;
     let mut reader = BufReader::with_capacity(1 << 20, input);
     let mut read = archive::Archive::read(&mut reader, spool.path(), &mut |done| {
         progress(ProgressReport { what: "blocks checked".into(), done, total: None });
@@ -146,21 +148,32 @@ pub(super) fn import(
     // No row refers to its blocks until all of it is grafted.
     let _hold = volume.store.hold();
     store_blocks(volume, &mut read, progress)?;
-    let hidden = Name::new(format!(".cairn-import-{}", uuid::Uuid::new_v4())).map_err(failed)?;
+    let hidden = format!("{HIDDEN}{}", uuid::Uuid::new_v4());
+    spool.record(parent, &hidden).map_err(failed)?;
+    failpoint::reach("daemon.import.recorded");
+    let hidden = Name::new(hidden).map_err(failed)?;
     let made = graft(volume, parent, &hidden, &plan, progress);
     let finished = made.and_then(|files| {
+        failpoint::reach("daemon.import.grafted");
         let rename = volume.vfs.rename(
             (parent, &hidden),
             (parent, &name),
             crate::metadata::RenameMode::NoReplace,
         );
         rename.map_err(|e| of_vfs(e, &what))?;
+        volume.vfs.names_changed_behind(parent);
+        failpoint::reach("daemon.import.named");
+        // Who is told that it is there finds it after a loss of power.
+        volume.namespace.engine().persist().map_err(failed)?;
         Ok(files)
     });
     let files = match finished {
         Ok(files) => files,
         Err(error) => {
-            remove_tree(volume, parent, &hidden)?;
+            if let Err(left) = volume.remove_import(parent, &hidden) {
+                tracing::error!(%left, "a part of an import cannot be removed now");
+                spool.leave();
+            }
             return Err(error);
         }
     };
@@ -258,30 +271,4 @@ fn graft(
         }
     }
     Ok(plan.nodes.len() as u64)
-}
-
-/// Removes what an import that failed has made.
-fn remove_tree(volume: &Volume, parent: Ino, name: &Name) -> Result<(), Failure> {
-    let Ok((top, row)) = volume.vfs.lookup(parent, name) else { return Ok(()) };
-    let fs_error = |e| of_vfs(e, "clean-up of an import");
-    if row.kind != FileKind::Directory {
-        return volume.vfs.unlink(parent, name).map_err(fs_error);
-    }
-    let mut stack = vec![(parent, name.clone(), top)];
-    while let Some((above, name, ino)) = stack.pop() {
-        let page = volume.namespace.read_directory(ino, 0, 1024).map_err(failed)?;
-        if page.entries.is_empty() {
-            volume.vfs.remove_directory(above, &name).map_err(fs_error)?;
-            continue;
-        }
-        stack.push((above, name, ino));
-        for (child, dentry) in page.entries {
-            if dentry.kind == FileKind::Directory {
-                stack.push((ino, child, dentry.ino));
-            } else {
-                volume.vfs.unlink(ino, &child).map_err(fs_error)?;
-            }
-        }
-    }
-    Ok(())
 }

@@ -274,7 +274,7 @@ impl Volume {
             },
         })
         .map_err(failed)?;
-        Ok(Self {
+        let volume = Self {
             dir: dir.to_owned(),
             identity,
             config,
@@ -291,7 +291,13 @@ impl Volume {
             policy_override: mode.policy_override.clone(),
             shutdown,
             lock,
-        })
+        };
+        if !mode.read_only
+            && let Err(error) = volume.clear_spool()
+        {
+            tracing::warn!(%error, "what an export or import left is still there; the next mount tries again");
+        }
+        Ok(volume)
     }
 
     /// The filesystem, for programs that use the library without a mount.

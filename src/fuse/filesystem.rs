@@ -19,7 +19,7 @@ use super::requests::{Job, Requests, ended};
 use crate::metadata::{Created, InodeRecord, RenameMode};
 use crate::runtime::{Held, Step, failpoint};
 use crate::types::{Acl, FileKind, Ino, InvalidName, Name, acl};
-use crate::vfs::{Brought, Caller, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
+use crate::vfs::{Brought, Caller, HIDDEN, HandleId, OpenOptions, SetAttr, Vfs, VfsError};
 
 /// We are the only writer: the kernel may keep what it knows, and is told of
 /// changes behind its back.
@@ -52,9 +52,14 @@ fn timed<T>(
     ended(operation, start, work())
 }
 
-fn send_entry(reply: ReplyEntry, result: Result<(Ino, InodeRecord), Errno>) {
+/// How long the kernel may keep a name that it did not make.
+fn ttl_of(name: &[u8]) -> &'static Duration {
+    if name.starts_with(HIDDEN.as_bytes()) { &Duration::ZERO } else { &TTL }
+}
+
+fn send_entry(reply: ReplyEntry, ttl: &Duration, result: Result<(Ino, InodeRecord), Errno>) {
     match result {
-        Ok((ino, row)) => reply.entry(&TTL, &attributes(ino, &row), GENERATION),
+        Ok((ino, row)) => reply.entry(ttl, &attributes(ino, &row), GENERATION),
         Err(error) => reply.error(error),
     }
 }
@@ -169,7 +174,7 @@ impl Filesystem for CairnFs {
             }),
             _ => name(wanted).and_then(|wanted| timed("lookup", || self.vfs.lookup(ino, &wanted))),
         };
-        send_entry(reply, found);
+        send_entry(reply, ttl_of(wanted.as_bytes()), found);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
@@ -230,7 +235,7 @@ impl Filesystem for CairnFs {
         let made = kind_of_mode(mode)
             .ok_or(Errno::EINVAL)
             .and_then(|kind| self.make(request, parent, wanted, kind, (mode, umask, rdev, &[])));
-        send_entry(reply, made);
+        send_entry(reply, &TTL, made);
     }
 
     fn mkdir(
@@ -244,6 +249,7 @@ impl Filesystem for CairnFs {
     ) {
         send_entry(
             reply,
+            &TTL,
             self.make(request, parent, wanted, FileKind::Directory, (mode, umask, 0, &[])),
         );
     }
@@ -259,6 +265,7 @@ impl Filesystem for CairnFs {
         let target = target.as_os_str().as_bytes();
         send_entry(
             reply,
+            &TTL,
             self.make(request, parent, wanted, FileKind::Symlink, (0o777, 0, 0, target)),
         );
     }
@@ -318,7 +325,7 @@ impl Filesystem for CairnFs {
             Err(error) => return reply.error(error),
         };
         let work = move |vfs: &Vfs| vfs.link(ino, parent, &wanted).map(|row| (ino, row));
-        self.serve("link", request, work, |linked| send_entry(reply, linked));
+        self.serve("link", request, work, |linked| send_entry(reply, &TTL, linked));
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -503,7 +510,7 @@ impl Filesystem for CairnFs {
                         INodeNo(entry.ino.0),
                         entry.cookie,
                         wanted,
-                        &TTL,
+                        ttl_of(&entry.name),
                         &attr,
                         GENERATION,
                     ) {

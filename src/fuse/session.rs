@@ -1,5 +1,3 @@
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -10,7 +8,7 @@ use rustix::mount::UnmountFlags;
 
 use super::filesystem::CairnFs;
 use super::requests::Requests;
-use crate::types::{Ino, Name};
+use crate::types::Ino;
 use crate::vfs::{KernelCache, Vfs};
 
 /// How far the kernel reads ahead: eight of the largest requests.
@@ -65,25 +63,23 @@ impl Session {
 struct Kernel(Notifier);
 
 impl KernelCache for Kernel {
-    fn invalidate_entry(&self, parent: Ino, name: &Name) {
-        // ENOENT: the kernel did not know it.
-        if let Err(error) =
-            self.0.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name.as_bytes()))
-        {
-            tracing::trace!(%error, "nothing to invalidate");
-        }
-        self.invalidate_inode(parent);
-    }
-
     fn invalidate_attributes(&self, ino: Ino) {
-        // A negative offset leaves the pages (`fuse_reverse_inval_inode`).
-        if let Err(error) = self.0.inval_inode(INodeNo(ino.0), -1, 0) {
-            tracing::trace!(%error, "nothing to invalidate");
-        }
+        // A negative offset leaves the pages (`fuse_reverse_inval_inode`): those of a
+        // file may be locked by a read that waits for us.
+        self.invalidate(ino, -1);
     }
 
-    fn invalidate_inode(&self, ino: Ino) {
-        if let Err(error) = self.0.inval_inode(INodeNo(ino.0), 0, 0) {
+    fn invalidate_listing(&self, directory: Ino) {
+        // The kernel caches listings where it needs no `opendir`; those pages are
+        // locked over no request (fs/fuse/readdir.c).
+        self.invalidate(directory, 0);
+    }
+}
+
+impl Kernel {
+    fn invalidate(&self, ino: Ino, from: i64) {
+        // ENOENT: the kernel did not know it.
+        if let Err(error) = self.0.inval_inode(INodeNo(ino.0), from, 0) {
             tracing::trace!(%error, "nothing to invalidate");
         }
     }

@@ -203,7 +203,7 @@ impl Callers {
     }
 
     /// Watches a wait of thread `tid` (0: of nobody that we can see, as from
-    /// another pid namespace). `None` when too many wait already.
+    /// a pid namespace that is not below ours). `None` when too many wait already.
     #[must_use]
     pub fn watch(&self, tid: u32) -> Option<Watched> {
         let cancel = Cancel::default();

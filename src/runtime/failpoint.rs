@@ -87,6 +87,10 @@ pub const NAMES: &[&str] = &[
     "backend.name.shown",
     // A request of the kernel is taken and not answered.
     "fuse.getattr.taken",
+    // An import.
+    "daemon.import.recorded",
+    "daemon.import.grafted",
+    "daemon.import.named",
     // The end of a mount.
     "daemon.end.unmounted",
     "daemon.end.drained",

@@ -398,8 +398,8 @@ impl Vfs {
         let told = node.told_holes.swap(u64::MAX, Ordering::AcqRel);
         let wrong = told != u64::MAX
             && node.state.try_read().is_none_or(|state| state.record.holes != told);
-        if wrong && let Some(kernel) = self.kernel.read().as_ref() {
-            kernel.invalidate_attributes(node.ino);
+        if wrong {
+            self.changed_behind(node.ino);
         }
     }
 

@@ -97,8 +97,8 @@ impl Vfs {
         // one; and the kernel does not know that its atime is old.
         if !options.write && !options.no_access_time {
             let moved = self.accessed(ino, &handle.node.row());
-            if moved && let Some(kernel) = self.kernel.read().as_ref() {
-                kernel.invalidate_attributes(ino);
+            if moved {
+                self.changed_behind(ino);
             }
         }
         Ok(id)

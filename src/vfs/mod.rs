@@ -138,14 +138,21 @@ pub struct GraftContent {
     pub profile: String,
 }
 
+/// What an import makes has a name that begins so until it is whole. No kernel
+/// keeps such a name: it goes behind its back.
+pub const HIDDEN: &str = ".cairn-import-";
+
 /// Tells the kernel what changed behind its back (imports).
+///
+/// Names need no word: one that is not there is asked for each time (the kernel
+/// keeps a negative dentry for as long as it was told, which is not at all), and
+/// a word of it would wait for the directory's lock (`fuse_reverse_inval_entry`),
+/// which a program holds that waits for us.
 pub trait KernelCache: Send + Sync {
-    /// A name appeared or went.
-    fn invalidate_entry(&self, parent: Ino, name: &Name);
-    /// Attributes or bytes changed.
-    fn invalidate_inode(&self, ino: Ino);
     /// Attributes changed, and no byte.
     fn invalidate_attributes(&self, ino: Ino);
+    /// A directory has other names.
+    fn invalidate_listing(&self, directory: Ino);
 }
 
 /// The filesystem.
@@ -277,6 +284,20 @@ impl Vfs {
     /// Tells the kernel about changes from now on.
     pub fn set_kernel_cache(&self, cache: Arc<dyn KernelCache>) {
         *self.kernel.write() = Some(cache);
+    }
+
+    /// The kernel asks for the attributes again.
+    pub fn changed_behind(&self, ino: Ino) {
+        if let Some(kernel) = self.kernel.read().as_ref() {
+            kernel.invalidate_attributes(ino);
+        }
+    }
+
+    /// The kernel lists a directory anew.
+    pub fn names_changed_behind(&self, directory: Ino) {
+        if let Some(kernel) = self.kernel.read().as_ref() {
+            kernel.invalidate_listing(directory);
+        }
     }
 
     /// The volume's policy for what is written from now on.
@@ -411,9 +432,9 @@ impl Vfs {
         }
         self.namespace.set_attributes(created.ino, times)?;
         self.changed_below(parent)?;
-        if let Some(kernel) = self.kernel.read().as_ref() {
-            kernel.invalidate_entry(parent, name);
-        }
+        // Who looked while it was made saw it without its content.
+        self.changed_behind(created.ino);
+        self.names_changed_behind(parent);
         Ok(created.ino)
     }
 
@@ -442,6 +463,7 @@ impl Vfs {
     /// `NotFound`.
     pub fn set_times(&self, ino: Ino, times: &SetAttributes) -> Result<(), VfsError> {
         self.namespace.set_attributes(ino, times)?;
+        self.changed_behind(ino);
         self.reload(&[ino])
     }
 

@@ -1,7 +1,12 @@
 //! CAR archives through the program.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use crate::support::{World, difference, make_tree, snapshot};
 
@@ -34,6 +39,62 @@ fn an_export_with_metadata_brings_everything_back() {
         let cids = world.cairn(&["cid", &mount.text("tree"), &back]).ok().stdout;
         let cids: Vec<&str> = cids.lines().filter_map(|line| line.split(' ').next()).collect();
         assert_eq!(cids[0], cids[1]);
+    }
+}
+
+#[test]
+fn what_an_import_makes_is_seen_as_it_is_by_who_watched_it_being_made() {
+    let Some(world) = World::mountable("cars::watched") else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    make_tree(&mount.path("tree"));
+    for n in 0..400 {
+        fs::create_dir(mount.path(&format!("tree/d{n}"))).unwrap();
+        fs::write(mount.path(&format!("tree/d{n}/f")), vec![1; n + 1]).unwrap();
+    }
+    let original = snapshot(&mount.path("tree"));
+    let car = world.path("tree.car");
+    let car = car.to_str().unwrap();
+    world.cairn(&["export", &mount.text("tree"), "-o", car, "--metadata"]).ok();
+    let inotify = inotify::init(CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&inotify, mount.path(""), WatchFlags::CREATE | WatchFlags::MOVE).unwrap();
+    let ended = AtomicBool::new(false);
+    let hidden = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut seen = BTreeSet::new();
+            while !ended.load(Ordering::Relaxed) {
+                look_at_hidden(&mount.path(""), &mut seen);
+            }
+            seen
+        });
+        world.cairn(&["import", car, &mount.text("back")]).ok();
+        ended.store(true, Ordering::Relaxed);
+        watcher.join().unwrap()
+    });
+    assert_eq!(difference(&original, &snapshot(&mount.path("back"))), [""; 0]);
+    assert!(!hidden.is_empty(), "nobody saw it being made");
+    for path in hidden {
+        assert!(fs::symlink_metadata(&path).is_err(), "{} is still there", path.display());
+    }
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    assert!(inotify::Reader::new(&inotify, &mut buffer).next().is_err(), "an event");
+    drop(fs::File::create(mount.path("event")).unwrap());
+    assert!(inotify::Reader::new(&inotify, &mut buffer).next().is_ok(), "no event");
+}
+
+/// Asks for the attributes of everything below hidden names.
+fn look_at_hidden(dir: &Path, seen: &mut BTreeSet<PathBuf>) {
+    // What is renamed or removed meanwhile is not there any more.
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        if !path.to_string_lossy().contains("/.cairn-import-") {
+            continue;
+        }
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        seen.insert(path.clone());
+        if meta.is_dir() {
+            look_at_hidden(&path, seen);
+        }
     }
 }
 

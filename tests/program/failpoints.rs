@@ -27,6 +27,7 @@ enum Where {
     Opening(&'static str),
     /// At a mount whose journal has a torn tail.
     Journal,
+    Import,
     Unmount,
     Recover,
 }
@@ -37,6 +38,7 @@ fn place_of(point: &str) -> Where {
         "store.recover.discarded" => Where::Opening("store.staging.spilled"),
         "vfs.adopt.adopted" | "vfs.adopt.persisted" => Where::Opening("vfs.fsync.recorded"),
         _ if point.starts_with("metadata.journal.") => Where::Journal,
+        _ if point.starts_with("daemon.import.") => Where::Import,
         _ if point.starts_with("daemon.end.") => Where::Unmount,
         _ if point.starts_with("recover.") => Where::Recover,
         _ => Where::Work,
@@ -389,6 +391,13 @@ fn die_at(point: &str, number: usize) {
             assert_ne!(died.code, 0, "{point} was not reached: {died:?}");
             case.expect_death(point);
         }
+        Where::Import => {
+            case.mount_armed(Some(point)).ok();
+            case.begin();
+            case.work(Duration::from_millis(500));
+            case.import();
+            case.expect_death(point);
+        }
         Where::Unmount => {
             case.mount_armed(Some(point)).ok();
             case.begin();
@@ -407,6 +416,7 @@ fn die_at(point: &str, number: usize) {
     if place != Where::Recover {
         case.mount_armed(None).ok();
         case.check();
+        case.has_no_part_of_an_import(point == "daemon.import.named");
         case.umount();
         case.volume.cairn(&["fsck", "--deep"]).ok();
         case.backends_verify();
@@ -438,6 +448,28 @@ impl Case<'_> {
         wait_until("the daemon is gone", || rustix::fs::flock(&lock, how).is_ok());
         drop(lock);
         crate::support::detach(&self.at());
+    }
+
+    /// Exports what is there and imports it beside: dies at it.
+    fn import(&self) {
+        let world = self.volume.world;
+        let (car, at) = (world.path("far.car"), self.at());
+        let export = [Path::new("export"), &at.join(FAR), Path::new("-o"), &car];
+        world.cairn(&export).ok();
+        let died = world.cairn(&[Path::new("import"), &car, &at.join("imported")]);
+        assert_ne!(died.code, 0, "{died:?}");
+    }
+
+    fn has_no_part_of_an_import(&self, whole: bool) {
+        let names = fs::read_dir(self.at()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        assert!(!names.iter().any(|name| name.starts_with('.')), "{names:?}");
+        assert_eq!(names.iter().any(|name| name == "imported"), whole, "{names:?}");
+        if whole {
+            fs::remove_dir_all(self.at().join("imported")).unwrap();
+        }
+        let spool = fs::read_dir(self.volume.dir.join("spool"));
+        assert_eq!(spool.map_or(0, Iterator::count), 0, "a spool is left");
     }
 
     /// The machine stopped amid a write of the engine's journal.

@@ -139,6 +139,12 @@ fn setuid_and_setgid_go_when_an_ordinary_user_changes_a_file() {
         assert_eq!(as_user(&mount, script), "", "{script}");
         assert_eq!(mode(&path), 0o777, "{script}");
     }
+    // Without the group's x the kernel takes setgid for the mark of mandatory locks.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6767)).unwrap();
+    std::os::unix::fs::chown(&path, Some(54321), Some(54321)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6767)).unwrap();
+    assert_eq!(as_user(&mount, "echo more >> file"), "");
+    assert_eq!(mode(&path), 0o2767);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
     std::os::unix::fs::chown(&path, Some(12345), Some(54321)).unwrap();
     // Not in the group: setgid is not given.

@@ -111,6 +111,12 @@ fn sleeps(child: &Child) -> bool {
     stat.contains(") S ") || stat.contains(") D ")
 }
 
+fn only_child(of: Pid) -> Option<Pid> {
+    let of = of.as_raw_nonzero();
+    let list = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap();
+    list.trim().parse().ok().and_then(Pid::from_raw)
+}
+
 fn has_len(path: &Path, len: u64) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.len() == len)
 }
@@ -155,6 +161,25 @@ fn a_signal_ends_what_waits_for_a_stuck_backend_and_the_bytes_are_kept() {
             assert_eq!(status.signal(), Some(signal.as_raw()), "{words:?}: {status:?}");
             made.push((to, fs::read(&source).unwrap()));
         }
+    }
+    // In a container below its caller has a number that is seen from here.
+    if rustix::process::geteuid().is_root() {
+        let to = mount.path("container");
+        let script = "cp \"$0\" \"$1\"; true";
+        let words = ["unshare", "--pid", "--fork", "sh", "-c", script];
+        let words: Vec<&str> =
+            words.into_iter().chain([source.to_str().unwrap(), to.to_str().unwrap()]).collect();
+        let mut child = start(&world, &words);
+        wait_until("it has written", || has_len(&to, 200_000));
+        let shell = only_child(Pid::from_child(&child)).unwrap();
+        let copying = only_child(shell).unwrap();
+        assert!(ends_within(&mut child, Duration::from_millis(300)).is_none(), "it waits");
+        kill_process(copying, Signal::INT).unwrap();
+        let (took, _) = ends_within(&mut child, Duration::from_secs(20)).unwrap();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        made.push((to, fs::read(&source).unwrap()));
+    } else {
+        skip(test, "a pid namespace needs root");
     }
     // Who is interrupted is told so.
     let script = "import os, signal, sys\n\
