@@ -369,6 +369,13 @@ impl Vfs {
                 self.retries.ended(node.ino);
             }
         }
+        // Before anybody sees the files clean.
+        for ino in hashed.keys() {
+            if let Err(error) = self.content_changed(*ino) {
+                tracing::warn!(%error, %ino, "directory CIDs above a file are not forgotten");
+                self.directories.clear();
+            }
+        }
         for (node, _) in &locked {
             node.conceal();
         }
@@ -377,12 +384,6 @@ impl Vfs {
         drop(batch);
         drop(commit);
         self.replicator.submit(&roots);
-        for ino in hashed.keys() {
-            if let Err(error) = self.content_changed(*ino) {
-                tracing::warn!(%error, %ino, "directory CIDs above a file are not forgotten");
-                self.directories.clear();
-            }
-        }
         for request in nodes.values() {
             self.correct_holes(&request.node);
         }
