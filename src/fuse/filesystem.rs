@@ -300,6 +300,9 @@ impl Filesystem for CairnFs {
             f if f.is_empty() => RenameMode::Replace,
             f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
             f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            f if f == RenameFlags::RENAME_WHITEOUT => {
+                RenameMode::Whiteout { uid: request.uid(), gid: request.gid() }
+            }
             _ => return reply.error(Errno::EINVAL),
         };
         let (old, new) = match (name(old), name(new)) {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::support::{Mount, World};
+use crate::support::{Mount, World, detach, skip};
 
 fn names(mount: &Mount<'_>, below: &str) -> BTreeSet<OsString> {
     fs::read_dir(mount.path(below)).unwrap().map(|entry| entry.unwrap().file_name()).collect()
@@ -53,6 +53,63 @@ fn rename_without_replacing_and_by_exchange() {
     rename(RenameFlags::EXCHANGE).unwrap();
     assert_eq!(fs::read(mount.path("d")).unwrap(), b"a");
     assert_eq!(fs::read(mount.path("a/inside")).unwrap(), b"inside");
+}
+
+#[test]
+fn a_rename_that_leaves_a_whiteout_lets_an_overlay_write_on_a_mount() {
+    let test = "names::whiteout";
+    let Some(world) = World::mountable(test) else { return };
+    let volume = world.volume(&[], "min=1,target=1,max=1");
+    let mount = volume.mount();
+    fs::write(mount.path("a"), b"a").unwrap();
+    fs::write(mount.path("b"), b"b").unwrap();
+    renameat_with(CWD, mount.path("a"), CWD, mount.path("b"), RenameFlags::WHITEOUT).unwrap();
+    assert_eq!(fs::read(mount.path("b")).unwrap(), b"a");
+    let left = fs::symlink_metadata(mount.path("a")).unwrap();
+    assert!(left.file_type().is_char_device() && left.rdev() == 0, "{left:?}");
+    if !rustix::process::geteuid().is_root() {
+        return skip(test, "an overlay needs root");
+    }
+    let (lower, merged) = (world.make_dir("lower"), world.make_dir("merged"));
+    for name in ["gone", "moved", "changed", "same"] {
+        fs::write(lower.join(name), name).unwrap();
+    }
+    fs::create_dir(lower.join("dir")).unwrap();
+    fs::create_dir(mount.path("upper")).unwrap();
+    fs::create_dir(mount.path("work")).unwrap();
+    let overlay = |mount: &Mount<'_>| {
+        let (upper, work) = (mount.text("upper"), mount.text("work"));
+        let options = format!("lowerdir={},upperdir={upper},workdir={work}", lower.display());
+        world
+            .command("mount")
+            .args(["-t", "overlay", "overlay", "-o", &options])
+            .arg(&merged)
+            .output()
+    };
+    let made = overlay(&mount).unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    if said.contains("unknown filesystem type") {
+        return skip(test, "the kernel has no overlay");
+    }
+    assert!(made.status.success(), "{said}");
+    fs::remove_file(merged.join("gone")).unwrap();
+    fs::rename(merged.join("moved"), merged.join("dir/moved")).unwrap();
+    fs::write(merged.join("changed"), b"new").unwrap();
+    detach(&merged);
+    assert_eq!(fs::read(lower.join("changed")).unwrap(), b"changed", "the layer below");
+    mount.umount().ok();
+    let mount = volume.mount();
+    let again = overlay(&mount).unwrap();
+    let names = |dir: &str| {
+        let entries = fs::read_dir(merged.join(dir)).unwrap().map(|e| e.unwrap().file_name());
+        entries.map(|name| name.into_string().unwrap()).collect::<BTreeSet<_>>()
+    };
+    let seen = (names(""), names("dir"), fs::read(merged.join("changed")).unwrap());
+    detach(&merged);
+    assert!(again.status.success());
+    assert_eq!(seen.0, BTreeSet::from(["changed", "dir", "same"].map(String::from)));
+    assert_eq!((seen.1, seen.2), (BTreeSet::from(["moved".into()]), b"new".to_vec()));
+    mount.umount().ok();
 }
 
 #[test]

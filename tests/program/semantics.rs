@@ -59,7 +59,8 @@ fn what_is_not_offered_is_refused_by_its_errno() {
         let refused = rustix::fs::fallocate(&file, flags, 0, 4096);
         assert_eq!(refused.unwrap_err(), Errno::OPNOTSUPP, "{flags:?}");
     }
-    for flags in [RenameFlags::WHITEOUT, RenameFlags::NOREPLACE | RenameFlags::EXCHANGE] {
+    for with in [RenameFlags::EXCHANGE, RenameFlags::WHITEOUT] {
+        let flags = RenameFlags::NOREPLACE | with;
         let refused =
             rustix::fs::renameat_with(CWD, mount.path("file"), CWD, mount.path("other"), flags);
         assert_eq!(refused.unwrap_err(), Errno::INVAL, "{flags:?}");

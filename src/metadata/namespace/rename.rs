@@ -1,7 +1,9 @@
-use super::tree::{add_entry, add_entry_at, count_link, dentry_key, remove_entry, unlink_inode};
-use super::{MAX_DEPTH, MAX_LINKS, Namespace, Removed, Tx};
+use super::tree::{
+    SETGID, add_entry, add_entry_at, count_link, dentry_key, new_inode, remove_entry, unlink_inode,
+};
+use super::{MAX_DEPTH, MAX_LINKS, Namespace, NewNode, Removed, Tx};
 use crate::metadata::records::damaged;
-use crate::metadata::{DentryRecord, MetadataError, keys};
+use crate::metadata::{DentryRecord, InodeRecord, MetadataError, keys};
 use crate::types::{FileKind, Ino, Name, Timestamp};
 
 /// renameat2's flags.
@@ -13,6 +15,21 @@ pub enum RenameMode {
     NoReplace,
     /// Swap the two names.
     Exchange,
+    /// Replace, and leave a device node 0:0 of this owner under the old name: what
+    /// an overlay filesystem takes for "nothing is here" (renameat2(2),
+    /// Documentation/filesystems/overlayfs.rst).
+    Whiteout {
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
+}
+
+impl RenameMode {
+    fn replaces(self) -> bool {
+        matches!(self, Self::Replace | Self::Whiteout { .. })
+    }
 }
 
 impl Namespace {
@@ -29,6 +46,10 @@ impl Namespace {
         mode: RenameMode,
         now: Timestamp,
     ) -> Result<Option<Removed>, MetadataError> {
+        let whiteout = match mode {
+            RenameMode::Whiteout { uid, gid } => Some((self.next_ino()?, whiteout(uid, gid, now))),
+            _ => None,
+        };
         self.run(|tx| {
             let source: DentryRecord =
                 tx.get(&dentry_key(from.0, from.1))?.ok_or(MetadataError::NotFound)?;
@@ -56,7 +77,7 @@ impl Namespace {
                     refuse_loop(tx, there.ino, from.0)?;
                 }
             }
-            if let (Some(there), RenameMode::Replace) = (&target, mode) {
+            if let Some(there) = target.filter(|_| mode.replaces()) {
                 match (source.kind == FileKind::Directory, there.kind == FileKind::Directory) {
                     (true, false) => return Err(MetadataError::NotADirectory(there.ino)),
                     (false, true) => return Err(MetadataError::IsADirectory(there.ino)),
@@ -116,6 +137,14 @@ impl Namespace {
                 (Some(there), _) => removed = Some(unlink_inode(tx, there.ino, to.0, now)?),
                 (None, _) => {}
             }
+            if let Some((ino, node)) = &whiteout {
+                let gid = if old.mode & SETGID == 0 { node.gid } else { old.gid };
+                let inode = InodeRecord { parent: from.0, gid, ..new_inode(node) };
+                add_entry(tx, (from.0, &mut old), from.1, (*ino, inode.kind), now);
+                tx.charge_new(from.0, &inode)?;
+                tx.put_inode(*ino, &inode);
+                tx.delta.inode(None, Some(&inode));
+            }
             tx.put_inode(from.0, &old);
             if !same {
                 tx.put_inode(to.0, &new);
@@ -124,6 +153,11 @@ impl Namespace {
             Ok(removed)
         })
     }
+}
+
+fn whiteout(uid: u32, gid: u32, now: Timestamp) -> NewNode {
+    let (kind, target) = (FileKind::CharDevice, Vec::new());
+    NewNode { kind, mode: 0, umask: None, uid, gid, rdev: 0, target, now }
 }
 
 /// A directory must not become its own ancestor.

@@ -45,7 +45,7 @@ pub struct Removed {
     pub inode: InodeRecord,
 }
 
-const SETGID: u32 = 0o2000;
+pub(super) const SETGID: u32 = 0o2000;
 
 pub(super) fn new_inode(node: &NewNode) -> InodeRecord {
     let directory = node.kind == FileKind::Directory;

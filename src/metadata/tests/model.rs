@@ -176,7 +176,8 @@ impl Model {
         if self.is_below(to.0, source) || swallowed {
             return Err(MetadataError::Invalid(""));
         }
-        if let (Some(there), RenameMode::Replace) = (target, mode) {
+        let replaces = matches!(mode, RenameMode::Replace | RenameMode::Whiteout { .. });
+        if let Some(there) = target.filter(|_| replaces) {
             match (self.is_directory(source), self.is_directory(there)) {
                 (true, false) => return Err(MetadataError::NotADirectory(there)),
                 (false, true) => return Err(MetadataError::IsADirectory(there)),
@@ -247,8 +248,14 @@ impl Model {
         Ok(())
     }
 
-    fn may_cross(&self, tree: &Namespace, moves: &[(Ino, Ino, Ino)]) -> Said<()> {
-        let mut added = Vec::new();
+    /// `left`: an inode is made there, too.
+    fn may_cross(
+        &self,
+        tree: &Namespace,
+        moves: &[(Ino, Ino, Ino)],
+        left: Option<Ino>,
+    ) -> Said<()> {
+        let mut added: Vec<_> = left.map(|dir| (self.chain(dir), 0, 1)).into_iter().collect();
         for (ino, from, to) in moves {
             let (old, new) = (self.chain(*from), self.chain(*to));
             if old == new {
@@ -465,15 +472,17 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
         }
         Op::Rename((from, old), (to, new), mode) => {
             let (from, to, old, new) = (pick(from), pick(to), text(old), text(new));
-            let modes = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
-            let mode = modes[usize::from(mode) % 3];
+            let whiteout = RenameMode::Whiteout { uid: 5, gid: 6 };
+            let modes =
+                [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange, whiteout];
+            let mode = modes[usize::from(mode) % 4];
             let target = model.find(to, &new);
             let said = model.may_rename((from, &old), (to, &new), mode).and_then(|moves| {
                 if moves {
                     let mut all = vec![(model.find(from, &old).unwrap(), from, to)];
                     let back = target.filter(|_| mode == RenameMode::Exchange);
                     all.extend(back.map(|there| (there, to, from)));
-                    model.may_cross(tree, &all)?;
+                    model.may_cross(tree, &all, (mode == whiteout).then_some(from))?;
                 }
                 Ok(moves)
             });
@@ -486,12 +495,20 @@ fn apply(tree: &Namespace, model: &mut Model, replica: &mut Rows, op: &Op, step:
                     model.nodes.get_mut(&there).unwrap().charged = charged;
                 }
                 if mode == RenameMode::Exchange {
-                    model.entries(from).insert(old, target.unwrap());
+                    model.entries(from).insert(old.clone(), target.unwrap());
                     assert!(removed.is_none());
                 } else {
                     assert_eq!(removed.as_ref().map(|r| r.ino), target);
                     let links = removed.map(|r| r.inode.nlink);
                     assert_eq!(links, target.map(|there| model.links(there)));
+                }
+                if mode == whiteout {
+                    let left = tree.lookup(from, &old).unwrap().ino;
+                    let row = tree.inode(left).unwrap();
+                    assert_eq!((row.kind, row.mode, row.rdev), (FileKind::CharDevice, 0, 0));
+                    assert_eq!((row.uid, row.gid, row.nlink), (5, 6, 1));
+                    model.add(left, FileKind::CharDevice);
+                    model.entries(from).insert(old, left);
                 }
                 assert_eq!(tree.inode(source).unwrap().ctime, now);
                 assert_eq!(tree.inode(to).unwrap().mtime, now);
