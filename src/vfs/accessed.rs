@@ -30,7 +30,7 @@ const DAY_S: i64 = 24 * 60 * 60;
 
 /// Over a row whose atime is `was`: `now`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Access {
+pub(super) struct Access {
     was: Timestamp,
     now: Timestamp,
 }
@@ -65,18 +65,12 @@ impl Accessed {
         }
     }
 
-    fn of(&self, ino: Ino) -> Option<Access> {
+    /// The time that waits.
+    pub fn of(&self, ino: Ino) -> Option<Access> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
         self.waiting.lock().get(&ino).copied()
-    }
-
-    /// Puts the time that waits over a row. Who set another since is right.
-    pub fn lay_over(&self, ino: Ino, record: &mut InodeRecord) {
-        if let Some(access) = self.of(ino).filter(|access| access.was == record.atime) {
-            record.atime = access.now;
-        }
     }
 
     /// The time is set, or the inode is gone.
@@ -122,6 +116,14 @@ impl Accessed {
             *since = None;
         }
         due
+    }
+}
+
+/// Puts a time that waited before the row was read over it. Who set another since
+/// is right.
+pub(super) fn lay_over(waiting: Option<Access>, record: &mut InodeRecord) {
+    if let Some(access) = waiting.filter(|access| access.was == record.atime) {
+        record.atime = access.now;
     }
 }
 

@@ -1,5 +1,6 @@
 use std::sync::atomic::Ordering;
 
+use super::accessed::lay_over;
 use super::{HandleId, Vfs, VfsError};
 use crate::metadata::{InodeRecord, MetadataError};
 use crate::types::{FileKind, Ino, Timestamp};
@@ -57,6 +58,8 @@ impl Vfs {
     /// # Errors
     /// `NotFound`.
     pub fn attributes(&self, ino: Ino) -> Result<InodeRecord, VfsError> {
+        // Before the row: a time that is written in between is in the row.
+        let waiting = self.accessed.of(ino);
         if let Some(node) = self.nodes.get(ino) {
             let mut record = match node.look() {
                 Ok(state) => {
@@ -74,11 +77,11 @@ impl Vfs {
                     shown
                 }
             };
-            self.accessed.lay_over(ino, &mut record);
+            lay_over(waiting, &mut record);
             return Ok(record);
         }
         let record = self.record(ino).map(|mut record| {
-            self.accessed.lay_over(ino, &mut record);
+            lay_over(waiting, &mut record);
             record
         });
         match record {

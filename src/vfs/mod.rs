@@ -43,7 +43,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
@@ -172,7 +172,7 @@ pub struct Vfs {
     accessed: Accessed,
     /// Rise after each change of a row in the engine: what was loaded across
     /// one is not kept.
-    row_changes: Vec<AtomicU64>,
+    row_changes: Vec<Mutex<u64>>,
     directories: Cache<Ino, Link>,
     /// Removed while no file of ours was open: the last ones.
     gone: Cache<Ino, InodeRecord>,
@@ -217,7 +217,7 @@ impl Vfs {
             next_handle: AtomicU64::new(1),
             records: Cache::new(parts.options.cached_rows.max(16)),
             accessed: Accessed::new(parts.options.access_times),
-            row_changes: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
+            row_changes: (0..STRIPES).map(|_| Mutex::new(0)).collect(),
             directories: Cache::new(parts.options.cached_directories.max(16)),
             gone: Cache::new(KEPT_GONE),
             tree_version: AtomicU64::new(0),
@@ -529,29 +529,36 @@ impl Vfs {
     }
 
     fn node(&self, ino: Ino) -> Result<Arc<Node>, VfsError> {
-        let seen = self.changes_of(ino);
-        let node = self.nodes.get_or_load(ino, || self.record(ino))?;
-        if self.changes_of(ino) != seen {
-            self.reload(&[ino])?;
+        if let Some(node) = self.nodes.get(ino) {
+            return Ok(node);
         }
-        Ok(node)
+        loop {
+            let seen = *self.changes_of(ino);
+            let record = self.record(ino)?;
+            // Under the lock: nobody meets a row that is another by now.
+            let changes = self.changes_of(ino);
+            if *changes == seen {
+                return self.nodes.get_or_load(ino, || Ok(record));
+            }
+        }
     }
 
-    fn changes_of(&self, ino: Ino) -> u64 {
-        self.row_changes[(ino.0 as usize) % STRIPES].load(Ordering::SeqCst)
+    fn changes_of(&self, ino: Ino) -> MutexGuard<'_, u64> {
+        self.row_changes[(ino.0 as usize) % STRIPES].lock()
     }
 
     /// Keeps a row that was read after `seen` was taken, unless it changed.
     fn keep_record(&self, ino: Ino, record: InodeRecord, seen: u64) {
-        self.records.insert(ino, record);
-        if self.changes_of(ino) != seen {
-            self.records.remove(&ino);
+        let changes = self.changes_of(ino);
+        if *changes == seen {
+            self.records.insert(ino, record);
         }
     }
 
     /// The row in the engine is another now.
     fn forget_record(&self, ino: Ino) {
-        self.row_changes[(ino.0 as usize) % STRIPES].fetch_add(1, Ordering::SeqCst);
+        let mut changes = self.changes_of(ino);
+        *changes += 1;
         self.records.remove(&ino);
     }
 
@@ -563,7 +570,7 @@ impl Vfs {
         if let Some(record) = self.records.get(&ino) {
             return Ok(record);
         }
-        let seen = self.changes_of(ino);
+        let seen = *self.changes_of(ino);
         let record = self.namespace.inode(ino)?;
         self.keep_record(ino, record.clone(), seen);
         Ok(record)

@@ -1,5 +1,6 @@
 //! Times of access wait in memory, over their rows.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::world::{Ground, World};
@@ -175,4 +176,38 @@ fn links_and_subdirectories_end_at_65_000() {
     let moved = vfs.rename((Ino::ROOT, &name("other")), into, crate::metadata::RenameMode::Replace);
     assert_eq!(moved.unwrap_err().errno().0, emlink);
     assert_eq!(vfs.lookup(Ino::ROOT, &name("other")).unwrap().0, other.ino);
+}
+
+#[test]
+fn what_a_change_has_said_no_later_look_takes_back() {
+    const ROUNDS: i64 = 20_000;
+    let world = world();
+    let ino = make(&world, "file");
+    let said = AtomicI64::new(0);
+    let look = || {
+        let before = said.load(Ordering::SeqCst);
+        let seen = world.vfs().attributes(ino).unwrap().mtime.seconds;
+        assert!(seen >= before || before == 0, "{seen} after {before}");
+        before < ROUNDS
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1..=ROUNDS {
+                let mtime = Some(Some(Timestamp { seconds: n, nanoseconds: 0 }));
+                let set = SetAttr { mtime, ..SetAttr::default() };
+                world.vfs().set_attributes(ino, &set, ROOT).unwrap();
+                said.store(n, Ordering::SeqCst);
+            }
+        });
+        let (look, world) = (&look, &world);
+        for opens in [false, false, true] {
+            scope.spawn(move || {
+                while look() {
+                    if opens {
+                        read(world, ino, true);
+                    }
+                }
+            });
+        }
+    });
 }
