@@ -14,7 +14,9 @@ use tempfile::TempDir;
 use super::handler::of_vfs;
 use super::volume::{Volume, failed};
 use crate::api::Failure;
+use crate::metadata::MetadataError;
 use crate::types::{FileKind, Ino, Name};
+use crate::vfs::VfsError;
 
 /// The newest format of `place.json`.
 const FORMAT: u32 = 1;
@@ -101,8 +103,11 @@ impl Volume {
     }
 
     fn remove_tree(&self, parent: Ino, name: &Name) -> Result<(), Failure> {
-        let Ok((top, row)) = self.vfs.lookup(parent, name) else { return Ok(()) };
         let fs_error = |e| of_vfs(e, "clean-up of an import");
+        let (top, row) = match self.vfs.lookup(parent, name) {
+            Err(VfsError::Metadata(MetadataError::NotFound)) => return Ok(()),
+            found => found.map_err(fs_error)?,
+        };
         if row.kind != FileKind::Directory {
             return self.vfs.unlink(parent, name).map_err(fs_error);
         }

@@ -220,6 +220,7 @@ fn graft(
     let place = |made: &mut Vec<Option<Ino>>, at: Ino, name: &Name, index: usize| {
         if let Some(ino) = made[index] {
             volume.vfs.link(ino, at, name).map_err(fs_error)?;
+            volume.vfs.changed_behind(ino);
             return Ok::<(), Failure>(());
         }
         let node: &ImportNode = &plan.nodes[index];
@@ -254,6 +255,7 @@ fn graft(
         Ok(())
     };
     place(&mut made, parent, hidden, plan.root)?;
+    volume.vfs.names_changed_behind(parent);
     for (done, entry) in plan.entries.iter().enumerate() {
         let at = made[entry.parent].ok_or_else(unmade)?;
         place(&mut made, at, &entry.name, entry.node)?;

@@ -11,7 +11,7 @@
 //! loses what waits.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -39,7 +39,7 @@ pub(super) struct Access {
 #[derive(Debug)]
 pub(super) struct Accessed {
     /// Whose move: what mount(8) said, at the mount or a remount.
-    moving: Mutex<AccessTimes>,
+    moving: AtomicU8,
     waiting: Mutex<HashMap<Ino, Access>>,
     /// How many: most requests need not lock for none.
     count: AtomicUsize,
@@ -50,7 +50,7 @@ pub(super) struct Accessed {
 impl Accessed {
     pub fn new(moving: AccessTimes) -> Self {
         Self {
-            moving: Mutex::new(moving),
+            moving: AtomicU8::new(moving as u8),
             waiting: Mutex::default(),
             count: AtomicUsize::new(0),
             since: Mutex::default(),
@@ -58,11 +58,9 @@ impl Accessed {
     }
 
     fn is_moved_of(&self, kind: FileKind) -> bool {
-        match *self.moving.lock() {
-            AccessTimes::All => true,
-            AccessTimes::NotDirectories => kind != FileKind::Directory,
-            AccessTimes::None => false,
-        }
+        let moving = self.moving.load(Ordering::Relaxed);
+        moving == AccessTimes::All as u8
+            || moving == AccessTimes::NotDirectories as u8 && kind != FileKind::Directory
     }
 
     /// The time that waits.
@@ -137,7 +135,7 @@ fn moves(atime: Timestamp, record: &InodeRecord, now: Timestamp) -> bool {
 impl Vfs {
     /// Another wish of who mounts, from now on.
     pub fn set_access_times(&self, moving: AccessTimes) {
-        *self.accessed.moving.lock() = moving;
+        self.accessed.moving.store(moving as u8, Ordering::Relaxed);
     }
 
     /// A read of what has this row (as it is stored, or open): moves the time of

@@ -298,7 +298,7 @@ impl Vfs {
         let mut locked: Vec<(&Arc<Node>, RwLockWriteGuard<'_, NodeState>)> =
             batch.iter().map(|node| (node, node.state.write())).collect();
         for (node, state) in &locked {
-            node.show(state);
+            self.show(node, state);
         }
         let mut failures: BTreeMap<Ino, VfsError> = BTreeMap::new();
         let mut hashed: BTreeMap<Ino, Hashed> = BTreeMap::new();
@@ -377,7 +377,7 @@ impl Vfs {
             }
         }
         for (node, _) in &locked {
-            node.conceal();
+            self.conceal(node);
         }
         drop(locked);
         self.commits_ended.send_modify(|count| *count += 1);

@@ -538,9 +538,9 @@ impl Vfs {
         if state.staging.as_ref().is_none_or(|s| !again && s.is_in_memory()) {
             return Ok(false);
         }
-        node.show(&state);
+        self.show(node, &state);
         let synced = state.staging.as_mut().map_or(Ok(()), Staging::sync);
-        node.conceal();
+        self.conceal(node);
         self.commits_ended.send_modify(|count| *count += 1);
         if let Err(error) = synced {
             let error = VfsError::from(error);

@@ -41,7 +41,7 @@ pub use self::near::Brought;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use quick_cache::sync::Cache;
@@ -173,6 +173,8 @@ pub struct Vfs {
     /// Rise after each change of a row in the engine: what was loaded across
     /// one is not kept.
     row_changes: Vec<Mutex<u64>>,
+    /// Files that are being committed or synced.
+    shown: AtomicUsize,
     directories: Cache<Ino, Link>,
     /// Removed while no file of ours was open: the last ones.
     gone: Cache<Ino, InodeRecord>,
@@ -217,6 +219,7 @@ impl Vfs {
             next_handle: AtomicU64::new(1),
             records: Cache::new(parts.options.cached_rows.max(16)),
             accessed: Accessed::new(parts.options.access_times),
+            shown: AtomicUsize::new(0),
             row_changes: (0..STRIPES).map(|_| Mutex::new(0)).collect(),
             directories: Cache::new(parts.options.cached_directories.max(16)),
             gone: Cache::new(KEPT_GONE),
@@ -434,7 +437,6 @@ impl Vfs {
         self.changed_below(parent)?;
         // Who looked while it was made saw it without its content.
         self.changed_behind(created.ino);
-        self.names_changed_behind(parent);
         Ok(created.ino)
     }
 
@@ -457,13 +459,14 @@ impl Vfs {
         Ok(())
     }
 
-    /// After an import has set a directory's times.
+    /// After an import has filled a directory: sets its times, and the kernel lists
+    /// it anew.
     ///
     /// # Errors
     /// `NotFound`.
     pub fn set_times(&self, ino: Ino, times: &SetAttributes) -> Result<(), VfsError> {
         self.namespace.set_attributes(ino, times)?;
-        self.changed_behind(ino);
+        self.names_changed_behind(ino);
         self.reload(&[ino])
     }
 

@@ -195,11 +195,24 @@ impl Vfs {
     /// # Errors
     /// Ends the work in the scope.
     pub(super) fn refuse_busy_name(&self, parent: Ino, name: &Name) -> Result<(), VfsError> {
-        if SCOPE.with_borrow(Option::is_none) {
+        // Mostly nothing is: the look at the name is spared.
+        if self.shown.load(Ordering::Acquire) == 0 || SCOPE.with_borrow(Option::is_none) {
             return Ok(());
         }
         let found = self.namespace.lookup(parent, name);
         found.map_or(Ok(()), |dentry| self.refuse_busy(dentry.ino))
+    }
+
+    /// As [`Node::show`].
+    pub(super) fn show(&self, node: &Node, state: &NodeState) {
+        self.shown.fetch_add(1, Ordering::Release);
+        node.show(state);
+    }
+
+    /// As [`Node::conceal`].
+    pub(super) fn conceal(&self, node: &Node) {
+        node.conceal();
+        self.shown.fetch_sub(1, Ordering::Release);
     }
 
     fn refuse_to_wait(&self, node: &Node) -> Result<(), VfsError> {

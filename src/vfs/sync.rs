@@ -69,7 +69,10 @@ impl Vfs {
             if !wanted(&handle) {
                 return Ok(Step::Done(()));
             }
-            step(under_way.insert(Syncing::new(&vfs, handle)?))
+            let syncing = Syncing::new(&vfs, Arc::clone(&handle));
+            // What was written is for the next close then.
+            let syncing = syncing.inspect_err(|_| handle.wrote.store(true, Ordering::Release));
+            step(under_way.insert(syncing?))
         }
     }
 

@@ -97,7 +97,7 @@ fn a_file_that_is_being_committed_shows_its_row_and_holds_no_thread() {
     vfs.write(id, 0, b"bytes").unwrap();
     let node = vfs.nodes.get(ino).unwrap();
     let state = node.state.write();
-    node.show(&state);
+    vfs.show(&node, &state);
     assert_eq!(vfs.attributes(ino).unwrap().size, 5);
     let (name, other) = (Name::new("file").unwrap(), Name::new("other").unwrap());
     assert_eq!(vfs.lookup(Ino::ROOT, &name).unwrap().1.size, 5);
@@ -131,7 +131,7 @@ fn a_file_that_is_being_committed_shows_its_row_and_holds_no_thread() {
     // It is closed and opened meanwhile.
     let again = vfs.open_file(ino, OpenOptions::default()).unwrap();
     vfs.release(again).unwrap();
-    node.conceal();
+    vfs.conceal(&node);
     drop(state);
     vfs.commits_ended.send_modify(|count| *count += 1);
     for wait in waits {
