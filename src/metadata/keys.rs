@@ -14,6 +14,7 @@
 //! | `T` ino:8 leaf:8 | their valid 4 KiB pages in one leaf (32 bytes, a bitmap), or a run of whole leaves |
 //! | `C` cid | content |
 //! | `Q` cid | queue |
+//! | `H` id | what is known of a backend |
 //! | `V` sequence:8 | event, until a checkpoint takes it |
 //! | `M` epoch:8 key | mark: the row of `key` changed in that epoch |
 //! | `B` cid, `P` segment:8 | the store's block index (a keyspace of its own) |
@@ -41,6 +42,7 @@ pub(crate) const USAGE: u8 = b'U';
 pub(crate) const STAGED: u8 = b'T';
 pub(crate) const CONTENT: u8 = b'C';
 pub(crate) const QUEUE: u8 = b'Q';
+pub(crate) const BACKEND: u8 = b'H';
 pub(crate) const EVENT: u8 = b'V';
 pub(crate) const MARK: u8 = b'M';
 /// The block index's blocks.

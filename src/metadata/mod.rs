@@ -34,6 +34,6 @@ pub use self::namespace::{
 #[cfg(test)]
 pub(crate) use self::namespace::{OrphanRecord, UsageRecord};
 pub use self::records::{
-    ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState, QueueRecord,
-    StagedRecord, VerifyMethod,
+    BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState,
+    QueueRecord, StagedRecord, VerifyMethod,
 };

@@ -88,6 +88,9 @@ pub enum CopyState {
     Corrupt = 2,
     /// It was there and is not any more.
     Lost = 3,
+    /// Given up: it counts for nothing, and its blocks may lie there until that
+    /// place is collected.
+    Released = 4,
 }
 
 /// How a copy was verified.
@@ -102,6 +105,8 @@ pub enum VerifyMethod {
     ReadBack = 2,
     /// The backend itself checks the hash of what it stores.
     Service = 3,
+    /// Some blocks, chosen at random, were read back and hashed.
+    Audit = 4,
 }
 
 /// One content at one backend.
@@ -157,6 +162,30 @@ pub struct ContentRecord {
     pub copies: Vec<CopyRecord>,
     /// Bytes that are leaves of zeros, as [`InodeRecord::holes`].
     pub holes: u64,
+    /// Numbers of the policies that ask for copies of it, sorted; empty is the
+    /// volume's own. `src/docs/replication.md`, "Policies".
+    pub policies: Vec<u32>,
+    /// When it came, in seconds since 1970 (0: not known).
+    pub created_s: i64,
+    /// When a reader last asked for it, in seconds since 1970, at most a day
+    /// behind (0: not known).
+    pub accessed_s: i64,
+}
+
+/// What is known of a backend beyond its settings: survives a restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendRecord {
+    /// Out of reach since then.
+    pub away_since: Option<Timestamp>,
+    /// Away for longer than the grace period: copies there do not count.
+    pub given_up: bool,
+    /// Proofs from before do not count any more: it was away for too long, or
+    /// is another disk.
+    pub trusted_since: Timestamp,
+    /// It leaves: copies there do not count, and others are made.
+    pub draining: bool,
+    /// The user lets nothing be written there.
+    pub read_only: bool,
 }
 
 /// A content that waits for copies.
@@ -214,21 +243,25 @@ impl ContentRecord {
 pub(crate) trait Stored: Serialize + DeserializeOwned {
     /// The version that is written. A change of a field raises it.
     const VERSION: u8 = 1;
-    /// What rows of the version before lack at their end, in postcard's form.
-    const ADDED: &'static [u8] = &[];
+    /// What the rows of each version lack at their end against the next one, in
+    /// postcard's form.
+    const ADDED: &'static [&'static [u8]] = &[];
 }
 
 impl Stored for InodeRecord {
     const VERSION: u8 = 2;
     /// `holes`: none are known.
-    const ADDED: &'static [u8] = &[0];
+    const ADDED: &'static [&'static [u8]] = &[&[0]];
 }
 
 impl Stored for ContentRecord {
-    const VERSION: u8 = 2;
-    /// `holes`: none are known.
-    const ADDED: &'static [u8] = &[0];
+    const VERSION: u8 = 3;
+    /// `holes`: none are known; then `policies`, `created_s`, `accessed_s`: the
+    /// volume's own, and no time.
+    const ADDED: &'static [&'static [u8]] = &[&[0], &[0, 0, 0]];
 }
+
+impl Stored for BackendRecord {}
 
 impl Stored for DentryRecord {}
 impl Stored for OrderRecord {}
@@ -256,11 +289,13 @@ pub(crate) fn decode<T: Stored>(key: &[u8], value: &[u8]) -> Result<T, MetadataE
     let completed;
     let rest = if version == T::VERSION {
         rest
-    } else if version > 0 && version + 1 == T::VERSION {
-        completed = [rest, T::ADDED].concat();
-        &completed
     } else {
-        return Err(damaged(key, format!("version {version} was never written")));
+        let lacks = usize::from(version).checked_sub(1).and_then(|n| T::ADDED.get(n..));
+        let lacks = lacks.filter(|lacks| !lacks.is_empty());
+        let lacks =
+            lacks.ok_or_else(|| damaged(key, format!("version {version} was never written")))?;
+        completed = [rest, &lacks.concat()].concat();
+        &completed
     };
     match postcard::take_from_bytes(rest) {
         Ok((record, [])) => Ok(record),

@@ -472,8 +472,9 @@ impl Checkpointer {
         }
         let places = self.registry.places_now().saturating_sub(state.refused.len()).max(1);
         match policy.level {
-            Level::LocalDurability => 1,
+            Level::LocalDurability | Level::Progressive => 1,
             Level::Single => 2.min(places),
+            Level::Tiered => policy.copies_to_wait_for(places).min(places),
             Level::Quorum => 3.max(places / 2 + 1).min(places),
             Level::All => places,
         }

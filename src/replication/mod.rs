@@ -35,7 +35,10 @@ pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions
 pub use self::error::ReplicationError;
 pub use self::health::{BackendState, BackendStatus};
 pub use self::local::LocalBackend;
-pub use self::policy::{InvalidPolicy, Level, OnDegraded, Policy, WaitOn, WriteResult};
+pub use self::policy::{
+    Domain, InvalidPolicy, Level, OnDegraded, Policy, Strategy, TierClock, TierRule, WaitOn,
+    WriteResult,
+};
 pub use self::recover::{RecoverSource, Recovered, recover};
 pub use self::registry::Registry;
 pub use self::replicator::{Progress, Replicator, ReplicatorOptions};

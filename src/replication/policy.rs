@@ -1,7 +1,11 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::types::BackendId;
 
 /// What an acknowledged `fsync` (or `close`) waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -16,6 +20,74 @@ pub enum Level {
     Quorum,
     /// Every selected backend.
     All,
+    /// The copies of the first tier; the next tiers follow in order.
+    Tiered,
+    /// The first copy; then tier by tier to the target.
+    Progressive,
+}
+
+/// What has to differ between two copies that count as two. What is the same at
+/// a wider one is the same at all narrower ones.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Domain {
+    /// Disk, bucket or account.
+    #[default]
+    Device = 0,
+    /// Machine.
+    Host = 1,
+    /// Building or region.
+    Site = 2,
+    /// Company.
+    Provider = 3,
+}
+
+/// Which of the places that could take a copy comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// In proportion to free space.
+    #[default]
+    Balanced,
+    /// The quickest, as measured.
+    Performance,
+    /// The cheapest to keep it and to read it back.
+    Cost,
+    /// By the number that the backend's settings give it, the lowest first.
+    Priority,
+    /// Large contents where there is most room, small ones where it is quickest.
+    Size,
+    /// In proportion to the weights of the policy.
+    Custom,
+}
+
+/// From what the time of a tier counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum TierClock {
+    /// When the content came.
+    #[default]
+    Age,
+    /// When it was last read.
+    Access,
+}
+
+/// Copies in one tier of places.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TierRule {
+    /// As in the backends' settings: `ssd`, `disk`, `cloud`, `archive`, ...
+    pub tier: String,
+    /// Distinct copies there.
+    pub copies: u8,
+    /// Wanted once it is that old.
+    pub after: Duration,
+    /// Wanted until it is that old (`None`: for ever).
+    pub until: Option<Duration>,
+    /// By which clock.
+    pub by: TierClock,
 }
 
 /// Which call waits.
@@ -57,6 +129,18 @@ pub struct Policy {
     pub wait_on: WaitOn,
     /// With too few backends in reach.
     pub on_degraded: OnDegraded,
+    /// What two copies must not share.
+    pub distinct: Domain,
+    /// Which places come first.
+    pub strategy: Strategy,
+    /// Of [`Strategy::Custom`]; a place that is not named has 1, and 0 is none.
+    pub weights: BTreeMap<BackendId, u32>,
+    /// These come before all others.
+    pub prefer: BTreeSet<BackendId>,
+    /// These get no copy; what lies there is moved away.
+    pub exclude: BTreeSet<BackendId>,
+    /// Copies by tier, the first tier first; empty: any place does.
+    pub tiers: Vec<TierRule>,
 }
 
 impl Default for Policy {
@@ -68,6 +152,12 @@ impl Default for Policy {
             level: Level::Quorum,
             wait_on: WaitOn::Close,
             on_degraded: OnDegraded::Queue,
+            distinct: Domain::Device,
+            strategy: Strategy::Balanced,
+            weights: BTreeMap::new(),
+            prefer: BTreeSet::new(),
+            exclude: BTreeSet::new(),
+            tiers: Vec::new(),
         }
     }
 }
@@ -108,6 +198,8 @@ impl Level {
             Self::Single => "SINGLE",
             Self::Quorum => "QUORUM",
             Self::All => "ALL",
+            Self::Tiered => "TIERED",
+            Self::Progressive => "PROGRESSIVE",
         }
     }
 }
@@ -186,10 +278,12 @@ impl Policy {
     #[must_use]
     pub fn copies_to_wait_for(&self, selected: usize) -> usize {
         match self.level {
-            Level::LocalDurability => 1,
+            Level::LocalDurability | Level::Progressive => 1,
             Level::Single => 2.min(selected.max(1)),
             Level::Quorum => usize::from(self.min.max(self.target / 2 + 1)),
             Level::All => selected.max(1),
+            // The copies of the first tier, whichever places hold them.
+            Level::Tiered => self.tiers.first().map_or(1, |tier| usize::from(tier.copies).max(1)),
         }
     }
 }

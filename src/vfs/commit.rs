@@ -696,6 +696,9 @@ impl Vfs {
             pin: self.replicator.judge(policy.min, policy.target, policy.max, &copies),
             copies,
             holes: 0,
+            policies: Vec::new(),
+            created_s: now.seconds,
+            accessed_s: now.seconds,
         }
     }
 

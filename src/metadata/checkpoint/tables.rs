@@ -103,6 +103,8 @@ const CONTENTS: &[(&str, Kind)] = &[
     ("max", U32),
     ("pin", Text),
     ("holes", U64),
+    ("created_s", I64),
+    ("accessed_s", I64),
 ];
 const COPIES: &[(&str, Kind)] = &[
     ("cid", Text),
@@ -147,7 +149,10 @@ impl Table {
 
     /// Columns that not every version wrote; empty where they are missing.
     pub(super) fn was_added(self, column: &str) -> bool {
-        matches!((self, column), (Self::Inodes | Self::Contents, "holes"))
+        matches!(
+            (self, column),
+            (Self::Inodes | Self::Contents, "holes") | (Self::Contents, "created_s" | "accessed_s")
+        )
     }
 
     pub(super) fn columns(self) -> &'static [(&'static str, Kind)] {
@@ -254,6 +259,7 @@ fn content_row(root: &Cid, record: &ContentRecord) -> Row {
     row.extend([record.min, record.target, record.max].map(|n| Cell::U32(n.into())));
     row.push(word(&record.pin));
     row.push(Cell::U64(record.holes));
+    row.extend([record.created_s, record.accessed_s].map(Cell::I64));
     row
 }
 
@@ -280,6 +286,13 @@ impl Cells {
     fn u64_or_0(&mut self) -> Result<u64, MetadataError> {
         match self.row.next() {
             Some(Cell::U64(value)) => Ok(value),
+            Some(Cell::Null) => Ok(0),
+            _ => Err(self.bad()),
+        }
+    }
+    fn i64_or_0(&mut self) -> Result<i64, MetadataError> {
+        match self.row.next() {
+            Some(Cell::I64(value)) => Ok(value),
             Some(Cell::Null) => Ok(0),
             _ => Err(self.bad()),
         }
@@ -430,5 +443,9 @@ fn content_of(cells: &mut Cells) -> Result<ContentRecord, MetadataError> {
         pin: cells.word::<PinState>()?,
         copies: Vec::new(),
         holes: cells.u64_or_0()?,
+        // Numbers have a meaning in one engine only: found again from the tree.
+        policies: Vec::new(),
+        created_s: cells.i64_or_0()?,
+        accessed_s: cells.i64_or_0()?,
     })
 }

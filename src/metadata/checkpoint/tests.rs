@@ -66,6 +66,9 @@ fn content(n: u8) -> ContentRecord {
             })
             .collect(),
         holes: u64::from(n),
+        policies: Vec::new(),
+        created_s: i64::from(n),
+        accessed_s: -i64::from(n),
     }
 }
 

@@ -356,7 +356,7 @@ impl Namespace {
                 None => into.push(copy.clone()),
                 Some(held) => {
                     let better = match held.state {
-                        CopyState::Lost | CopyState::Corrupt => true,
+                        CopyState::Lost | CopyState::Corrupt | CopyState::Released => true,
                         CopyState::Claimed => copy.state == CopyState::Verified,
                         CopyState::Verified => false,
                     };

@@ -7,6 +7,7 @@
 //! slip between a checkpoint's snapshot and its marks.
 
 mod acl;
+mod backends;
 mod check;
 mod contents;
 mod directory;
@@ -50,8 +51,9 @@ use super::{Commit, Engine, InodeRecord, MetadataError, Transaction, keys};
 use crate::types::{FileKind, Ino, Timestamp};
 
 /// The format of the keys and records of a volume. 2: `holes` in inodes and
-/// contents, runs of whole leaves in staged bitmaps; rows of 1 are read as they are.
-const FORMAT: u32 = 2;
+/// contents, runs of whole leaves in staged bitmaps. 3: policies and times of
+/// contents, rows of backends. Rows of earlier formats are read as they are.
+const FORMAT: u32 = 3;
 /// Inode numbers are reserved in batches, so that a create writes no counter.
 const INO_BATCH: u64 = 4096;
 /// Tries of a transaction before it shuts the others out.

@@ -37,6 +37,9 @@ fn sample(tree: &Namespace) -> Sample {
         pin: PinState::BelowTarget,
         copies: Vec::new(),
         holes: 0,
+        policies: Vec::new(),
+        created_s: 0,
+        accessed_s: 0,
     };
     let commit = ContentCommit {
         shared: false,

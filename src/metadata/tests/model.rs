@@ -307,6 +307,9 @@ fn record(n: u8) -> ContentRecord {
         pin: PinState::BelowMin,
         copies: vec![copy],
         holes: 0,
+        policies: Vec::new(),
+        created_s: 0,
+        accessed_s: 0,
     }
 }
 

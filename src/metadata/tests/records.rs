@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::super::records::{OrderRecord, Stored, decode, encode};
 use super::super::{
-    ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord, MetadataError,
-    OrphanRecord, PinState, QueueRecord, StagedRecord, Stats, UsageRecord, VerifyMethod,
+    BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord,
+    MetadataError, OrphanRecord, PinState, QueueRecord, StagedRecord, Stats, UsageRecord,
+    VerifyMethod,
 };
 use super::{at, name};
 use crate::types::{BackendId, FileKind, Ino, cid};
@@ -82,8 +83,12 @@ fn content() -> ContentRecord {
             copy("b-2.eu", CopyState::Claimed, VerifyMethod::None),
             copy("old", CopyState::Lost, VerifyMethod::ReadBack),
             copy("bad", CopyState::Corrupt, VerifyMethod::Service),
+            copy("left", CopyState::Released, VerifyMethod::Audit),
         ],
         holes: 7 << 20,
+        policies: vec![1, 300],
+        created_s: 1_700_000_000,
+        accessed_s: 1_700_086_400,
     }
 }
 
@@ -147,7 +152,28 @@ fn every_record_keeps_its_stored_form() {
     pinned("stats", &stats);
     pinned("number", &u64::MAX);
     pinned("usage", &UsageRecord { bytes: 5 << 40, inodes: 1_000_000, counted: true });
+    let backend = BackendRecord {
+        away_since: Some(at(1_700_000_000)),
+        given_up: true,
+        trusted_since: at(1_700_000_900),
+        draining: true,
+        read_only: false,
+    };
+    pinned("backend", &backend);
     pinned("orphan", &OrphanRecord { quotas: vec![Ino(1 << 40), Ino(1)] });
+}
+
+/// As versions 1 and 2 had it.
+fn content_before(holes: u64) -> ContentRecord {
+    let mut record =
+        ContentRecord { holes, policies: Vec::new(), created_s: 0, accessed_s: 0, ..content() };
+    record.copies.pop();
+    record
+}
+
+#[test]
+fn a_content_of_version_2_is_read_without_policies_and_times() {
+    reads(2, "content", &content_before(7 << 20));
 }
 
 #[test]
@@ -156,7 +182,7 @@ fn rows_of_version_1_are_read_and_have_no_holes() {
     reads(1, "inode-file", &inode);
     let device = InodeRecord { kind: FileKind::BlockDevice, rdev: 0x0803, content: None, ..inode };
     reads(1, "inode-device", &device);
-    reads(1, "content", &ContentRecord { holes: 0, ..content() });
+    reads(1, "content", &content_before(0));
 }
 
 #[test]
@@ -173,9 +199,9 @@ fn damage_in_a_row_of_version_1_is_an_error() {
 #[test]
 fn a_record_of_a_newer_version_is_told_from_damage() {
     let mut stored = encode(&content());
-    stored[0] = 3;
+    stored[0] = 4;
     let error = decode::<ContentRecord>(b"C\x01", &stored).unwrap_err();
-    assert!(matches!(error, MetadataError::TooNew { found: 3, supported: 2 }), "{error}");
+    assert!(matches!(error, MetadataError::TooNew { found: 4, supported: 3 }), "{error}");
 }
 
 #[test]

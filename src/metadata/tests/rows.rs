@@ -37,6 +37,9 @@ pub(super) fn commit(ino: Ino, version: u64, n: u8) -> ContentCommit {
         pin: PinState::BelowTarget,
         copies: vec![copy("local", CopyState::Verified)],
         holes: 0,
+        policies: Vec::new(),
+        created_s: 0,
+        accessed_s: 0,
     };
     let root = Some(cid::of_raw(&[n]));
     ContentCommit {

@@ -165,6 +165,9 @@ impl World {
             pin,
             copies,
             holes: 0,
+            policies: Vec::new(),
+            created_s: 0,
+            accessed_s: 0,
         };
         let commit = ContentCommit {
             shared: false,

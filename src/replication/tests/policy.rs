@@ -15,7 +15,7 @@ fn policies() -> impl Strategy<Value = Policy> {
     (counts, level, wait_on, on_degraded).prop_map(|(mut counts, level, wait_on, on_degraded)| {
         counts.sort_unstable();
         let [min, target, max] = counts;
-        Policy { min, target, max, level, wait_on, on_degraded }
+        Policy { min, target, max, level, wait_on, on_degraded, ..Policy::default() }
     })
 }
 
