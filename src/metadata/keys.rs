@@ -15,6 +15,8 @@
 //! | `C` cid | content |
 //! | `Q` cid | queue |
 //! | `H` id | what is known of a backend |
+//! | `N` number:4 | the rules that a policy's number stands for |
+//! | `W` ino:8 | contents there are to be brought in line with their policies |
 //! | `V` sequence:8 | event, until a checkpoint takes it |
 //! | `M` epoch:8 key | mark: the row of `key` changed in that epoch |
 //! | `B` cid, `P` segment:8 | the store's block index (a keyspace of its own) |
@@ -25,6 +27,7 @@
 //! | `Fmarks` | first epoch whose marks are not all taken |
 //! | `Fevents` | first event that is not taken |
 //! | `Fcheckpoint` | newest checkpoint that was begun |
+//! | `Fpolicies` | mark of the policies in the settings that all contents have |
 //!
 //! Marks and events have numbers that only rise, and their tables are read from
 //! the first number that is not taken: a scan never walks over what was removed
@@ -43,6 +46,8 @@ pub(crate) const STAGED: u8 = b'T';
 pub(crate) const CONTENT: u8 = b'C';
 pub(crate) const QUEUE: u8 = b'Q';
 pub(crate) const BACKEND: u8 = b'H';
+pub(crate) const POLICY: u8 = b'N';
+pub(crate) const WALK: u8 = b'W';
 pub(crate) const EVENT: u8 = b'V';
 pub(crate) const MARK: u8 = b'M';
 /// The block index's blocks.
@@ -56,6 +61,7 @@ pub(crate) const STATS: &[u8] = b"Fstats";
 pub(crate) const MARKS_TAKEN: &[u8] = b"Fmarks";
 pub(crate) const EVENTS_TAKEN: &[u8] = b"Fevents";
 pub(crate) const CHECKPOINT: &[u8] = b"Fcheckpoint";
+pub(crate) const POLICIES: &[u8] = b"Fpolicies";
 
 /// A table byte and a number.
 pub(crate) fn number(table: u8, value: u64) -> Vec<u8> {

@@ -28,12 +28,13 @@ pub use self::engine::{Commit, Engine, Reader, Transaction, transact};
 pub use self::error::MetadataError;
 pub use self::memory::MemoryEngine;
 pub use self::namespace::{
-    Change, ContentCommit, Created, DirectoryPage, EventRecord, MarkToken, Namespace, NewNode,
-    Problem, QuotaLimits, QuotaUsage, Removed, RenameMode, SetAttributes, Stats,
+    Change, ContentCommit, Created, DirectoryPage, EventRecord, KeepStrictest, MarkToken,
+    Namespace, NewNode, Problem, QuotaLimits, QuotaUsage, Removed, RenameMode, SetAttributes,
+    Stats, merge_policies,
 };
 #[cfg(test)]
 pub(crate) use self::namespace::{OrphanRecord, UsageRecord};
 pub use self::records::{
     BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState,
-    QueueRecord, StagedRecord, VerifyMethod,
+    PolicyRecord, QueueRecord, StagedRecord, VerifyMethod,
 };

@@ -188,6 +188,13 @@ pub struct BackendRecord {
     pub read_only: bool,
 }
 
+/// What a number among a content's policies stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    /// The rules from the root down, as `src/docs/format.md` has them.
+    pub expression: String,
+}
+
 /// A content that waits for copies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueRecord {
@@ -262,6 +269,7 @@ impl Stored for ContentRecord {
 }
 
 impl Stored for BackendRecord {}
+impl Stored for PolicyRecord {}
 
 impl Stored for DentryRecord {}
 impl Stored for OrderRecord {}

@@ -22,12 +22,15 @@ mod local_manifests;
 mod placement;
 mod planner;
 mod policy;
+mod policy_book;
+mod policy_text;
 mod probe;
 mod queue;
 mod recover;
 mod registry;
 mod replicator;
 mod send;
+mod status;
 mod verify;
 mod waiters;
 
@@ -39,9 +42,14 @@ pub use self::policy::{
     Domain, InvalidPolicy, Level, OnDegraded, Policy, Strategy, TierClock, TierRule, WaitOn,
     WriteResult,
 };
+pub use self::policy_book::{
+    Definition, PolicyBook, Resolved, TooManyPolicies, check_definition, check_name, expression,
+    split_rule,
+};
 pub use self::recover::{RecoverSource, Recovered, recover};
 pub use self::registry::Registry;
 pub use self::replicator::{Progress, Replicator, ReplicatorOptions};
+pub use self::status::ReplicationStatus;
 
 #[cfg(test)]
 mod tests;

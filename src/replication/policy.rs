@@ -1,6 +1,4 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -83,8 +81,10 @@ pub struct TierRule {
     /// Distinct copies there.
     pub copies: u8,
     /// Wanted once it is that old.
+    #[serde(with = "super::policy_text::age")]
     pub after: Duration,
     /// Wanted until it is that old (`None`: for ever).
+    #[serde(with = "super::policy_text::age_or_none")]
     pub until: Option<Duration>,
     /// By which clock.
     pub by: TierClock,
@@ -112,8 +112,8 @@ pub enum OnDegraded {
     Fail,
 }
 
-/// How many copies, and what an acknowledgement waits for. Text form:
-/// `min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue`, any part optional.
+/// How many copies, where, and what an acknowledgement waits for. Its text form is
+/// in `src/docs/format.md`, "Policies in text form".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
@@ -186,9 +186,6 @@ pub enum WriteResult {
     NoReplication,
 }
 
-/// The most copies that a policy may name.
-const MOST: u8 = 100;
-
 impl Level {
     /// The name in text and JSON.
     #[must_use]
@@ -205,72 +202,6 @@ impl Level {
 }
 
 impl Policy {
-    /// This policy with the parts that `text` names replaced.
-    ///
-    /// # Errors
-    /// [`InvalidPolicy`] for unknown words, `min > target`, `target > max`, 0 or over 100.
-    pub fn overridden_by(&self, text: &str) -> Result<Self, InvalidPolicy> {
-        let invalid =
-            |reason: String| InvalidPolicy { text: text.escape_debug().to_string(), reason };
-        let mut policy = self.clone();
-        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (key, value) = part.split_once('=').ok_or_else(|| {
-                invalid(format!(
-                    "`{part}` is not key=value, as in min=2,target=3,max=5,level=QUORUM"
-                ))
-            })?;
-            let count = || match value.parse::<u8>() {
-                Ok(n) if (1..=MOST).contains(&n) => Ok(n),
-                _ => Err(invalid(format!("{key}={value}: write a number from 1 to {MOST}"))),
-            };
-            match key {
-                "min" => policy.min = count()?,
-                "target" => policy.target = count()?,
-                "max" => policy.max = count()?,
-                "level" => {
-                    policy.level = match value.to_ascii_uppercase().as_str() {
-                        "LOCAL_DURABILITY" | "LOCAL" => Level::LocalDurability,
-                        "SINGLE" => Level::Single,
-                        "QUORUM" => Level::Quorum,
-                        "ALL" => Level::All,
-                        _ => {
-                            return Err(invalid(format!(
-                                "level={value}: use LOCAL_DURABILITY, SINGLE, QUORUM or ALL"
-                            )));
-                        }
-                    };
-                }
-                "wait_on" => {
-                    policy.wait_on = match value {
-                        "close" => WaitOn::Close,
-                        "fsync" => WaitOn::Fsync,
-                        _ => return Err(invalid(format!("wait_on={value}: use close or fsync"))),
-                    };
-                }
-                "on_degraded" => {
-                    policy.on_degraded = match value {
-                        "queue" => OnDegraded::Queue,
-                        "fail" => OnDegraded::Fail,
-                        _ => {
-                            return Err(invalid(format!("on_degraded={value}: use queue or fail")));
-                        }
-                    };
-                }
-                _ => {
-                    let known = "min, target, max, level, wait_on or on_degraded";
-                    return Err(invalid(format!("`{key}` is not a part of a policy: use {known}")));
-                }
-            }
-        }
-        if policy.min > policy.target || policy.target > policy.max {
-            let Self { min, target, max, .. } = policy;
-            return Err(invalid(format!(
-                "min <= target <= max does not hold for {min}, {target}, {max}"
-            )));
-        }
-        Ok(policy)
-    }
-
     /// Copies (the local one counts) that an acknowledgement at this policy's
     /// level waits for, when `selected` places are selected, the local store
     /// among them. `SINGLE` is one place besides the local disk, where there is
@@ -285,32 +216,5 @@ impl Policy {
             // The copies of the first tier, whichever places hold them.
             Level::Tiered => self.tiers.first().map_or(1, |tier| usize::from(tier.copies).max(1)),
         }
-    }
-}
-
-impl FromStr for Policy {
-    type Err = InvalidPolicy;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::default().overridden_by(text)
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { min, target, max, level, .. } = self;
-        let wait_on = match self.wait_on {
-            WaitOn::Close => "close",
-            WaitOn::Fsync => "fsync",
-        };
-        let on_degraded = match self.on_degraded {
-            OnDegraded::Queue => "queue",
-            OnDegraded::Fail => "fail",
-        };
-        let level = level.as_str();
-        write!(
-            f,
-            "min={min},target={target},max={max},level={level},wait_on={wait_on},on_degraded={on_degraded}"
-        )
     }
 }

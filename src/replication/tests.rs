@@ -7,4 +7,5 @@ mod copies;
 mod faults;
 mod harness;
 mod policy;
+mod policy_book;
 mod reads;

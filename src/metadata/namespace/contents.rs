@@ -1,6 +1,6 @@
 use std::ops::ControlFlow;
 
-use super::{Namespace, Tx};
+use super::{Namespace, Tx, merge_policies};
 use crate::metadata::records::{Stored, damaged, decode, encode};
 use crate::metadata::{
     ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, PinState, QueueRecord, keys,
@@ -86,10 +86,22 @@ impl Tx<'_> {
             before.clone().unwrap_or_else(|| ContentRecord { refs: 0, ..commit.record.clone() });
         after.refs += u64::from(new);
         Namespace::merge_copies(&mut after.copies, &commit.record.copies);
-        let raised = commit.record.target > after.target || commit.record.min > after.min;
-        after.min = after.min.max(commit.record.min);
-        after.target = after.target.max(commit.record.target);
-        after.max = after.max.max(commit.record.max);
+        // Nobody else wants anything of a content that nobody had.
+        let alone = before.as_ref().is_some_and(|record| record.refs == 0);
+        let raised = alone || commit.record.target > after.target || commit.record.min > after.min;
+        if alone {
+            after.policies.clone_from(&commit.record.policies);
+            (after.min, after.target, after.max) =
+                (commit.record.min, commit.record.target, commit.record.max);
+        } else {
+            merge_policies(&mut after.policies, &commit.record.policies);
+            if let Some(keep) = self.tree.strictest.get() {
+                keep(&mut after.policies);
+            }
+            after.min = after.min.max(commit.record.min);
+            after.target = after.target.max(commit.record.target);
+            after.max = after.max.max(commit.record.max);
+        }
         after.holes = after.holes.max(commit.record.holes);
         if raised {
             // Judged without the copies elsewhere: too low at worst, and the
@@ -173,6 +185,15 @@ impl Namespace {
     /// `Damaged`, `Storage`.
     pub fn content(&self, root: &Cid) -> Result<Option<ContentRecord>, MetadataError> {
         let key = keys::of_cid(keys::CONTENT, root);
+        self.engine.get(&key)?.map(|value| decode(&key, &value)).transpose()
+    }
+
+    /// A content's row of the queue.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn queue_row(&self, root: &Cid) -> Result<Option<QueueRecord>, MetadataError> {
+        let key = keys::of_cid(keys::QUEUE, root);
         self.engine.get(&key)?.map(|value| decode(&key, &value)).transpose()
     }
 

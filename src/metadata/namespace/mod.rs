@@ -15,6 +15,7 @@ mod events;
 mod inodes;
 mod load;
 mod marks;
+mod policies;
 mod problem;
 mod quota;
 mod quota_count;
@@ -26,7 +27,7 @@ mod tree;
 mod xattrs;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -35,6 +36,7 @@ pub use self::directory::DirectoryPage;
 pub use self::events::EventRecord;
 pub use self::inodes::SetAttributes;
 pub use self::marks::{Change, MarkToken};
+pub use self::policies::{KeepStrictest, merge_policies};
 pub use self::problem::Problem;
 #[cfg(test)]
 pub(crate) use self::quota::OrphanRecord;
@@ -87,6 +89,8 @@ pub struct Namespace {
     sequenced: Mutex<Sequenced>,
     numbers: Mutex<std::ops::Range<u64>>,
     quotas: Quotas,
+    /// Set by who knows what policies are.
+    strictest: OnceLock<KeepStrictest>,
 }
 
 /// A transaction with what it will change in counters and marks.
@@ -190,6 +194,7 @@ impl Namespace {
             sequenced: Mutex::new(sequenced),
             numbers: Mutex::new(next..next),
             quotas: Quotas::default(),
+            strictest: OnceLock::new(),
         };
         if format == 0 {
             tree.initialise(now)?;

@@ -46,6 +46,22 @@ impl Namespace {
         mode: RenameMode,
         now: Timestamp,
     ) -> Result<Option<Removed>, MetadataError> {
+        self.rename_and_walk(from, to, mode, now, false)
+    }
+
+    /// As [`Namespace::rename`]; with `walk`, what moved is to be brought in line with
+    /// the policy of where it is now.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rename_and_walk(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        mode: RenameMode,
+        now: Timestamp,
+        walk: bool,
+    ) -> Result<Option<Removed>, MetadataError> {
         let whiteout = match mode {
             RenameMode::Whiteout { uid, gid } => Some((self.next_ino()?, whiteout(uid, gid, now))),
             _ => None,
@@ -150,6 +166,12 @@ impl Namespace {
                 tx.put_inode(to.0, &new);
             }
             move_inode(tx, source.ino, from.0, to.0, now)?;
+            if walk {
+                tx.request_walk(source.ino);
+                if let (Some(there), RenameMode::Exchange) = (&target, mode) {
+                    tx.request_walk(there.ino);
+                }
+            }
             Ok(removed)
         })
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::super::records::{OrderRecord, Stored, decode, encode};
 use super::super::{
     BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord,
-    MetadataError, OrphanRecord, PinState, QueueRecord, StagedRecord, Stats, UsageRecord,
-    VerifyMethod,
+    MetadataError, OrphanRecord, PinState, PolicyRecord, QueueRecord, StagedRecord, Stats,
+    UsageRecord, VerifyMethod,
 };
 use super::{at, name};
 use crate::types::{BackendId, FileKind, Ino, cid};
@@ -122,6 +122,7 @@ fn every_record_keeps_its_stored_form() {
         not_before: at(60),
         last_error: "backend b2: no route to host".into(),
     };
+    pinned("policy", &PolicyRecord { expression: "@target=4;archive,min=3".into() });
     pinned("queue", &queue);
     let staged = StagedRecord {
         size: 3 << 20,
