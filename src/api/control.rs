@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::metadata::EventQuery;
 use crate::types::AccessTimes;
 
 /// Version of the messages.
@@ -20,6 +21,9 @@ const MAX_CONNECTIONS: usize = 32;
 const MAX_REQUEST: u64 = 1 << 20;
 /// A client that sends nothing for this long is closed.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A client that takes nothing for this long is closed.
+const WRITE_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What a client asks for. Paths are the bytes from the volume's root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +128,15 @@ pub enum Command {
         /// Re-hash every block.
         deep: bool,
     },
+    /// A page of events; or, streamed, all that come.
+    Events {
+        /// Which.
+        query: EventQuery,
+        /// Go on with those that are to come.
+        follow: bool,
+    },
+    /// Tells every hook of an alarm that is none.
+    HooksTest,
     /// Metrics.
     Stats,
     /// Brings all contents into the local store.
@@ -200,6 +213,7 @@ struct Request {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Progress(ProgressReport),
+    Item(Value),
     Ok(Value),
     Error(Failure),
 }
@@ -217,6 +231,18 @@ pub trait Handler: Send + Sync + 'static {
         client: i32,
         progress: &mut dyn FnMut(ProgressReport),
     ) -> Result<Value, Failure>;
+
+    /// A command that is answered by a stream: `item` takes what there is (`None`:
+    /// nothing for now) and says whether anybody still listens. `None` for any other
+    /// command.
+    fn stream(
+        &self,
+        command: &Command,
+        item: &mut dyn FnMut(Option<Value>) -> bool,
+    ) -> Option<Result<Value, Failure>> {
+        let (_, _) = (command, item);
+        None
+    }
 }
 
 /// The socket's path through an open directory: a socket address holds 107
@@ -274,6 +300,7 @@ fn send(mut stream: &UnixStream, answer: &Answer) -> std::io::Result<()> {
 
 fn answer(stream: &UnixStream, handler: &dyn Handler) -> std::io::Result<()> {
     stream.set_read_timeout(Some(READ_DEADLINE))?;
+    stream.set_write_timeout(Some(WRITE_DEADLINE))?;
     let mut line = String::new();
     std::io::Read::take(BufReader::new(stream), MAX_REQUEST).read_line_into(&mut line)?;
     let request: Request = match serde_json::from_str(&line) {
@@ -291,6 +318,15 @@ fn answer(stream: &UnixStream, handler: &dyn Handler) -> std::io::Result<()> {
         );
         return send(stream, &Answer::Error(Failure::new(ErrorCode::Usage, text)));
     }
+    let streamed = handler.stream(&request.request, &mut |value| match value {
+        Some(value) => send(stream, &Answer::Item(value)).is_ok(),
+        None => has_reader(stream),
+    });
+    match streamed {
+        Some(Ok(value)) => return send(stream, &Answer::Ok(value)),
+        Some(Err(failure)) => return send(stream, &Answer::Error(failure)),
+        None => {}
+    }
     let client = rustix::net::sockopt::socket_peercred(stream)
         .map_or(0, |peer| peer.pid.as_raw_nonzero().get());
     let mut last = std::time::Instant::now();
@@ -307,6 +343,14 @@ fn answer(stream: &UnixStream, handler: &dyn Handler) -> std::io::Result<()> {
         Ok(value) => send(stream, &Answer::Ok(value)),
         Err(failure) => send(stream, &Answer::Error(failure)),
     }
+}
+
+/// Whether the client has not closed its end.
+fn has_reader(stream: &UnixStream) -> bool {
+    use rustix::net::RecvFlags;
+    let mut byte = [0u8; 1];
+    let peeked = rustix::net::recv(stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    !matches!(peeked, Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET | rustix::io::Errno::PIPE))
 }
 
 trait ReadLineInto {
@@ -330,13 +374,29 @@ pub fn connect(
 ) -> Option<Result<Value, Failure>> {
     let (_dir, path) = short_path(volume).ok()?;
     let stream = UnixStream::connect(path).ok()?;
-    Some(converse(&stream, command, progress))
+    Some(converse(&stream, command, progress, &mut |_| true))
+}
+
+/// Sends a command that is answered by a stream; `item` ends it by saying false.
+/// `None` when no daemon is running there.
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_stream(
+    volume: &Path,
+    command: &Command,
+    item: &mut dyn FnMut(Value) -> bool,
+) -> Option<Result<Value, Failure>> {
+    let (_dir, path) = short_path(volume).ok()?;
+    let stream = UnixStream::connect(path).ok()?;
+    Some(converse(&stream, command, &mut |_| {}, item))
 }
 
 fn converse(
     mut stream: &UnixStream,
     command: &Command,
     progress: &mut dyn FnMut(ProgressReport),
+    item: &mut dyn FnMut(Value) -> bool,
 ) -> Result<Value, Failure> {
     let broken = |error: std::io::Error| {
         Failure::new(
@@ -354,6 +414,11 @@ fn converse(
         })?;
         match answer {
             Answer::Progress(report) => progress(report),
+            Answer::Item(value) => {
+                if !item(value) {
+                    return Ok(Value::Null);
+                }
+            }
             Answer::Ok(value) => return Ok(value),
             Answer::Error(failure) => return Err(failure),
         }

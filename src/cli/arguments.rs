@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::metadata::Severity;
 use crate::telemetry::LogFormat;
 use crate::types::ByteSize;
 
@@ -115,6 +116,49 @@ pub(super) struct Recover {
     /// Bring all contents too, not only when they are read.
     #[arg(long)]
     pub full: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  cairn events ~/data --since 2h --severity warning\n  cairn events ~/data --follow --kind backend_down,backend_back\n  cairn --json events ~/data --after 1041     (the next ones; numbers only rise)\n\nOf many copies in one second, one event has the number and the first CIDs. Kept for events.keep_days and events.keep_bytes (cairn.toml)."
+)]
+pub(super) struct EventsArguments {
+    #[command(flatten)]
+    pub target: MountOrVolume,
+    /// Go on with those that are to come, until it is interrupted.
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Not before: 2h (ago), or 2026-11-22T08:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Not after.
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub until: Option<String>,
+    /// Only of these kinds.
+    #[arg(long = "kind", value_name = "KIND,...", value_delimiter = ',')]
+    pub kinds: Vec<String>,
+    /// At least: info, notice, warning, alarm.
+    #[arg(long, value_parser = severity)]
+    pub severity: Option<Severity>,
+    /// Only about this backend.
+    #[arg(long, value_name = "ID")]
+    pub backend: Option<String>,
+    /// Only about what begins so: a CID, a path, a backend.
+    #[arg(long, value_name = "CID")]
+    pub subject: Option<String>,
+    /// At most so many, the last ones (with --after: the first ones).
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub limit: u16,
+    /// The events after this number.
+    #[arg(long, value_name = "NUMBER")]
+    pub after: Option<u64>,
+}
+
+fn severity(text: &str) -> Result<Severity, String> {
+    Severity::from_name(text).ok_or_else(|| {
+        let names = Severity::ALL.map(Severity::as_str).join(", ");
+        format!("there are: {names}")
+    })
 }
 
 #[derive(Debug, Subcommand)]
@@ -270,6 +314,13 @@ pub(super) enum Verb {
         #[arg(long, global = true)]
         volume: Option<PathBuf>,
     },
+    /// Show what happened: policies, copies, backends, alarms.
+    Events(EventsArguments),
+    /// Try who is told of alarms.
+    Hooks {
+        #[command(subcommand)]
+        verb: HooksVerb,
+    },
     /// Print metrics in Prometheus' text format.
     Stats {
         /// The volume's folder.
@@ -410,6 +461,19 @@ pub(super) enum CarVerb {
     Verify {
         /// The archive; `-` is stdin.
         file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum HooksVerb {
+    /// Tell every hook of cairn.toml of a test, and say what came back.
+    #[command(
+        after_help = "Example:\n  cairn hooks test --volume ~/volume     (exit code 1 when one failed)"
+    )]
+    Test {
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
     },
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::output::Output;
-use crate::api::{Command, ErrorCode, Failure, Handler, connect};
+use crate::api::{Command, ErrorCode, Failure, Handler, connect, connect_stream};
 use crate::daemon::{Lock, Volume, VolumeMode, default_volume, offline};
 
 /// A cairn mount of this machine.
@@ -109,6 +109,21 @@ impl Target {
     /// The volume's folder.
     pub fn volume(&self) -> &Path {
         &self.volume
+    }
+
+    /// Sends a command to the daemon that is answered by a stream.
+    pub fn follow(
+        &self,
+        command: &Command,
+        item: &mut dyn FnMut(Value) -> bool,
+    ) -> Result<Value, Failure> {
+        connect_stream(&self.volume, command, item).unwrap_or_else(|| {
+            let text = format!(
+                "{} is not mounted: `cairn mount` it, or leave --follow out",
+                self.volume.display()
+            );
+            Err(Failure::new(ErrorCode::Usage, text))
+        })
     }
 
     /// Sends a command to the daemon; carries it out here when none runs.

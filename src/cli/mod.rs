@@ -10,6 +10,7 @@ mod arguments;
 mod car;
 mod cid;
 mod client;
+mod events;
 mod mount;
 mod output;
 mod quota;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use self::arguments::{Arguments, BackendVerb, ConfigVerb, PolicyVerb, Verb};
+use self::arguments::{Arguments, BackendVerb, ConfigVerb, HooksVerb, PolicyVerb, Verb};
 use self::client::Target;
 use self::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
@@ -140,6 +141,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             ConfigVerb::Show => setup::config_show(volume, &output),
             ConfigVerb::Path => setup::config_path(volume, &output),
         },
+        Verb::Events(arguments) => events::events(arguments, &output),
+        Verb::Hooks { verb: HooksVerb::Test { volume } } => events::test_hooks(volume, &output),
         Verb::Stats { volume } => {
             let value = Target::of_volume(volume)?.send(&Command::Stats, &output)?;
             output.text(&value, "text");

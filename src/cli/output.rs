@@ -158,6 +158,16 @@ impl Output {
             size(&memory["most_resident_bytes"]),
         ));
         self.backends(&value["backends"]);
+        for alarm in value["alarms"].as_array().into_iter().flatten() {
+            line(&format!(
+                "ALARM       {} {} since {}: {}. {}",
+                plain(&alarm["alarm"]),
+                plain(&alarm["subject"]),
+                plain(&alarm["since"]),
+                plain(&alarm["detail"]),
+                plain(&alarm["advice"]),
+            ));
+        }
         if value["places"].as_u64() < value["wanted_places"].as_u64() {
             line(&format!(
                 "There are {} places that fail apart, the policy wants {}: add a backend on another disk (`cairn backend add`), or set the policy.",
@@ -190,6 +200,25 @@ impl Output {
                 line(&format!("{:16} {}", "", error.escape_debug()));
             }
         }
+    }
+
+    /// One event, a line; as JSON, one object.
+    pub fn event(&self, event: &Value) {
+        if self.printed_json(event) {
+            return;
+        }
+        let count = event["count"].as_u64().filter(|count| *count != 1);
+        line(&format!(
+            "{:>7} {:27} {:8} {:17} {:10} {}{} {}",
+            event["number"],
+            plain(&event["time"]),
+            plain(&event["severity"]),
+            plain(&event["kind"]),
+            plain(&event["backend"]),
+            plain(&event["subject"]),
+            count.map(|count| format!(" ({count} of them)")).unwrap_or_default(),
+            plain(&event["detail"]),
+        ));
     }
 
     /// A table of quotas.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::MemoryPlan;
+use super::{HookConfig, MemoryPlan};
 use crate::backends::BackendSpec;
 use crate::replication::Policy;
 use crate::telemetry::LogFormat;
@@ -63,11 +63,32 @@ level_deadline_s = 60
 # How often backends are probed.
 probe_interval_s = 5
 
+[events]
+# How long `cairn events` goes back, and how many bytes it may take.
+keep_days = 90
+keep_bytes = \"256MiB\"
+# A backend that is down, or contents below their min, are an alarm after this long.
+alarm_after_s = 60
+# A place this full is an alarm.
+full_percent = 90
+
 [log]
 # error, warn, info, debug, trace, or a filter as in RUST_LOG.
 level = \"info\"
 # text or json
 format = \"text\"
+
+# What is told of alarms: below_min, corrupt, backend_down, capacity, cost. A command gets
+# JSON on its standard input; a webhook a POST. `cairn hooks test` tries them.
+# [[hooks]]
+# on = [\"below_min\", \"corrupt\", \"backend_down\"]
+# command = [\"/usr/local/bin/tell-me\"]
+# interval_s = 3600       # one of a kind and subject in this time; the next says how many
+# deadline_s = 30
+# [[hooks]]
+# on = [\"corrupt\"]
+# webhook = \"https://example.org/alarm\"
+# headers = { Authorization = \"file:/etc/cairn/token\" }      # or env:NAME
 
 # Backends besides the local store; `cairn backend add URL` writes them.
 # [[backends]]
@@ -193,6 +214,20 @@ pub struct ReplicationConfig {
     pub probe_interval_s: u64,
 }
 
+/// `[events]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventsConfig {
+    /// Days that events are kept.
+    pub keep_days: u64,
+    /// Bytes of event files.
+    pub keep_bytes: ByteSize,
+    /// Seconds that a cause must hold.
+    pub alarm_after_s: u64,
+    /// Percent of a place's space.
+    pub full_percent: u64,
+}
+
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -250,6 +285,12 @@ impl Default for ReplicationConfig {
     }
 }
 
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self { keep_days: 90, keep_bytes: ByteSize(256 << 20), alarm_after_s: 60, full_percent: 90 }
+    }
+}
+
 impl Default for LogConfig {
     fn default() -> Self {
         Self { level: "info".into(), format: LogFormat::Text }
@@ -270,8 +311,12 @@ pub struct Config {
     pub checkpoint: CheckpointConfig,
     /// Backends' times.
     pub replication: ReplicationConfig,
+    /// The audit, and alarms.
+    pub events: EventsConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Who is told of alarms.
+    pub hooks: Vec<HookConfig>,
     /// Backends.
     pub backends: Vec<BackendSpec>,
 }
@@ -330,6 +375,9 @@ impl Config {
             table.try_into().map_err(|e: toml::de::Error| invalid(hint(e.message(), &defaults)))?;
         config.volume.policy.parse::<Policy>().map_err(|e| invalid(e.to_string()))?;
         MemoryPlan::of(&config).map_err(&invalid)?;
+        for hook in &config.hooks {
+            hook.check().map_err(&invalid)?;
+        }
         for spec in &config.backends {
             BackendSpec::parse(&spec.url, &[]).map_err(|e| invalid(e.to_string()))?;
         }

@@ -4,10 +4,13 @@
 //! the defaults. Unknown keys are errors with a hint. The file keeps the user's
 //! comments when a verb changes it.
 
+mod hooks;
 mod load;
 mod memory;
 
+pub use self::hooks::HookConfig;
 pub use self::load::{
-    CheckpointConfig, Config, ConfigError, LogConfig, MountConfig, Origin, StoreConfig, TEMPLATE,
+    CheckpointConfig, Config, ConfigError, EventsConfig, LogConfig, MountConfig, Origin,
+    StoreConfig, TEMPLATE,
 };
 pub use self::memory::MemoryPlan;

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,11 +11,11 @@ use super::run::Ending;
 use super::stats::stats;
 use super::unmount::umount;
 use super::volume::{Volume, failed, parse_backends};
-use super::{policy, quota, transfer, volume};
+use super::{events, hooks, policy, quota, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::backends::wrap;
 use crate::config::Config;
-use crate::metadata::{CopyState, EventRecord, MetadataError};
+use crate::metadata::{CopyState, EventKind, MetadataError};
 use crate::replication::{BackendState, WriteResult};
 use crate::types::{AccessTimes, BackendId, FileKind, Ino, Name};
 use crate::vfs::VfsError;
@@ -27,6 +28,8 @@ pub(crate) struct Commands {
     pub mountpoint: Option<PathBuf>,
     /// Begins with an unmount.
     pub ending: Ending,
+    /// Who follows events.
+    pub followers: AtomicUsize,
 }
 
 type Progress<'p> = &'p mut dyn FnMut(ProgressReport);
@@ -109,6 +112,7 @@ pub fn status_json(volume: &Volume) -> Value {
             "age_s": checkpoint.age_s, "copies": checkpoint.copies,
             "refused": checkpoint.refused,
         },
+        "alarms": volume.events.alarms().iter().map(events::alarm_json).collect::<Vec<_>>(),
         "memory": super::memory::memory_json(volume),
     })
 }
@@ -166,6 +170,8 @@ impl Handler for Commands {
             Command::Fsck { repair, deep } => {
                 fsck(&volume, repair, deep, self.mountpoint.is_some(), progress)
             }
+            Command::Events { query, .. } => events::page(&volume.events, &volume.log, &query),
+            Command::HooksTest => Ok(hooks::test(&volume)),
             Command::Stats => Ok(json!({ "text": stats(&volume) })),
             Command::Fetch => fetch_all(&volume, progress),
             Command::Remount { read_only, access_times } => {
@@ -179,6 +185,17 @@ impl Handler for Commands {
                 self.ending.begin();
                 Ok(answer)
             }
+        }
+    }
+
+    fn stream(
+        &self,
+        command: &Command,
+        item: &mut dyn FnMut(Option<Value>) -> bool,
+    ) -> Option<Result<Value, Failure>> {
+        match command {
+            Command::Events { query, follow: true } => Some(self.follow(query, item)),
+            _ => None,
         }
     }
 }
@@ -253,13 +270,11 @@ pub(super) fn event(
     subject: &str,
     detail: &str,
 ) -> Result<(), Failure> {
-    let event = EventRecord {
-        at: volume.clock.now(),
-        kind: kind.into(),
-        subject: subject.into(),
-        detail: detail.into(),
-    };
-    volume.namespace.append_event(&event).map_err(failed)
+    let kind = EventKind::from_name(kind)
+        .ok_or_else(|| failed(format!("`{kind}` is no kind of event")))?;
+    volume.events.emit(kind, subject, detail);
+    volume.events.flush();
+    Ok(())
 }
 
 fn backend_add(
@@ -400,6 +415,7 @@ pub fn offline(volume: Volume) -> Offline {
             volume: Mutex::new(Some(Arc::new(volume))),
             mountpoint: None,
             ending: Ending::default(),
+            followers: AtomicUsize::new(0),
         },
     }
 }

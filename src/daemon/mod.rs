@@ -2,14 +2,16 @@
 //!
 //! A volume's folder has `volume.json` (identity), `cairn.toml` (settings), `lock`
 //! (held with the holder's pid), `control.sock`, `meta/` (engine), `store/`
-//! (blocks), `checkpoints/` (Parquet) and `daemon.log`. One process holds a
+//! (blocks), `checkpoints/` (Parquet), `events/` (Parquet) and `daemon.log`. One process holds a
 //! volume at a time: the daemon of a mount, or a verb that works offline.
 
 mod check;
 mod collect;
 #[cfg(test)]
 mod collect_tests;
+mod events;
 mod handler;
+mod hooks;
 mod identity;
 mod memory;
 mod policy;
@@ -20,6 +22,8 @@ mod stats;
 mod transfer;
 mod unmount;
 mod volume;
+mod watch;
+mod webhook;
 
 pub use self::handler::{Offline, offline, status_json};
 pub use self::identity::{Identity, Lock, default_volume};

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,12 @@ use parking_lot::Mutex;
 
 use super::collect::Collector;
 use super::handler::Commands;
+use super::hooks::Hooks;
 use super::volume::{Volume, VolumeMode, failed};
+use super::watch::Watch;
 use crate::api::{self, Failure};
 use crate::fuse::{self, MountOptions};
+use crate::metadata::EventKind;
 use crate::runtime::{failpoint, raise_descriptor_limit};
 
 /// How long a daemon that was told to stop waits for its queue; the rest goes
@@ -72,9 +76,14 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
         volume: Mutex::new(Some(Arc::clone(&volume))),
         mountpoint: Some(request.mountpoint.clone()),
         ending: ending.clone(),
+        followers: AtomicUsize::new(0),
     });
     api::serve(&request.volume, Arc::clone(&commands) as Arc<dyn api::Handler>).map_err(failed)?;
     stop_on_signals(&volume, &request.mountpoint, ending.clone());
+    let at = request.mountpoint.display().to_string();
+    volume.events.emit(EventKind::Mount, &at, &volume.policy.read().to_string());
+    Watch::start(&volume).map_err(failed)?;
+    Hooks::start(&volume).map_err(failed)?;
     if !request.mode.read_only {
         Collector::new(&volume, volume.shutdown.clone()).start().map_err(failed)?;
     }
@@ -105,6 +114,7 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
         let pending = volume.replicator.progress().pending;
         tracing::warn!(pending, "contents wait for copies; the next mount goes on with them");
     }
+    volume.events.emit(EventKind::Unmount, &at, "");
     let closed = volume.close();
     failpoint::reach("daemon.end.closed");
     drained?;

@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use super::events::Keeper;
 use super::identity::{Identity, Lock};
 use crate::api::{ErrorCode, Failure};
 use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, refuse_overlap, wrap};
 use crate::config::{Config, MemoryPlan, TEMPLATE};
 use crate::content::Profile;
-use crate::metadata::{EmbeddedEngine, Engine, EventRecord, MetadataError, Namespace};
+use crate::metadata::{
+    EmbeddedEngine, Engine, EventKind, EventLog, EventRecord, MetadataError, Namespace,
+};
 use crate::replication::{
-    Checkpointer, CheckpointerOptions, Policy, Progress, RecoverSource, Recovered, Registry,
-    ReplicationError, Replicator, ReplicatorOptions, recover,
+    Checkpointer, CheckpointerOptions, EventFiles, Events, Policy, Progress, RecoverSource,
+    Recovered, Registry, ReplicationError, Replicator, ReplicatorOptions, recover, recover_events,
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, failpoint, within};
 use crate::store::{LocalStore, StoreOptions};
@@ -72,6 +75,10 @@ pub struct Volume {
     pub(super) replicator: Arc<Replicator>,
     pub(super) checkpointer: Arc<Checkpointer>,
     pub(super) vfs: Arc<Vfs>,
+    /// Takes what happens.
+    pub(super) events: Events,
+    /// Has what happened.
+    pub(super) log: Arc<EventLog>,
     /// As `cairn.toml` has it now.
     pub(super) policy: RwLock<Policy>,
     /// What this opening puts over it.
@@ -194,6 +201,10 @@ impl Volume {
         let namespace = Arc::new(namespace.map_err(|e| unusable(dir, &e))?);
         // The store cuts what the index does not name: that must not come back.
         engine.persist().map_err(failed)?;
+        let log = EventLog::open(&dir.join("events"), Arc::clone(&namespace)).map_err(failed)?;
+        let log = Arc::new(log);
+        let events = Events::new(Arc::clone(&namespace), Arc::clone(&clock));
+        let events = events.map_err(|e| unusable(dir, &e))?;
         let options = StoreOptions {
             pack_bytes: config.store.pack_bytes.0,
             cache_bytes: memory.node_cache,
@@ -225,6 +236,7 @@ impl Volume {
                 level_deadline,
                 probe_interval: Duration::from_secs(config.replication.probe_interval_s),
                 sending_bytes: memory.sending as usize,
+                events: events.clone(),
                 ..ReplicatorOptions::default()
             },
         )
@@ -274,6 +286,20 @@ impl Volume {
             },
         })
         .map_err(failed)?;
+        let keeper = Keeper {
+            events: events.clone(),
+            log: Arc::clone(&log),
+            files: EventFiles::new(
+                Arc::clone(&registry),
+                bridge.clone(),
+                shutdown.clone(),
+                identity.id,
+            ),
+            config: config.events.clone(),
+            clock: Arc::clone(&clock),
+            shutdown: shutdown.clone(),
+        };
+        keeper.start().map_err(failed)?;
         let volume = Self {
             dir: dir.to_owned(),
             identity,
@@ -287,6 +313,8 @@ impl Volume {
             replicator,
             checkpointer,
             vfs,
+            events,
+            log,
             policy: RwLock::new(policy),
             policy_override: mode.policy_override.clone(),
             shutdown,
@@ -346,13 +374,15 @@ impl Volume {
     pub fn close(self) -> Result<(), Failure> {
         let committed = self.vfs.close();
         failpoint::reach("daemon.end.committed");
+        self.events.flush();
         let written = self.checkpointer.checkpoint_within(false, LAST_CHECKPOINT);
         failpoint::reach("daemon.end.checkpointed");
         let persisted = self.namespace.engine().persist();
         failpoint::reach("daemon.end.persisted");
         self.shutdown.trigger();
-        let Self { namespace, store, registry, replicator, checkpointer, vfs, .. } = self;
-        drop((vfs, replicator, checkpointer, registry, store));
+        let Self { namespace, store, registry, replicator, checkpointer, vfs, events, log, .. } =
+            self;
+        drop((vfs, replicator, checkpointer, registry, store, events, log));
         // The background threads end; then the engine's files are free again.
         let pause = Shutdown::default();
         for _ in 0..200 {
@@ -383,13 +413,21 @@ impl Volume {
                 Arc::new(EmbeddedEngine::open(&dir.join("meta"), 64 << 20).map_err(failed)?);
             let namespace = Namespace::open(Arc::clone(&engine), clock.now()).map_err(failed)?;
             let source = RecoverSource { backend, volume: options.volume_id };
-            let result = recover(&source, &namespace, &dir.join("checkpoints"), &bridge);
+            let checkpoints = dir.join("checkpoints");
+            let result = recover(&source, &namespace, &checkpoints, &bridge);
+            let result = result.and_then(|mut recovered| {
+                let places = (checkpoints.as_path(), &*dir.join("events"));
+                let (manifest, from) = (&recovered.manifest, &source.backend);
+                let skipped = recover_events(from, manifest, places, &namespace, &bridge)?;
+                recovered.skipped.extend(skipped);
+                Ok(recovered)
+            });
             let recovered = match result {
                 Ok(recovered) => recovered,
                 Err(error) => {
                     drop(namespace);
                     drop(engine);
-                    for left in ["meta", "checkpoints"] {
+                    for left in ["meta", "checkpoints", "events"] {
                         match std::fs::remove_dir_all(dir.join(left)) {
                             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                                 return Err(failed(e));
@@ -400,12 +438,8 @@ impl Volume {
                     return Err(Failure::new(ErrorCode::NotFound, error.to_string()));
                 }
             };
-            let event = EventRecord {
-                at: clock.now(),
-                kind: "recover".into(),
-                subject: spec.id.to_string(),
-                detail: format!("checkpoint {}", recovered.manifest.sequence),
-            };
+            let event = EventRecord::new(clock.now(), EventKind::Recover, spec.id.as_str())
+                .detail(format!("checkpoint {}", recovered.manifest.sequence));
             namespace.append_event(&event).map_err(failed)?;
             engine.persist().map_err(failed)?;
             recovered

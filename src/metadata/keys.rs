@@ -17,7 +17,7 @@
 //! | `H` id | what is known of a backend |
 //! | `N` number:4 | the rules that a policy's number stands for |
 //! | `W` ino:8 | contents there are to be brought in line with their policies |
-//! | `V` sequence:8 | event, until a checkpoint takes it |
+//! | `V` number:8 | event, until a file has it |
 //! | `M` epoch:8 key | mark: the row of `key` changed in that epoch |
 //! | `B` cid, `P` segment:8 | the store's block index (a keyspace of its own) |
 //! | `Fpersist` | number of a sync of the embedded engine's journal |
@@ -26,6 +26,8 @@
 //! | `Fstats` | counters |
 //! | `Fmarks` | first epoch whose marks are not all taken |
 //! | `Fevents` | first event that is not taken |
+//! | `Fsealed` | first event that is in no file of events |
+//! | `Falarms` | alarms that hold |
 //! | `Fcheckpoint` | newest checkpoint that was begun |
 //! | `Fpolicies` | mark of the policies in the settings that all contents have |
 //!
@@ -60,6 +62,8 @@ pub(crate) const NEXT_INO: &[u8] = b"Fnext";
 pub(crate) const STATS: &[u8] = b"Fstats";
 pub(crate) const MARKS_TAKEN: &[u8] = b"Fmarks";
 pub(crate) const EVENTS_TAKEN: &[u8] = b"Fevents";
+pub(crate) const EVENTS_SEALED: &[u8] = b"Fsealed";
+pub(crate) const ALARMS: &[u8] = b"Falarms";
 pub(crate) const CHECKPOINT: &[u8] = b"Fcheckpoint";
 pub(crate) const POLICIES: &[u8] = b"Fpolicies";
 

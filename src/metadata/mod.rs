@@ -15,6 +15,7 @@ mod conflicts;
 mod embedded;
 mod engine;
 mod error;
+mod events;
 mod journal;
 pub(crate) mod keys;
 mod memory;
@@ -26,14 +27,18 @@ mod tests;
 pub use self::embedded::EmbeddedEngine;
 pub use self::engine::{Commit, Engine, Reader, Transaction, transact};
 pub use self::error::MetadataError;
+pub use self::events::{
+    EventFile, EventKind, EventLog, EventPage, EventQuery, NumberedEvent, Retention, Severity,
+    check_event_file,
+};
 pub use self::memory::MemoryEngine;
+#[cfg(test)]
+pub(crate) use self::namespace::{AlarmsRecord, OrphanRecord, UsageRecord};
 pub use self::namespace::{
     Change, ContentCommit, Created, DirectoryPage, EventRecord, KeepStrictest, MarkToken,
     Namespace, NewNode, Problem, QuotaLimits, QuotaUsage, Removed, RenameMode, SetAttributes,
     Stats, merge_policies,
 };
-#[cfg(test)]
-pub(crate) use self::namespace::{OrphanRecord, UsageRecord};
 pub use self::records::{
     BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState,
     PolicyRecord, QueueRecord, StagedRecord, VerifyMethod,

@@ -19,10 +19,11 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::files::upload;
 use super::local_manifests::{highest_local, newest_local, newest_number, remove_before};
 use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
-use crate::content::{ContentError, Profile, import_file};
+use crate::content::{Profile, import_file};
 use crate::metadata::Namespace;
 use crate::metadata::checkpoint::{
     BaseEntry, BaseWriter, DeltaWriter, FileEntry, Manifest, WrittenFile,
@@ -33,8 +34,6 @@ use crate::types::{BackendId, Block, Cid, VolumeId, WriterId, cid};
 
 /// Manifest names that a backend keeps.
 const KEPT_NAMES: usize = 8;
-/// Bytes of blocks in one put.
-const BATCH_BYTES: usize = 4 << 20;
 /// How often who waits looks at the places.
 const LOOK: Duration = Duration::from_millis(500);
 /// Until a backend with a checkpoint that is not ours is looked at again.
@@ -298,7 +297,7 @@ impl Checkpointer {
         // A backend that holds manifest `have` whole holds all files up to it.
         for file in manifest.files().filter(|file| file.sequence > have) {
             let path = self.options.dir.join(Manifest::local_name(file));
-            match self.upload_file(backend, &path) {
+            match upload(&self.bridge, backend, &path) {
                 Ok(id) if id.to_string() == file.cid => {}
                 Err(error) if !is_missing(&error) => return Err(error),
                 _ => {
@@ -359,43 +358,6 @@ impl Checkpointer {
             self.write_shared(true)?;
         }
         Ok(false)
-    }
-
-    fn upload_file(
-        &self,
-        backend: &Arc<dyn Backend>,
-        path: &Path,
-    ) -> Result<Cid, ReplicationError> {
-        let mut batch: Vec<Block> = Vec::new();
-        let mut failure = None;
-        let mut send = |batch: &mut Vec<Block>| {
-            let sent = self.call(backend.put_many(batch));
-            batch.clear();
-            sent.map_err(|error| {
-                failure = Some(error);
-                ContentError::Io(std::io::Error::other("stopped"))
-            })
-        };
-        let walked =
-            import_file(&Profile::UNIXFS_V1_2025, &mut File::open(path)?, &mut |id, data| {
-                // The leaves are durable before the node above them is sent.
-                if id.codec() == cid::DAG_PB && !batch.is_empty() {
-                    send(&mut batch)?;
-                }
-                batch.push(Block { cid: id, data });
-                if batch.len() * (1 << 20) >= BATCH_BYTES { send(&mut batch) } else { Ok(()) }
-            })
-            .and_then(|link| {
-                if !batch.is_empty() {
-                    send(&mut batch)?;
-                }
-                Ok(link.cid)
-            });
-        match (failure, walked) {
-            (Some(error), _) => Err(error),
-            (None, Ok(root)) => Ok(root),
-            (None, Err(error)) => Err(ReplicationError::Io(std::io::Error::other(error))),
-        }
     }
 
     /// Returns when all changes committed before the call are in a delta that

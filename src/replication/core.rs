@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::calls::Calls;
+use super::events::state_at;
 use super::fetch::Fetcher;
 use super::placement::{domains, judge};
 use super::planner::{Places, Plan, plan};
@@ -112,11 +113,12 @@ impl Core {
         let now = self.clock.now();
         let mut first_due: Option<Timestamp> = None;
         let mut again = Vec::new();
+        let mut noted = self.options.events.note(id);
         {
             let _one = self.recording.lock();
             self.namespace.update_contents(&roots, &mut |root, record, row| {
                 let Some(outcome) = by_root.get(root) else { return };
-                let had_row = row.is_some();
+                let (had_row, before) = (row.is_some(), state_at(record, id));
                 if known {
                     apply(record, id, outcome, now);
                 }
@@ -127,6 +129,7 @@ impl Core {
                 };
                 let pause = matches!(outcome, Outcome::Failed(_));
                 self.settle(root, record, row, &places, error, pause);
+                noted.saw(root, before, record);
                 if let Some(row) = row {
                     if row.not_before > now {
                         let due = first_due.map_or(row.not_before, |due| due.min(row.not_before));
@@ -137,6 +140,7 @@ impl Core {
                 }
             })?;
         }
+        noted.say(outcomes);
         if let Some(due) = first_due {
             self.queue.due_at(due);
         }

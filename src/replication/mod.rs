@@ -9,12 +9,16 @@
 //! neither another one nor a read that another can answer.
 //! `src/docs/replication.md` has the order of things and the guarantees.
 
+mod alarms;
 mod calls;
 mod checkpointer;
 mod core;
 mod error;
+mod event_files;
+mod events;
 mod executor;
 mod fetch;
+mod files;
 mod health;
 mod level;
 mod local;
@@ -34,8 +38,11 @@ mod status;
 mod verify;
 mod waiters;
 
+pub use self::alarms::{Alarm, AlarmKind, Fire, Notice, RateLimit};
 pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions};
 pub use self::error::ReplicationError;
+pub use self::event_files::{EventFiles, recover_events};
+pub use self::events::Events;
 pub use self::health::{BackendState, BackendStatus};
 pub use self::local::LocalBackend;
 pub use self::policy::{

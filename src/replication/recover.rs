@@ -2,22 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::checkpointer::name_prefix;
+use super::files::Source;
 use super::{Policy, ReplicationError};
-use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind};
-use crate::content::{ContentError, Link, leaves};
-use crate::metadata::checkpoint::{FileEntry, Manifest, load_checkpoint};
+use crate::backends::{Backend, BackendSpec};
+use crate::metadata::checkpoint::{Manifest, load_checkpoint};
 use crate::metadata::{Change, Namespace};
 use crate::runtime::{Bridge, failpoint};
-use crate::types::{Cid, VolumeId, cid};
-
-/// Deadline of one call while recovering.
-const CALL: Duration = Duration::from_mins(2);
+use crate::types::{Cid, VolumeId};
 
 /// Where to recover from.
 pub struct RecoverSource {
@@ -42,50 +37,6 @@ pub struct Recovered {
     pub rows: u64,
     /// Newer manifests that were incomplete, with the reason.
     pub skipped: Vec<String>,
-}
-
-struct Source<'s> {
-    backend: &'s Arc<dyn Backend>,
-    bridge: &'s Bridge,
-}
-
-impl Source<'_> {
-    fn call<T>(
-        &self,
-        future: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, ReplicationError> {
-        match self.bridge.wait(CALL, future) {
-            Ok(result) => Ok(result?),
-            Err(e) => Err(BackendError::new(ErrorKind::Timeout, e.to_string()).into()),
-        }
-    }
-
-    fn block(&self, id: &Cid) -> Result<bytes::Bytes, ReplicationError> {
-        let data = self.call(self.backend.get(id, None))?;
-        if cid::verify(id, &data) == cid::Verdict::Match {
-            Ok(data)
-        } else {
-            Err(BackendError::new(ErrorKind::Corrupt, format!("block {id} has wrong bytes there"))
-                .into())
-        }
-    }
-
-    /// Streams a `UnixFS` file of the backend into a local file.
-    fn file(&self, entry: &FileEntry, to: &Path) -> Result<(), ReplicationError> {
-        let other = |e: ContentError| ReplicationError::Io(std::io::Error::other(e));
-        let root: Cid =
-            entry.cid.parse().map_err(|e| ReplicationError::Io(std::io::Error::other(e)))?;
-        let link = Link { cid: root, size: entry.bytes, tsize: 0 };
-        let io = |e: ReplicationError| ContentError::Io(std::io::Error::other(e.to_string()));
-        let mut out = File::create(to)?;
-        leaves(&link, 0..entry.bytes, &mut |id| self.block(id).map_err(io), &mut |leaf| {
-            let data = self.block(&leaf.cid).map_err(io)?;
-            out.write_all(&data).map_err(ContentError::Io)
-        })
-        .map_err(other)?;
-        out.sync_all()?;
-        Ok(())
-    }
 }
 
 /// Finds the newest complete manifest, verifies it, and loads base and deltas
@@ -152,7 +103,8 @@ fn fetch(from: &Source<'_>, id: &Cid, checkpoints: &Path) -> Result<Manifest, Re
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
-        from.file(file, &path)?;
+        let root = file.cid.parse().map_err(std::io::Error::other)?;
+        from.file(root, file.bytes, &path)?;
     }
     let path = checkpoints.join(format!("manifest-{:012}.json", manifest.sequence));
     fs::write(&path, &bytes)?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::calls::Calls;
 use super::core::{Core, Outcome};
 use super::fetch::Fetcher;
-use super::{Policy, Registry, ReplicationError, WriteResult};
+use super::{Events, Policy, Registry, ReplicationError, WriteResult};
 use super::{executor, level, probe, verify};
 use crate::metadata::{CopyRecord, CopyState, Namespace, PinState, VerifyMethod};
 use crate::runtime::{Bridge, Cancel, Clock, Shutdown};
@@ -30,6 +30,8 @@ pub struct ReplicatorOptions {
     pub probe_interval: Duration,
     /// Bytes on their way to all backends.
     pub sending_bytes: usize,
+    /// Told what becomes of copies.
+    pub events: Events,
 }
 
 impl Default for ReplicatorOptions {
@@ -41,6 +43,7 @@ impl Default for ReplicatorOptions {
             backoff: (Duration::from_secs(1), Duration::from_mins(5)),
             probe_interval: Duration::from_secs(5),
             sending_bytes: 64 << 20,
+            events: Events::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod acknowledge;
 mod checkpoints;
 mod copies;
+mod events;
 mod faults;
 mod harness;
 mod policy;

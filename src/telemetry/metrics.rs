@@ -40,6 +40,17 @@ struct BackendOperation {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AlarmLabel {
+    alarm: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookRun {
+    by: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct MemoryPart {
     part: &'static str,
 }
@@ -96,6 +107,18 @@ metrics! {
 
     pub metadata_conflicts: Counter = Counter::default(),
         "cairn_metadata_conflicts", "Transactions that were done again because of others";
+
+    pub metadata_events_written: Counter = Counter::default(),
+        "cairn_metadata_events", "Events recorded";
+    pub metadata_events_dropped: Counter = Counter::default(),
+        "cairn_metadata_dropped_events", "Events that there was no room for";
+
+    replication_alarms: Family<AlarmLabel, Counter> = Family::default(),
+        "cairn_replication_alarms", "Alarms raised, by alarm";
+    pub replication_alarms_active: Gauge = Gauge::default(),
+        "cairn_replication_active_alarms", "Alarms that hold";
+    daemon_hooks: Family<HookRun, Counter> = Family::default(),
+        "cairn_daemon_hook_runs", "Alarms told by hooks, by command or webhook and by outcome";
 
     pub vfs_commits: Counter = Counter::default(),
         "cairn_vfs_commits", "Files committed";
@@ -200,6 +223,16 @@ impl Metrics {
         if let Some(used) = used {
             self.daemon_memory_bytes.get_or_create(&MemoryPart { part }).set(used);
         }
+    }
+
+    /// Counts an alarm that was raised.
+    pub fn alarm(&self, alarm: &'static str) {
+        self.replication_alarms.get_or_create(&AlarmLabel { alarm }).inc();
+    }
+
+    /// Counts a run of a hook; `outcome` is `ok`, `failed` or `timeout`.
+    pub fn hook_run(&self, by: &'static str, outcome: &'static str) {
+        self.daemon_hooks.get_or_create(&HookRun { by, outcome }).inc();
     }
 
     /// Counts bytes of blocks that a backend took.

@@ -17,6 +17,7 @@ mod descriptors;
 mod directory;
 mod edges;
 mod ending;
+mod events;
 mod failpoints;
 mod files;
 mod full;

@@ -27,6 +27,8 @@ fn help_has_examples_and_exit_codes_and_every_verb_of_the_manual() {
         "fsck",
         "config",
         "stats",
+        "events",
+        "hooks",
         "completions",
         "man",
     ];

@@ -12,7 +12,7 @@ mod tables;
 mod write;
 
 pub use self::manifest::{BaseEntry, FileEntry, Manifest};
-pub use self::read::{load_checkpoint, read_delta, read_table};
+pub use self::read::{load_checkpoint, load_events, read_delta, read_table};
 pub use self::tables::Table;
 pub use self::write::{BaseWriter, DeltaWriter, WrittenFile};
 

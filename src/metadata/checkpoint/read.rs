@@ -7,7 +7,7 @@ use arrow_array::types::{Int64Type, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::super::{Change, ContentRecord, MetadataError};
+use super::super::{Change, ContentRecord, EventRecord, MetadataError};
 use super::tables::{Cell, Kind, Row, Table, change_of, copy_of};
 use crate::types::{Cid, Ino, Name};
 
@@ -141,6 +141,27 @@ pub fn read_delta(path: &Path) -> Result<Vec<Change>, MetadataError> {
         }
     }
     Ok(changes)
+}
+
+/// The events of a base and its deltas, in their order.
+///
+/// # Errors
+/// `Io`, `Checkpoint`.
+pub fn load_events(
+    base: &Path,
+    deltas: Vec<PathBuf>,
+) -> Result<impl Iterator<Item = Result<(u64, EventRecord), MetadataError>> + use<>, MetadataError>
+{
+    let of = |change| match change {
+        Ok(Change::Event(number, event)) => Some(Ok((number, event))),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    };
+    let later = deltas.into_iter().flat_map(|path| match read_delta(&path) {
+        Ok(changes) => changes.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    });
+    Ok(read_table(base, Table::Events)?.chain(later).filter_map(of))
 }
 
 /// The key of a row, by which a later file replaces an earlier one's.

@@ -5,7 +5,7 @@
 
 use super::super::{
     Change, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord,
-    MetadataError, PinState, VerifyMethod,
+    MetadataError, PinState, Severity, VerifyMethod,
 };
 use crate::types::{Cid, FileKind, Ino, Name, Timestamp};
 
@@ -121,6 +121,9 @@ const EVENTS: &[(&str, Kind)] = &[
     ("kind", Text),
     ("subject", Text),
     ("detail", Text),
+    ("severity", Text),
+    ("backend", Text),
+    ("count", U64),
 ];
 
 impl Table {
@@ -151,7 +154,9 @@ impl Table {
     pub(super) fn was_added(self, column: &str) -> bool {
         matches!(
             (self, column),
-            (Self::Inodes | Self::Contents, "holes") | (Self::Contents, "created_s" | "accessed_s")
+            (Self::Inodes | Self::Contents, "holes")
+                | (Self::Contents, "created_s" | "accessed_s")
+                | (Self::Events, "severity" | "backend" | "count")
         )
     }
 
@@ -229,6 +234,7 @@ pub(super) fn rows_of(change: &Change) -> (Table, bool, Row, Vec<Row>) {
             let mut row = vec![Cell::U64(*number)];
             time(&mut row, event.at);
             row.extend([text(&event.kind), text(&event.subject), text(&event.detail)]);
+            row.extend([word(&event.severity), text(&event.backend), Cell::U64(event.count)]);
             (Table::Events, true, row, vec![])
         }
     }
@@ -390,6 +396,21 @@ pub(super) fn change_of(table: Table, put: bool, row: Row) -> Result<Change, Met
                 kind: cells.text()?,
                 subject: cells.text()?,
                 detail: cells.text()?,
+                // Columns that were added later; a word of a newer version is worth a look.
+                severity: match cells.row.next() {
+                    Some(Cell::Text(name)) => {
+                        Severity::from_name(&name).unwrap_or(Severity::Notice)
+                    }
+                    _ => Severity::Info,
+                },
+                backend: match cells.row.next() {
+                    Some(Cell::Text(backend)) => backend,
+                    _ => String::new(),
+                },
+                count: match cells.row.next() {
+                    Some(Cell::U64(count)) => count,
+                    _ => 1,
+                },
             };
             Change::Event(number, event)
         }

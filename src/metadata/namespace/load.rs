@@ -109,7 +109,7 @@ fn load(tx: &mut Tx<'_>, change: &Change) -> Result<(), MetadataError> {
             tx.delta.content(None, Some(record));
             tx.put(keys::of_cid(keys::CONTENT, root), record);
         }
-        // Deletions are resolved by the reader; events stay in the checkpoint.
+        // Deletions are resolved by the reader; events have `load_events`.
         _ => {}
     }
     Ok(())

@@ -147,7 +147,7 @@ fn visit_marked(
 impl Namespace {
     /// Visits, from one snapshot, every row (`only_marked` false: a base) or
     /// the rows that changed since the marks were last cleared (a delta), and
-    /// the events that no checkpoint has taken. What was visited is durable in
+    /// the events that no checkpoint has taken (a base: that no file has). What was visited is durable in
     /// the engine when this returns: a checkpoint must not know of changes that
     /// the tree could still lose, for no later delta would take them back.
     ///
@@ -158,12 +158,18 @@ impl Namespace {
         only_marked: bool,
         visit: &mut dyn FnMut(Change) -> Result<(), MetadataError>,
     ) -> Result<MarkToken, MetadataError> {
-        let (snapshot, taken, events_taken, mut token) = {
+        let (snapshot, taken, events_from, mut token) = {
             let mut sequenced = self.sequenced.lock();
             // Changes after this snapshot are marks of the next epoch.
             sequenced.epoch += 1;
             let token = MarkToken { epoch: sequenced.epoch, events: sequenced.event, rows: 0 };
-            (self.engine.snapshot()?, sequenced.marks_taken, sequenced.events_taken, token)
+            // A base folds the deltas before it: their events, too.
+            let events = if only_marked {
+                sequenced.events_taken.max(sequenced.events_sealed)
+            } else {
+                sequenced.events_sealed
+            };
+            (self.engine.snapshot()?, sequenced.marks_taken, events, token)
         };
         let reader = snapshot.as_ref();
         let mut rows = 0;
@@ -176,9 +182,9 @@ impl Namespace {
         } else {
             visit_all(reader, &mut count)?;
         }
-        for (number, event) in super::events::between(reader, events_taken, token.events)? {
-            count(Change::Event(number, event))?;
-        }
+        super::events::between(reader, events_from, token.events, &mut |number, event| {
+            count(Change::Event(number, event))
+        })?;
         token.rows = rows;
         drop(snapshot);
         self.engine.persist()?;
@@ -208,7 +214,7 @@ impl Namespace {
         value.map_or(Ok(0), |value| decode(keys::CHECKPOINT, &value))
     }
 
-    /// Removes the marks (and events) that `token`'s checkpoint has taken;
+    /// Removes the marks that `token`'s checkpoint has taken;
     /// those that a later change renewed are of a later epoch and stay. To be
     /// called when the checkpoint is durable.
     ///
@@ -234,7 +240,6 @@ impl Namespace {
                 _ => break,
             }
         }
-        self.forget_events(token.events)?;
         self.run(|tx| {
             tx.inner.put(keys::MARKS_TAKEN, &encode(&token.epoch));
             tx.inner.put(keys::EVENTS_TAKEN, &encode(&token.events));

@@ -33,6 +33,8 @@ use parking_lot::Mutex;
 
 pub use self::contents::ContentCommit;
 pub use self::directory::DirectoryPage;
+#[cfg(test)]
+pub(crate) use self::events::AlarmsRecord;
 pub use self::events::EventRecord;
 pub use self::inodes::SetAttributes;
 pub use self::marks::{Change, MarkToken};
@@ -54,8 +56,9 @@ use crate::types::{FileKind, Ino, Timestamp};
 
 /// The format of the keys and records of a volume. 2: `holes` in inodes and
 /// contents, runs of whole leaves in staged bitmaps. 3: policies and times of
-/// contents, rows of backends. Rows of earlier formats are read as they are.
-const FORMAT: u32 = 3;
+/// contents, rows of backends. 4: severity, backend and count of events, which stay
+/// until a file has them. Rows of earlier formats are read as they are.
+const FORMAT: u32 = 4;
 /// Inode numbers are reserved in batches, so that a create writes no counter.
 const INO_BATCH: u64 = 4096;
 /// Tries of a transaction before it shuts the others out.
@@ -79,6 +82,10 @@ struct Sequenced {
     event: u64,
     /// The first event that is not taken.
     events_taken: u64,
+    /// The first event that is a row and in no file.
+    events_sealed: u64,
+    /// How many events are rows.
+    event_rows: u64,
     /// Bytes of contents that lost their last reference since the start.
     released: u64,
 }
@@ -179,14 +186,19 @@ impl Namespace {
         };
         let number = |key: &[u8]| engine.get(key)?.map_or(Ok(0), |value| decode(key, &value));
         let (marks_taken, events_taken) = (number(keys::MARKS_TAKEN)?, number(keys::EVENTS_TAKEN)?);
+        // Before format 4 an event's row went when a checkpoint had it.
+        let of_old = if format < 4 { events_taken } else { 0 };
+        let events_sealed = number(keys::EVENTS_SEALED)?.max(of_old).max(1);
         let last_epoch = marks::last_epoch(engine.as_ref(), marks_taken)?;
-        let event = events::next_number(engine.as_ref(), events_taken)?;
+        let (event, event_rows) = events::rows_from(engine.as_ref(), events_sealed, events_taken)?;
         let sequenced = Sequenced {
             stats,
             epoch: last_epoch + 1,
             marks_taken,
             event,
             events_taken,
+            events_sealed,
+            event_rows,
             released: 0,
         };
         let tree = Self {
@@ -202,6 +214,7 @@ impl Namespace {
             // A program that knows less must not meet rows that it cannot read.
             tree.run(|tx| {
                 tx.inner.put(keys::FORMAT, &encode(&FORMAT));
+                tx.inner.put(keys::EVENTS_SEALED, &encode(&events_sealed));
                 Ok(())
             })?;
         }

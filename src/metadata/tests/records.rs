@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use super::super::records::{OrderRecord, Stored, decode, encode};
 use super::super::{
-    BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord,
-    MetadataError, OrphanRecord, PinState, PolicyRecord, QueueRecord, StagedRecord, Stats,
-    UsageRecord, VerifyMethod,
+    AlarmsRecord, BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord,
+    InodeRecord, MetadataError, OrphanRecord, PinState, PolicyRecord, QueueRecord, Severity,
+    StagedRecord, Stats, UsageRecord, VerifyMethod,
 };
 use super::{at, name};
 use crate::types::{BackendId, FileKind, Ino, cid};
@@ -137,8 +137,12 @@ fn every_record_keeps_its_stored_form() {
         kind: "copy_corrupt".into(),
         subject: "bafy".into(),
         detail: "leaf 3".into(),
+        severity: Severity::Warning,
+        backend: "b-2.eu".into(),
+        count: 300,
     };
     pinned("event", &event);
+    pinned("alarms", &AlarmsRecord { json: b"[]".to_vec() });
     let stats = Stats {
         files: 1,
         directories: 2,
@@ -178,12 +182,22 @@ fn a_content_of_version_2_is_read_without_policies_and_times() {
 }
 
 #[test]
-fn rows_of_version_1_are_read_and_have_no_holes() {
+fn rows_of_version_1_are_read_without_what_came_later() {
     let inode = InodeRecord { holes: 0, ..inode() };
     reads(1, "inode-file", &inode);
     let device = InodeRecord { kind: FileKind::BlockDevice, rdev: 0x0803, content: None, ..inode };
     reads(1, "inode-device", &device);
     reads(1, "content", &content_before(0));
+    let event = EventRecord {
+        at: at(11),
+        kind: "copy_corrupt".into(),
+        subject: "bafy".into(),
+        detail: "leaf 3".into(),
+        severity: Severity::Info,
+        backend: String::new(),
+        count: 1,
+    };
+    reads(1, "event", &event);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::super::{
-    Change, ContentCommit, ContentRecord, CopyRecord, CopyState, EventRecord, MemoryEngine,
-    MetadataError, Namespace, PinState, StagedRecord, VerifyMethod,
+    Change, ContentCommit, ContentRecord, CopyRecord, CopyState, EventKind, EventRecord,
+    MemoryEngine, MetadataError, Namespace, PinState, StagedRecord, VerifyMethod,
 };
 use super::{assert_sound, at, embedded, name, node, on_both, tree_over};
 use crate::types::{BackendId, FileKind, Ino, cid};
@@ -55,7 +55,7 @@ pub(super) fn commit(ino: Ino, version: u64, n: u8) -> ContentCommit {
 }
 
 fn event(n: i64) -> EventRecord {
-    EventRecord { at: at(n), kind: "mount".into(), subject: n.to_string(), detail: String::new() }
+    EventRecord::new(at(n), EventKind::Mount, n.to_string())
 }
 
 /// What a delta would hold: rows and the numbers of events.
@@ -248,11 +248,11 @@ fn events_are_taken_once_and_never_get_a_number_again() {
 #[test]
 fn events_that_nobody_takes_are_bounded_and_the_newest_stay() {
     let tree = tree_over(Arc::new(MemoryEngine::default()));
-    for n in 0..5000 {
-        tree.append_event(&event(n)).unwrap();
-    }
+    let batch: Vec<EventRecord> = (0..7000).map(event).collect();
+    let dropped: u64 = (0..10).map(|_| tree.append_events(&batch).unwrap()).sum();
+    assert_eq!(dropped, 70_000 - 65_536);
     let (_, events, token) = delta(&tree);
-    assert_eq!((events.len(), events.last()), (4096, Some(&4999)));
+    assert_eq!((events.len(), events.last()), (65_536, Some(&70_000)));
     tree.clear_marks(&token).unwrap();
     assert!(delta(&tree).1.is_empty());
 }
