@@ -30,4 +30,9 @@ for file in manifest["deltas"]:
 files = [row for row in newest.values() if row["kind"] == "file"]
 assert len(files) == manifest["files"], (len(files), manifest["files"])
 assert sum(row["size"] for row in files) == manifest["bytes"]
+events = folder.parent / "events"
+if any(events.glob("*.parquet")):
+    table = pq.read_table(events)
+    assert str(table.schema.field("time").type) == "timestamp[us, tz=UTC]", table.schema
+    print(f"{table.num_rows} sealed events")
 print(f"{len(files)} files of {manifest['bytes']} bytes, as the manifest says")

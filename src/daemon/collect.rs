@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 use super::volume::{Volume, failed};
 use crate::api::Failure;
 use crate::content::{inline_block, parse_node};
-use crate::metadata::{ContentRecord, Namespace};
-use crate::replication::{Checkpointer, Replicator};
+use crate::metadata::{ContentRecord, EventKind, Namespace};
+use crate::replication::{Checkpointer, Events, Replicator};
 use crate::runtime::{Shutdown, failpoint};
 use crate::store::{CollectReport, LocalStore, MarkSet, StoreError};
 use crate::telemetry;
-use crate::types::{Cid, cid};
+use crate::types::{BackendId, ByteSize, Cid, cid};
 
 /// Most memory of a mark: some 50 million blocks; beyond that garbage stays.
 const MARK_BYTES: u64 = 64 << 20;
@@ -44,6 +44,7 @@ pub(super) struct Collector {
     store: Arc<LocalStore>,
     replicator: Arc<Replicator>,
     checkpointer: Arc<Checkpointer>,
+    events: Events,
     shutdown: Shutdown,
     interval: Duration,
     bytes: u64,
@@ -69,6 +70,7 @@ impl Collector {
             store: Arc::clone(&volume.store),
             replicator: Arc::clone(&volume.replicator),
             checkpointer: Arc::clone(&volume.checkpointer),
+            events: volume.events.clone(),
             shutdown,
             interval: Duration::from_secs(config.collect_interval_s.max(1)),
             bytes: config.collect_bytes.0.max(1),
@@ -104,6 +106,12 @@ impl Collector {
                         moved_bytes = report.bytes_moved,
                         "collected"
                     );
+                    if report.blocks_removed > 0 {
+                        let (blocks, bytes) = (report.blocks_removed, ByteSize(report.bytes_freed));
+                        let detail = format!("{blocks} blocks, {bytes} given back to the disk");
+                        let local = BackendId::local();
+                        self.events.emit_at(EventKind::BlockCollected, &local, "store", &detail);
+                    }
                     let metrics = telemetry::metrics();
                     metrics.store_collections.inc();
                     metrics.store_freed_bytes.inc_by(report.bytes_freed);
@@ -112,6 +120,9 @@ impl Collector {
                 Ok(None) => {}
                 Err(failure) => {
                     released = now;
+                    let local = BackendId::local();
+                    let why = failure.to_string();
+                    self.events.emit_at(EventKind::CollectionAborted, &local, "store", &why);
                     tracing::warn!(error = %failure, "nothing more was collected; it is tried again");
                 }
             }

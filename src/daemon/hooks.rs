@@ -7,6 +7,7 @@
 
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -58,7 +59,7 @@ impl Ended {
 
 /// What a hook is told.
 fn message(volume: &VolumeId, name: &str, notice: &Notice) -> Value {
-    let Alarm { kind, subject, detail, since } = &notice.fire.alarm;
+    let Alarm { kind, subject, detail, since, .. } = &notice.fire.alarm;
     json!({
         "version": 1,
         "volume": volume, "volume_dir": name,
@@ -182,6 +183,13 @@ async fn run_command(hook: &HookConfig, message: &Value, deadline: Duration) -> 
     Ended { answer, ..ended }
 }
 
+/// How a telling ended: which hook's, of what.
+struct Told {
+    hook: usize,
+    fire: Fire,
+    ended: Ended,
+}
+
 /// Takes alarms to the hooks of a mounted volume.
 pub(super) struct Hooks {
     all: Vec<(Arc<HookConfig>, RateLimit)>,
@@ -191,10 +199,12 @@ pub(super) struct Hooks {
     volume: VolumeId,
     dir: String,
     running: Arc<Semaphore>,
+    /// What runs holds nothing of the volume: it says here how it ended.
+    told: (Sender<Told>, Receiver<Told>),
 }
 
 impl Hooks {
-    /// Starts the thread, if there are hooks.
+    /// Starts the thread.
     pub fn start(volume: &Volume) -> std::io::Result<()> {
         let limit = |hook: &HookConfig| RateLimit::new(Duration::from_secs(hook.interval_s));
         let hooks = volume.config.hooks.iter();
@@ -206,9 +216,11 @@ impl Hooks {
             volume: volume.identity.id,
             dir: volume.dir.display().to_string(),
             running: Arc::new(Semaphore::new(RUNNING)),
+            told: channel(),
         };
         let shutdown: Shutdown = volume.shutdown.clone();
         std::thread::Builder::new().name("cairn-hooks".into()).spawn(move || {
+            this.go_on();
             while !shutdown.wait(LOOK) {
                 this.look();
             }
@@ -216,53 +228,69 @@ impl Hooks {
         Ok(())
     }
 
-    fn look(&mut self) {
-        let fires = self.events.take_fires();
-        let now = self.clock.now();
-        let mut told = Vec::new();
+    /// Takes up the alarms of the last life: what no hook was told is told now.
+    fn go_on(&mut self) {
+        let (told, rest): (Vec<Alarm>, Vec<Alarm>) =
+            self.events.alarms().into_iter().partition(|alarm| alarm.told);
         for (hook, limit) in &mut self.all {
-            let on = |fire: &&Fire| hook.on.contains(&fire.alarm.kind);
-            let notices: Vec<Notice> = limit
-                .due(now)
-                .into_iter()
-                .chain(fires.iter().filter(on).filter_map(|fire| limit.offer(fire, now)))
-                .collect();
-            told.extend(notices.into_iter().map(|notice| (Arc::clone(hook), notice)));
+            for alarm in told.iter().filter(|alarm| hook.on.contains(&alarm.kind)) {
+                limit.resume(alarm);
+            }
         }
-        for (hook, notice) in told {
-            self.tell(hook, &notice);
+        let rest: Vec<Fire> =
+            rest.into_iter().map(|alarm| Fire { alarm, cleared: false }).collect();
+        self.offer(&rest);
+    }
+
+    fn look(&mut self) {
+        for Told { hook, fire, ended } in self.told.1.try_iter() {
+            let Some((config, limit)) = self.all.get_mut(hook) else { continue };
+            let alarm = &fire.alarm;
+            if ended.outcome == "ok" {
+                self.events.mark_told(alarm.kind, &alarm.subject);
+                continue;
+            }
+            limit.failed(&fire);
+            let detail = format!("{}: {}: {}", alarm.kind.as_str(), ended.outcome, ended.answer);
+            self.events.emit(EventKind::HookFailed, &name_of(config), &detail);
+        }
+        let fires = self.events.take_fires();
+        self.offer(&fires);
+    }
+
+    fn offer(&mut self, fires: &[Fire]) {
+        let now = self.clock.now();
+        let mut notices: Vec<(usize, Notice)> = Vec::new();
+        for (index, (hook, limit)) in self.all.iter_mut().enumerate() {
+            notices.extend(limit.due(now).into_iter().map(|notice| (index, notice)));
+            for fire in fires.iter().filter(|fire| hook.on.contains(&fire.alarm.kind)) {
+                notices.extend(limit.offer(fire, now).map(|notice| (index, notice)));
+            }
+        }
+        for (index, notice) in notices {
+            self.tell(index, notice);
         }
     }
 
-    fn tell(&self, hook: Arc<HookConfig>, notice: &Notice) {
-        let message = message(&self.volume, &self.dir, notice);
-        let alarm = notice.fire.alarm.kind;
-        let (running, events) = (Arc::clone(&self.running), self.events.clone());
+    fn tell(&self, index: usize, notice: Notice) {
+        let Some((hook, _)) = self.all.get(index) else { return };
+        let message = message(&self.volume, &self.dir, &notice);
+        let (hook, running, sender) =
+            (Arc::clone(hook), Arc::clone(&self.running), self.told.0.clone());
         self.bridge.spawn(async move {
             // It is never closed.
             let Ok(_one) = running.acquire().await else { return };
             let (start, name) = (Instant::now(), name_of(&hook));
             let ended = run(&hook, &message).await;
             let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let (alarm, answer) = (notice.fire.alarm.kind.as_str(), &ended.answer);
             if ended.outcome == "ok" {
-                tracing::info!(
-                    hook = name,
-                    alarm = alarm.as_str(),
-                    took_ms,
-                    answer = ended.answer,
-                    "an alarm was told"
-                );
+                tracing::info!(hook = name, alarm, took_ms, answer, "an alarm was told");
             } else {
-                tracing::error!(
-                    hook = name,
-                    alarm = alarm.as_str(),
-                    took_ms,
-                    answer = ended.answer,
-                    "an alarm could not be told"
-                );
-                let detail = format!("{}: {}: {}", alarm.as_str(), ended.outcome, ended.answer);
-                events.emit(EventKind::HookFailed, &name, &detail);
+                tracing::error!(hook = name, alarm, took_ms, answer, "an alarm could not be told");
             }
+            // The volume may be closed already.
+            drop(sender.send(Told { hook: index, fire: notice.fire, ended }));
         });
     }
 }
@@ -274,6 +302,7 @@ pub(super) fn test(volume: &Volume) -> Value {
         subject: "volume".into(),
         detail: "a test of the hooks".into(),
         since: Timestamp { nanoseconds: 0, ..volume.clock.now() },
+        told: false,
     };
     let notice = Notice { fire: Fire { alarm, cleared: false }, held_back: 0 };
     let message = message(&volume.identity.id, &volume.dir.display().to_string(), &notice);

@@ -415,11 +415,9 @@ impl Volume {
             let source = RecoverSource { backend, volume: options.volume_id };
             let checkpoints = dir.join("checkpoints");
             let result = recover(&source, &namespace, &checkpoints, &bridge);
-            let result = result.and_then(|mut recovered| {
+            let result = result.and_then(|recovered| {
                 let places = (checkpoints.as_path(), &*dir.join("events"));
-                let (manifest, from) = (&recovered.manifest, &source.backend);
-                let skipped = recover_events(from, manifest, places, &namespace, &bridge)?;
-                recovered.skipped.extend(skipped);
+                recover_events(&source.backend, &recovered.manifest, places, &namespace, &bridge)?;
                 Ok(recovered)
             });
             let recovered = match result {

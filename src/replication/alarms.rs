@@ -87,6 +87,9 @@ pub struct Alarm {
     pub detail: String,
     /// Since when it is known.
     pub since: Timestamp,
+    /// A hook was told of it.
+    #[serde(default)]
+    pub told: bool,
 }
 
 /// An alarm that was just raised, or cleared.
@@ -150,10 +153,21 @@ impl Alarms {
             let known = self.active.contains_key(&(kind, OTHERS.to_owned()));
             return if known { None } else { self.raise(kind, OTHERS, &detail, now) };
         }
-        let alarm =
-            Alarm { kind, subject: subject.to_owned(), detail: detail.to_owned(), since: now };
+        let alarm = Alarm {
+            kind,
+            subject: subject.to_owned(),
+            detail: detail.to_owned(),
+            since: now,
+            told: false,
+        };
         self.active.insert((kind, subject.to_owned()), alarm.clone());
         Some(Fire { alarm, cleared: false })
+    }
+
+    /// A hook was told that it holds. True when that is new.
+    pub fn mark_told(&mut self, kind: AlarmKind, subject: &str) -> bool {
+        let alarm = self.active.get_mut(&(kind, subject.to_owned()));
+        alarm.is_some_and(|alarm| !std::mem::replace(&mut alarm.told, true))
     }
 
     /// The cause is gone. `None` when there was no such alarm.
@@ -226,12 +240,19 @@ impl RateLimit {
         Self { interval, told: BTreeMap::new() }
     }
 
+    /// The last life of the volume told of it, and it still holds.
+    pub fn resume(&mut self, alarm: &Alarm) {
+        let told = Told { at: alarm.since, held_back: 0, waiting: None, holds: true };
+        self.told.insert((alarm.kind, alarm.subject.clone()), told);
+    }
+
     /// What is to be told at once, if anything.
     pub fn offer(&mut self, fire: &Fire, now: Timestamp) -> Option<Notice> {
         let key = (fire.alarm.kind, fire.alarm.subject.clone());
         if fire.cleared {
             let told = self.told.get_mut(&key)?;
-            if told.waiting.take().is_some() || !std::mem::take(&mut told.holds) {
+            let held = std::mem::take(&mut told.holds);
+            if told.waiting.take().is_some() || !held {
                 // Nobody was told that it holds.
                 return None;
             }
@@ -250,6 +271,18 @@ impl RateLimit {
             self.told.insert(key, Told { at: now, held_back: 0, waiting: None, holds: true });
         let held_back = before.map_or(0, |told| told.held_back);
         Some(Notice { fire: fire.clone(), held_back })
+    }
+
+    /// What was to be told could not be: while it holds, it is told again when the
+    /// interval is over.
+    pub fn failed(&mut self, fire: &Fire) {
+        let key = (fire.alarm.kind, fire.alarm.subject.clone());
+        if let Some(told) = self.told.get_mut(&key).filter(|told| told.holds && !fire.cleared)
+            && told.waiting.is_none()
+        {
+            told.held_back += 1;
+            told.waiting = Some(fire.alarm.clone());
+        }
     }
 
     /// What was held back, still holds, and may be told now.
@@ -296,6 +329,7 @@ mod tests {
             subject: subject.into(),
             detail: "no answer".into(),
             since: at(0),
+            told: false,
         };
         Fire { alarm, cleared }
     }
@@ -376,6 +410,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_last_life_told_is_not_told_again_but_its_end_is() {
+        let mut limit = RateLimit::new(HOUR);
+        limit.resume(&fire("b", false).alarm);
+        assert!(limit.due(at(9999)).is_empty());
+        assert!(limit.offer(&fire("b", true), at(9999)).is_some());
+        let mut alarms = Alarms::default();
+        alarms.raise(AlarmKind::Cost, "volume", "x", at(0));
+        assert!(alarms.mark_told(AlarmKind::Cost, "volume"));
+        assert!(!alarms.mark_told(AlarmKind::Cost, "volume"));
+        assert!(!alarms.mark_told(AlarmKind::Cost, "another"));
+    }
+
+    #[test]
     fn one_an_hour_is_told_and_the_next_says_how_many_were_held_back() {
         let mut limit = RateLimit::new(HOUR);
         let told = |notice: Option<Notice>| notice.map(|n| (n.fire.cleared, n.held_back));
@@ -401,6 +448,20 @@ mod tests {
         assert_eq!((due.len(), due[0].held_back, due[0].fire.cleared), (1, 0, false));
         assert!(limit.due(at(9999)).is_empty(), "once");
         assert!(limit.offer(&fire("b", true), at(10_000)).is_some());
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_again_while_it_holds() {
+        let mut limit = RateLimit::new(HOUR);
+        limit.offer(&fire("b", false), at(0));
+        limit.failed(&fire("b", false));
+        assert!(limit.due(at(3599)).is_empty());
+        let due = limit.due(at(3600));
+        assert_eq!((due.len(), due[0].held_back), (1, 0));
+        limit.failed(&due[0].fire);
+        assert_eq!(limit.offer(&fire("b", true), at(3700)), None, "nobody knows that it held");
+        limit.failed(&fire("b", false));
+        assert!(limit.due(at(9999)).is_empty());
     }
 
     #[test]

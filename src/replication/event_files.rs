@@ -148,20 +148,20 @@ pub fn recover_events(
     (checkpoints, dir): (&Path, &Path),
     namespace: &Namespace,
     bridge: &Bridge,
-) -> Result<Vec<String>, ReplicationError> {
+) -> Result<(), ReplicationError> {
     fs::create_dir_all(dir)?;
     let source = Source { backend, bridge };
-    let (mut skipped, mut sealed) = (Vec::new(), 0);
+    let mut sealed = 0;
     let names = source.call(backend.names(&prefix(&manifest.volume)));
     let names = names.unwrap_or_else(|error| {
-        skipped.push(format!("event files: {error}"));
+        tracing::warn!(%error, "the backend does not list its event files");
         Vec::new()
     });
     for (name, root) in names {
         let Some(file) = file_of(&manifest.volume, &name) else { continue };
         match bring_back(&source, &root, &dir.join(file.name())) {
             Ok(()) => sealed = sealed.max(file.last.saturating_add(1)),
-            Err(error) => skipped.push(format!("{name}: {error}")),
+            Err(error) => tracing::warn!(name, %error, "an event file is passed over"),
         }
     }
     let base = checkpoints.join(format!("base-{:012}", manifest.base.sequence));
@@ -169,7 +169,7 @@ pub fn recover_events(
         manifest.deltas.iter().map(|file| checkpoints.join(Manifest::local_name(file))).collect();
     // A base's events may be of before the last file: rows that a file has are left.
     namespace.load_events(sealed, &mut load_events(&base, deltas)?)?;
-    Ok(skipped)
+    Ok(())
 }
 
 fn bring_back(source: &Source<'_>, root: &Cid, path: &Path) -> Result<(), ReplicationError> {

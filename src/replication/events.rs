@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -26,6 +27,8 @@ const WAITING: usize = 4096;
 /// Copies of one second, kind and backend that are events of their own; of more, as
 /// many are named in one event.
 const NAMED: usize = 16;
+/// Alarms that wait at most: they do so only while the tree cannot be written.
+const ALARMS_WAITING: usize = 65_536;
 /// Alarms that wait to be told at most.
 const FIRES: usize = 1024;
 
@@ -47,6 +50,8 @@ struct Inner {
     writing: Mutex<()>,
     alarms: Mutex<Alarms>,
     fires: Mutex<VecDeque<Fire>>,
+    /// The last write failed: that is said once.
+    failing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -112,7 +117,7 @@ impl Inner {
         let full = {
             let mut waiting = self.waiting.lock();
             let full = waiting.single.len() >= WAITING;
-            if full && !alarm {
+            if full && (!alarm || waiting.single.len() >= ALARMS_WAITING) {
                 waiting.dropped += event.count;
                 telemetry::metrics().metadata_events_dropped.inc();
                 return;
@@ -140,6 +145,7 @@ impl Inner {
         };
         match self.namespace.append_events(&events) {
             Ok(dropped) => {
+                self.failing.store(false, Ordering::Relaxed);
                 telemetry::metrics().metadata_events_written.inc_by(events.len() as u64);
                 telemetry::metrics().metadata_events_dropped.inc_by(dropped);
             }
@@ -149,11 +155,14 @@ impl Inner {
     }
 
     fn put_back(&self, events: Vec<EventRecord>, error: &MetadataError) {
-        tracing::error!(%error, events = events.len(), "events cannot be written; it is tried again");
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "events cannot be written; it is tried again each second");
+        }
         let mut waiting = self.waiting.lock();
         let later = std::mem::take(&mut waiting.single);
         for event in events.into_iter().chain(later) {
-            if waiting.single.len() < WAITING || event.severity == Severity::Alarm {
+            let most = if event.severity == Severity::Alarm { ALARMS_WAITING } else { WAITING };
+            if waiting.single.len() < most {
                 waiting.single.push(event);
             } else {
                 waiting.dropped += event.count;
@@ -194,18 +203,21 @@ impl Inner {
             let mut alarms = self.alarms.lock();
             let fire = change(&mut alarms, self.clock.now());
             if fire.is_some() {
-                // Under the lock: a later change is written later.
-                let text = serde_json::to_vec(&alarms.active());
-                let stored = text
-                    .map_err(|e| MetadataError::Checkpoint(e.to_string()))
-                    .and_then(|text| self.namespace.store_alarms(&text));
-                if let Err(error) = stored {
-                    tracing::error!(%error, "alarms cannot be stored; the next mount may raise them again");
-                }
+                self.store(&alarms);
             }
             fire
         };
         self.told(fire);
+    }
+
+    /// Under the lock of `alarms`: a later change is written later.
+    fn store(&self, alarms: &Alarms) {
+        let stored = serde_json::to_vec(&alarms.active())
+            .map_err(|e| MetadataError::Checkpoint(e.to_string()))
+            .and_then(|text| self.namespace.store_alarms(&text));
+        if let Err(error) = stored {
+            tracing::error!(%error, "alarms cannot be stored; the next mount may raise them again");
+        }
     }
 }
 
@@ -222,8 +234,10 @@ impl Events {
     /// `Storage`.
     pub fn new(namespace: Arc<Namespace>, clock: Arc<dyn Clock>) -> Result<Self, MetadataError> {
         let stored = namespace.stored_alarms()?.unwrap_or_default();
-        // Of a newer version, or damaged: they are raised again.
-        let active: Vec<Alarm> = serde_json::from_slice(&stored).unwrap_or_default();
+        // What is of a newer version, or damaged, is raised again.
+        let stored: Vec<serde_json::Value> = serde_json::from_slice(&stored).unwrap_or_default();
+        let active: Vec<Alarm> =
+            stored.into_iter().filter_map(|alarm| serde_json::from_value(alarm).ok()).collect();
         Ok(Self(Some(Arc::new(Inner {
             namespace,
             clock,
@@ -232,6 +246,7 @@ impl Events {
             writing: Mutex::default(),
             alarms: Mutex::new(Alarms::from_active(active)),
             fires: Mutex::default(),
+            failing: AtomicBool::new(false),
         }))))
     }
 
@@ -289,9 +304,13 @@ impl Events {
     /// Waits until somebody wants events written, or for `time`.
     pub fn wait_for_urgent(&self, time: Duration) {
         let Some(inner) = &self.0 else { return };
+        let start = Instant::now();
         let mut waiting = inner.waiting.lock();
-        if !waiting.urgent {
-            inner.changed.wait_for(&mut waiting, time);
+        while !waiting.urgent {
+            let left = time.saturating_sub(start.elapsed());
+            if left.is_zero() || inner.changed.wait_for(&mut waiting, left).timed_out() {
+                return;
+            }
         }
     }
 
@@ -336,6 +355,15 @@ impl Events {
     #[must_use]
     pub fn alarms(&self) -> Vec<Alarm> {
         self.0.as_ref().map(|inner| inner.alarms.lock().active()).unwrap_or_default()
+    }
+
+    /// A hook was told of an alarm.
+    pub fn mark_told(&self, kind: AlarmKind, subject: &str) {
+        let Some(inner) = &self.0 else { return };
+        let mut alarms = inner.alarms.lock();
+        if alarms.mark_told(kind, subject) {
+            inner.store(&alarms);
+        }
     }
 
     /// Alarms that were raised or cleared since the last call.
@@ -385,8 +413,9 @@ impl Noted<'_> {
             (_, Some(CopyState::Lost)) if before != after => Some(EventKind::CopyLost),
             _ => None,
         };
+        let was_good = matches!(before, Some(CopyState::Claimed | CopyState::Verified));
         let bad = matches!(kind, Some(EventKind::CopyCorrupt | EventKind::CopyLost));
-        let last = bad && record.refs > 0 && record.good_copies().next().is_none();
+        let last = bad && was_good && record.refs > 0 && record.good_copies().next().is_none();
         self.seen.insert(*root, (kind, last));
     }
 

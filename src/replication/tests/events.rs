@@ -8,7 +8,9 @@ use crate::backends::{Backend, MemoryBackend};
 use crate::metadata::checkpoint::{BaseEntry, Manifest};
 use crate::metadata::{
     CopyState, EventKind, EventLog, EventQuery, EventRecord, MemoryEngine, Namespace, Severity,
+    VerifyMethod,
 };
+use crate::replication::core::Outcome;
 use crate::replication::{AlarmKind, EventFiles, Events, recover_events};
 use crate::runtime::{Clock, ManualClock, Shutdown};
 use crate::types::{BackendId, Timestamp, VolumeId, WriterId, cid};
@@ -136,6 +138,33 @@ fn a_copy_is_placed_verified_found_bad_and_repaired_and_each_is_an_event() {
     assert!(events.alarms().is_empty());
 }
 
+#[test]
+fn a_content_whose_last_good_copy_is_bad_is_an_alarm_and_each_verdict_an_event() {
+    let mut world = World::new();
+    let events = Events::new(Arc::clone(&world.namespace), Arc::clone(&world.clock)).unwrap();
+    world.options.events = events.clone();
+    world.start();
+    let root = world.commit(&bytes(2, 100), &policy("min=1,target=1,max=1"));
+    let local = BackendId::local();
+    let core = Arc::clone(world.replicator().core_for_tests());
+    let record = |outcome| {
+        core.record(&local, &[(root, outcome)]).unwrap();
+        events.flush();
+        let count = |kind: &str| kinds(&world.namespace).iter().filter(|k| *k == kind).count();
+        ["copy_lost", "copy_corrupt", "content_at_risk", "alarm_raised", "copy_repaired"].map(count)
+    };
+    let stored = || Outcome::Stored(CopyState::Verified, VerifyMethod::ReadBack);
+    assert_eq!(record(Outcome::Bad(CopyState::Lost)), [1, 0, 1, 1, 0]);
+    assert_eq!(events.alarms()[0].subject, root.to_string());
+    assert_eq!(record(Outcome::Bad(CopyState::Corrupt)), [1, 1, 1, 1, 0], "raised once");
+    assert_eq!(events.take_fires().len(), 1);
+    assert_eq!(record(stored()), [1, 1, 1, 1, 1]);
+    assert_eq!(record(stored()), [1, 1, 1, 1, 1], "what was known is no event");
+    record(Outcome::Failed("no route".into()));
+    let last = rows(&world.namespace).pop().unwrap().1;
+    assert_eq!((&*last.kind, &*last.detail), ("round_failed", "no route"));
+}
+
 fn manifest(volume: VolumeId) -> Manifest {
     Manifest {
         format: Manifest::FORMAT,
@@ -197,8 +226,7 @@ fn sealed_events_go_to_backends_and_come_back_with_a_recovery() {
     let again = tree();
     let place = Arc::clone(&places[0]) as Arc<dyn Backend>;
     let paths = (checkpoints.as_path(), &*dir.join("again"));
-    let skipped = recover_events(&place, &manifest(volume), paths, &again, &world.bridge).unwrap();
-    assert_eq!(skipped, Vec::<String>::new());
+    recover_events(&place, &manifest(volume), paths, &again, &world.bridge).unwrap();
     let log = EventLog::open(&dir.join("again"), Arc::clone(&again)).unwrap();
     let page = log.query(&EventQuery { limit: 1000, ..EventQuery::default() }).unwrap();
     let numbers: Vec<u64> = page.events.iter().map(|numbered| numbered.number).collect();
