@@ -60,16 +60,37 @@ pub enum Command {
         /// Also when it holds last copies.
         force: bool,
     },
-    /// The policy of a path, or of the volume.
+    /// The policy of a path, a named one, or the volume's.
     PolicyShow {
         /// Path.
         path: Option<Vec<u8>>,
+        /// Name.
+        name: Option<String>,
+    },
+    /// Makes or changes a named policy.
+    PolicyDefine {
+        /// Name.
+        name: String,
+        /// Text form.
+        text: String,
+    },
+    /// The named policies.
+    PolicyList,
+    /// Removes one.
+    PolicyRemove {
+        /// Name.
+        name: String,
+    },
+    /// Which rule comes from where, and what became of them.
+    PolicyExplain {
+        /// Path.
+        path: Vec<u8>,
     },
     /// Sets it.
     PolicySet {
         /// Path.
         path: Option<Vec<u8>>,
-        /// Text form; empty inherits (paths only).
+        /// Text form; for paths also a name with parts after it, and empty inherits.
         text: String,
     },
     /// Sets limits of a directory.

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -383,28 +384,80 @@ pub(super) enum BackendVerb {
     },
 }
 
+const POLICY_PARTS: &str = "\
+Parts of a TEXT, with commas between them; what is left out is inherited:
+  min=2,target=3,max=5        copies: fewer is an alarm, the aim, more are trimmed
+  level=QUORUM                what fsync waits for: LOCAL_DURABILITY, SINGLE, QUORUM, ALL, TIERED, PROGRESSIVE
+  wait_on=close               close or fsync
+  on_degraded=queue           queue or fail, with too few places in reach
+  distinct=device             device, host, site or provider: what two copies must not share
+  strategy=balanced           balanced, performance, cost, priority, size, custom
+  weights=a:3/b:1             with strategy=custom
+  prefer=a/b  exclude=c       backends; an empty list clears what is inherited
+  tiers=ssd:1:until=30d/disk:2/archive:1:after=90d:by=access";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyVerb {
     /// Show the policy in force.
+    #[command(
+        after_help = "Examples:\n  cairn policy show ~/data/thesis\n  cairn policy show archive --volume ~/volume     (a named one; ./archive is a path)"
+    )]
     Show {
-        /// A path in a mount (default: the volume's).
-        path: Option<PathBuf>,
+        /// A path in a mount, or the name of a policy (default: the volume's own).
+        of: Option<PathBuf>,
         /// The volume's folder.
         #[arg(long)]
         volume: Option<PathBuf>,
     },
-    /// Set parts of a policy.
+    /// Set the policy of a path, or parts of the volume's.
     #[command(
-        after_help = "Examples:\n  cairn policy set min=2,target=3 --volume ~/volume\n  cairn policy set min=3,target=4 ~/data/thesis\n  cairn policy set '' ~/data/thesis     (inherits again)"
+        after_long_help = POLICY_PARTS,
+        after_help = "Examples:\n  cairn policy set min=2,target=3 --volume ~/volume\n  cairn policy set min=3,target=4 ~/data/thesis\n  cairn policy set archive ~/data/old            (a named policy)\n  cairn policy set archive,min=3 ~/data/old/tax  (and parts over it)\n  cairn policy set '' ~/data/thesis              (inherits again)\n--help lists the parts."
     )]
     Set {
-        /// `min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue`; any part.
-        text: String,
-        /// A path in a mount (default: the volume's).
-        path: Option<PathBuf>,
+        /// A text, or the NAME of a policy with parts after it; empty inherits.
+        #[arg(value_name = "TEXT|NAME")]
+        text: OsString,
+        /// A path in a mount (default: the volume's own). PATH TEXT is taken, too, when the
+        /// first is a path and the second is none.
+        path: Option<OsString>,
         /// The volume's folder.
         #[arg(long)]
         volume: Option<PathBuf>,
+    },
+    /// Make or change a named policy; what uses it follows.
+    #[command(
+        after_long_help = POLICY_PARTS,
+        after_help = "Example:\n  cairn policy define archive min=3,target=3,distinct=site --volume ~/volume\n\nWhat the text leaves out is as in the volume's own policy. --help lists the parts."
+    )]
+    Define {
+        /// Of a-z, 0-9, `-`, `_`, `.`, a letter first.
+        name: String,
+        /// Its parts.
+        text: String,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// List the named policies.
+    Ls {
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Remove a named policy; refused while it is used.
+    Rm {
+        /// Its name.
+        name: String,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Say which rule comes from where, where copies are, and what is missing and why.
+    #[command(after_help = "Example:\n  cairn policy explain ~/data/thesis/chapter-1.tex")]
+    Explain {
+        /// A path in a mount.
+        path: PathBuf,
     },
 }
 

@@ -13,6 +13,7 @@ mod client;
 mod events;
 mod mount;
 mod output;
+mod policy;
 mod quota;
 mod setup;
 
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use self::arguments::{Arguments, BackendVerb, ConfigVerb, HooksVerb, PolicyVerb, Verb};
+use self::arguments::{Arguments, BackendVerb, ConfigVerb, HooksVerb, Verb};
 use self::client::Target;
 use self::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
@@ -114,7 +115,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Verb::Backend { verb } => backend(verb, &output),
-        Verb::Policy { verb } => policy(verb, &output),
+        Verb::Policy { verb } => policy::policy(verb, &output),
         Verb::Quota { verb } => quota::quota(verb, &output),
         Verb::Export { path, output: file, car_version, metadata } => {
             car::export(&path, &file, car_version, metadata, &output)
@@ -214,34 +215,6 @@ fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure> {
             output.fields(&value, &["id", "last_copies_given_up"]);
         }
         BackendVerb::Test { url } => setup::backend_test(&url, output)?,
-    }
-    Ok(())
-}
-
-fn policy(verb: PolicyVerb, output: &Output) -> Result<(), Failure> {
-    match verb {
-        PolicyVerb::Show { path, volume } => {
-            let (target, path) = match path {
-                Some(path) => {
-                    let (target, path) = Target::of_path(&path)?;
-                    (target, Some(path))
-                }
-                None => (Target::of_volume(volume)?, None),
-            };
-            let value = target.send(&Command::PolicyShow { path }, output)?;
-            output.text(&value, "policy");
-        }
-        PolicyVerb::Set { text, path, volume } => {
-            let (target, path) = match path {
-                Some(path) => {
-                    let (target, path) = Target::of_path(&path)?;
-                    (target, Some(path))
-                }
-                None => (Target::of_volume(volume)?, None),
-            };
-            let value = target.send(&Command::PolicySet { path, text }, output)?;
-            output.text(&value, "policy");
-        }
     }
     Ok(())
 }

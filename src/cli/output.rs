@@ -133,6 +133,12 @@ impl Output {
         line(&format!("state       {}", plain(&value["state"])));
         line(&format!("files       {} ({})", plain(&value["files"]), size(&value["bytes"])));
         line(&format!("policy      {}", plain(&value["policy"])));
+        for name in value["undefined_policies"].as_array().into_iter().flatten() {
+            line(&format!(
+                "Files use the policy {}, which is not defined: what they inherit holds (`cairn policy define`).",
+                plain(name)
+            ));
+        }
         line(&format!(
             "pins        {} total: {} at target, {} below target, {} below min, {} over max, {} unverified",
             pins["total"],

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{HookConfig, MemoryPlan};
 use crate::backends::BackendSpec;
-use crate::replication::Policy;
+use crate::replication::{InvalidPolicy, Policy, check_definition};
 use crate::telemetry::LogFormat;
 use crate::types::ByteSize;
 
@@ -17,8 +17,13 @@ pub const TEMPLATE: &str = "\
 
 [volume]
 # Copies and what an acknowledgement waits for. The local store counts as one.
-# level: LOCAL_DURABILITY, SINGLE, QUORUM, ALL; wait_on: close, fsync; on_degraded: queue, fail
+# level: LOCAL_DURABILITY, SINGLE, QUORUM, ALL, TIERED, PROGRESSIVE; wait_on: close, fsync;
+# on_degraded: queue, fail; `cairn policy set --help` has the other parts.
 policy = \"min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue\"
+
+# Policies by name, for `cairn policy set NAME PATH`; `cairn policy define` writes them.
+# [policies]
+# archive = \"min=3,target=3\"
 
 [mount]
 # Threads that read the kernel's requests.
@@ -303,6 +308,8 @@ impl Default for LogConfig {
 pub struct Config {
     /// Copies.
     pub volume: VolumeConfig,
+    /// Policies by name, in text form.
+    pub policies: BTreeMap<String, String>,
     /// The mount.
     pub mount: MountConfig,
     /// The local store.
@@ -373,7 +380,12 @@ impl Config {
         }
         let config: Self =
             table.try_into().map_err(|e: toml::de::Error| invalid(hint(e.message(), &defaults)))?;
-        config.volume.policy.parse::<Policy>().map_err(|e| invalid(e.to_string()))?;
+        let policy: Policy =
+            config.volume.policy.parse().map_err(|e: InvalidPolicy| invalid(e.to_string()))?;
+        for (name, text) in &config.policies {
+            check_definition(&policy, name, text)
+                .map_err(|e| invalid(format!("[policies] {name}: {e}")))?;
+        }
         MemoryPlan::of(&config).map_err(&invalid)?;
         for hook in &config.hooks {
             hook.check().map_err(&invalid)?;
@@ -423,6 +435,25 @@ impl Config {
     pub fn set_policy(volume: &Path, policy: &Policy) -> Result<(), ConfigError> {
         Self::edit(volume, |document| {
             document["volume"]["policy"] = toml_edit::value(policy.to_string());
+        })
+    }
+
+    /// Writes a named policy into the file, or removes it.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn set_definition(
+        volume: &Path,
+        name: &str,
+        text: Option<&str>,
+    ) -> Result<(), ConfigError> {
+        Self::edit(volume, |document| {
+            let policies = document.entry("policies").or_insert_with(toml_edit::table);
+            if let Some(text) = text {
+                policies[name] = toml_edit::value(text);
+            } else if let Some(policies) = policies.as_table_like_mut() {
+                policies.remove(name);
+            }
         })
     }
 

@@ -100,6 +100,7 @@ pub fn status_json(volume: &Volume) -> Value {
         "volume": volume.identity.id, "state": state, "files": stats.files,
         "directories": stats.directories, "bytes": stats.bytes,
         "policy": volume.policy.read().to_string(),
+        "undefined_policies": volume.vfs.undefined_policies(),
         "places": domains.len(), "wanted_places": volume.policy.read().target,
         "pins": {
             "total": stats.pins, "at_target": at_target, "below_target": below_target,
@@ -141,7 +142,12 @@ impl Handler for Commands {
             Command::BackendAdd { url } => backend_add(&volume, &url, self.mountpoint.as_deref()),
             Command::BackendList => Ok(status_json(&volume)["backends"].take()),
             Command::BackendRemove { id, force } => backend_remove(&volume, &id, force),
-            Command::PolicyShow { path } => {
+            Command::PolicyShow { name: Some(name), .. } => policy::show(&volume, &name),
+            Command::PolicyDefine { name, text } => policy::define(&volume, &name, &text),
+            Command::PolicyList => Ok(policy::list(&volume)),
+            Command::PolicyRemove { name } => policy::remove(&volume, &name),
+            Command::PolicyExplain { path } => policy::explain(&volume, &path),
+            Command::PolicyShow { path, .. } => {
                 let (ino, what) = resolve(&volume, path.as_deref().unwrap_or_default())?;
                 let policy = volume.vfs.policy_of(ino).map_err(|e| of_vfs(e, &what))?;
                 Ok(json!({ "policy": policy.to_string(), "values": policy }))

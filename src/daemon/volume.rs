@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use parking_lot::RwLock;
 
 use super::events::Keeper;
 use super::identity::{Identity, Lock};
+use super::policy::{mark, mount_rule};
 use crate::api::{ErrorCode, Failure};
 use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, refuse_overlap, wrap};
 use crate::config::{Config, MemoryPlan, TEMPLATE};
@@ -19,7 +21,7 @@ use crate::replication::{
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, failpoint, within};
 use crate::store::{LocalStore, StoreOptions};
-use crate::types::{AccessTimes, VolumeId};
+use crate::types::{AccessTimes, Ino, VolumeId};
 use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
 
 /// A backend that does not open in this time is opened by a probe later.
@@ -140,7 +142,7 @@ impl Volume {
         }
         let identity =
             Identity::new(VolumeId::random(), options.profile.name.to_owned(), SystemClock.now());
-        Self::write_settings(dir, &specs, &options.policy)?;
+        Self::write_settings(dir, &specs, &options.policy, &BTreeMap::new())?;
         identity.store(dir)?;
         Ok(identity)
     }
@@ -171,9 +173,17 @@ impl Volume {
         Ok(())
     }
 
-    fn write_settings(dir: &Path, specs: &[BackendSpec], policy: &Policy) -> Result<(), Failure> {
+    fn write_settings(
+        dir: &Path,
+        specs: &[BackendSpec],
+        policy: &Policy,
+        definitions: &BTreeMap<String, String>,
+    ) -> Result<(), Failure> {
         std::fs::write(Config::path(dir), TEMPLATE).map_err(failed)?;
         Config::set_policy(dir, policy).map_err(failed)?;
+        for (name, text) in definitions {
+            Config::set_definition(dir, name, Some(text)).map_err(failed)?;
+        }
         Config::set_backends(dir, specs).map_err(failed)
     }
 
@@ -223,6 +233,7 @@ impl Volume {
             }
             registry.add(spec.clone(), opened.map_err(|e| e.message));
         }
+        let definitions = config.policies.clone();
         let level_deadline = Duration::from_secs(config.replication.level_deadline_s);
         let replicator = Replicator::start(
             Arc::clone(&namespace),
@@ -241,6 +252,13 @@ impl Volume {
             },
         )
         .map_err(failed)?;
+        replicator.policies().define(&policy, &definitions).map_err(usage)?;
+        let mark = mark(&policy, &definitions);
+        if !mode.read_only && namespace.noted_policies().map_err(failed)? != Some(mark) {
+            // Changed by hand, or of a version that kept no numbers.
+            namespace.request_walk(Ino::ROOT).map_err(failed)?;
+            namespace.note_policies(mark).map_err(failed)?;
+        }
         let checkpointer = Checkpointer::start(
             Arc::clone(&namespace),
             Arc::clone(&registry),
@@ -258,6 +276,7 @@ impl Volume {
                 base_bytes: config.checkpoint.base_bytes.0,
                 max_deltas: config.checkpoint.max_deltas as usize,
                 level_deadline,
+                definitions,
             },
         )
         .map_err(|error| match error {
@@ -273,6 +292,7 @@ impl Volume {
             options: VfsOptions {
                 profile,
                 policy: mount_policy,
+                mount_rule: mount_rule(&mode.policy_override),
                 read_only: mode.read_only,
                 access_times: mode.access_times,
                 dirty_bytes: memory.dirty,
@@ -448,7 +468,7 @@ impl Volume {
             let taken: Vec<_> = specs.iter().map(|known| known.id.clone()).collect();
             specs.push(BackendSpec::parse(&options.from, &taken).map_err(usage)?);
         }
-        Self::write_settings(dir, &specs, &recovered.policy)?;
+        Self::write_settings(dir, &specs, &recovered.policy, &recovered.definitions)?;
         failpoint::reach("recover.settled");
         let identity = Identity::new(
             recovered.manifest.volume,
@@ -458,9 +478,10 @@ impl Volume {
         identity.store(dir)?;
         failpoint::reach("recover.identified");
         drop(lock);
-        // Judged anew (the local copies are gone), and written as a new base by
-        // this life's writer.
+        // Policies are found again, all is judged anew (the local copies are gone), and
+        // written as a new base by this life's writer.
         let volume = Self::open(dir, &VolumeMode::default())?;
+        volume.vfs.converge(Ino::ROOT, &mut |_| {}).map_err(failed)?;
         volume.replicator.replan().map_err(failed)?;
         failpoint::reach("recover.replanned");
         volume.checkpointer.checkpoint(true).map_err(failed)?;

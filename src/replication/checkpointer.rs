@@ -60,6 +60,8 @@ pub struct CheckpointerOptions {
     pub max_deltas: usize,
     /// How long an acknowledgement waits for backends.
     pub level_deadline: Duration,
+    /// The volume's policies by name (they are in the manifest).
+    pub definitions: BTreeMap<String, String>,
 }
 
 /// The last checkpoint.
@@ -93,6 +95,7 @@ struct State {
     ended: u64,
     running: bool,
     policy: Policy,
+    definitions: BTreeMap<String, String>,
     /// Sequences up to this are taken, here or at a backend.
     floor: u64,
     /// Why the last write failed, for those who waited for it.
@@ -144,7 +147,8 @@ impl Checkpointer {
             return Err(ReplicationError::Behind { known, found, location });
         }
         let floor = known.max(highest_local(&options.dir)?);
-        let mut state = State { policy, floor, ..State::default() };
+        let definitions = options.definitions.clone();
+        let mut state = State { policy, definitions, floor, ..State::default() };
         if let Some((manifest, id)) = newest_local(&options.dir)? {
             state.manifest = Some(Arc::new(manifest));
             state.manifest_cid = Some(id);
@@ -534,9 +538,10 @@ impl Checkpointer {
         }
     }
 
-    /// The volume's policy changed (it is in the manifest).
-    pub fn set_policy(&self, policy: Policy) {
-        self.state.lock().policy = policy;
+    /// The volume's policies changed (they are in the manifest).
+    pub fn set_policies(&self, policy: Policy, definitions: BTreeMap<String, String>) {
+        let mut state = self.state.lock();
+        (state.policy, state.definitions) = (policy, definitions);
     }
 
     /// Writes, or shares a write that begins after this call. Returns a
@@ -562,11 +567,11 @@ impl Checkpointer {
             let number = state.begun;
             let previous = state.manifest.clone();
             let need_base = base || self.needs_base(&state);
-            let policy = state.policy.clone();
+            let policies = (state.policy.clone(), state.definitions.clone());
             let newest = previous.as_ref().map_or(0, |manifest| manifest.sequence);
             let sequence = newest.max(state.floor) + 1;
             drop(state);
-            let result = self.write(previous.as_deref(), need_base, sequence, &policy);
+            let result = self.write(previous.as_deref(), need_base, sequence, policies);
             state = self.state.lock();
             state.running = false;
             self.notify();
@@ -609,7 +614,7 @@ impl Checkpointer {
         previous: Option<&Manifest>,
         base: bool,
         sequence: u64,
-        policy: &Policy,
+        (policy, policies): (Policy, BTreeMap<String, String>),
     ) -> Result<Option<(Manifest, Cid)>, ReplicationError> {
         if !base && !self.namespace.has_marks()? {
             return Ok(None);
@@ -650,13 +655,14 @@ impl Checkpointer {
         let mut versions = previous.map(|manifest| manifest.versions.clone()).unwrap_or_default();
         versions.insert(self.options.writer.to_string(), sequence);
         let manifest = Manifest {
-            format: Manifest::FORMAT,
+            format: Manifest::format_for(&policies),
             volume: self.options.volume,
             sequence,
             previous: self.state.lock().manifest_cid.map(|id| id.to_string()),
             base: base_entry,
             deltas,
             policy: policy.to_string(),
+            policies,
             profile: self.options.profile.clone(),
             backends: self
                 .registry

@@ -15,7 +15,7 @@ use super::planner::{Places, Plan, plan};
 use super::queue::Queue;
 use super::verify::Claims;
 use super::waiters::Waiters;
-use super::{Registry, ReplicationError, ReplicatorOptions};
+use super::{PolicyBook, Registry, ReplicationError, ReplicatorOptions};
 use crate::metadata::{
     ContentRecord, CopyRecord, CopyState, Namespace, PinState, QueueRecord, VerifyMethod,
 };
@@ -36,6 +36,8 @@ pub(super) struct Core {
     pub queue: Queue,
     pub waiters: Waiters,
     pub claims: Claims,
+    /// What the numbers in contents' records ask for.
+    pub policies: Arc<PolicyBook>,
     pub bytes_sent: AtomicU64,
     /// Results are recorded one transaction at a time: two for the same
     /// contents would only conflict.
@@ -63,6 +65,7 @@ impl Core {
         calls: Calls,
         clock: Arc<dyn Clock>,
         options: ReplicatorOptions,
+        policies: Arc<PolicyBook>,
     ) -> Self {
         Self {
             namespace,
@@ -74,6 +77,7 @@ impl Core {
             queue: Queue::default(),
             waiters: Waiters::new(),
             claims: Claims::default(),
+            policies,
             bytes_sent: AtomicU64::new(0),
             recording: Mutex::new(()),
         }
@@ -151,7 +155,8 @@ impl Core {
         Ok(())
     }
 
-    /// Brings a record's pin and queue row in line with its copies. With an
+    /// Brings a record's numbers, pin and queue row in line with its policies and
+    /// copies. With an
     /// error, the row says so; with `pause`, it is left alone for a while.
     pub fn settle(
         &self,
@@ -162,6 +167,8 @@ impl Core {
         error: Option<String>,
         pause: bool,
     ) {
+        let policy = self.policies.of(&record.policies);
+        (record.min, record.target, record.max) = (policy.min, policy.target, policy.max);
         record.pin = judge(record.min, record.target, record.max, places.held(record).len());
         if plan(root, record, places) == Plan::Satisfied {
             *row = None;

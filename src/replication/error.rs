@@ -1,3 +1,4 @@
+use super::TooManyPolicies;
 use crate::backends::BackendError;
 use crate::metadata::MetadataError;
 use crate::store::StoreError;
@@ -60,6 +61,9 @@ pub enum ReplicationError {
         /// Where.
         location: String,
     },
+    /// No number is left for one more policy (ENOSPC).
+    #[error(transparent)]
+    TooManyPolicies(#[from] TooManyPolicies),
     /// The daemon is stopping (ESHUTDOWN).
     #[error("the volume is being unmounted")]
     ShuttingDown,

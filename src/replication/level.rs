@@ -1,15 +1,73 @@
 //! Waits for the copies of a policy's level.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::planner::Places;
-use super::{OnDegraded, Policy, ReplicationError, WriteResult};
-use crate::types::Cid;
+use super::{Level, OnDegraded, Policy, ReplicationError, WriteResult};
+use crate::metadata::ContentRecord;
+use crate::types::{BackendId, Cid};
 
 /// How often places are looked at: one that goes down wakes nobody.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How far a content is on the way to its level.
+pub(super) struct Standing {
+    /// Distinct copies that count for the level.
+    pub have: usize,
+    /// How many it asks for.
+    pub want: usize,
+    /// Distinct copies in all.
+    pub held: usize,
+    /// Distinct places that have one, or take one now, of those that count.
+    pub reachable: usize,
+    /// The only tier that counts.
+    pub tier: Option<String>,
+}
+
+impl Standing {
+    /// Without a content: of one that is here only.
+    pub fn of(
+        core: &Core,
+        record: Option<&ContentRecord>,
+        policy: &Policy,
+        places: &Places,
+    ) -> Self {
+        let local = || BTreeSet::from([places.local_domain.clone()]);
+        let held = record.map_or_else(local, |record| places.held(record));
+        let size = record.map_or(0, ContentRecord::stored_bytes);
+        let target = usize::from(policy.target);
+        let selected = places.configured(&held).min(target.max(held.len()));
+        let want = policy.copies_to_wait_for(selected);
+        let tier = policy.tiers.first().filter(|_| policy.level == Level::Tiered);
+        let Some(tier) = tier.map(|rule| rule.tier.clone()) else {
+            let reachable = places.reachable(&held, size);
+            return Self { have: held.len(), want, held: held.len(), reachable, tier: None };
+        };
+        // The local store whose tier is not set is the first one.
+        let counts = |id: &BackendId| match core.registry.tier_of(id) {
+            Some(of) => of == tier,
+            None => id.is_local(),
+        };
+        let good = record.into_iter().flat_map(ContentRecord::good_copies);
+        let mut domains: BTreeSet<String> = good
+            .filter(|copy| counts(&copy.backend))
+            .filter_map(|copy| places.domain_of(&copy.backend))
+            .collect();
+        if counts(&BackendId::local()) && record.is_none() {
+            domains.extend(local());
+        }
+        let have = domains.len();
+        let takes = places.candidates.iter().filter(|c| c.durable && c.takes(size));
+        domains.extend(takes.filter(|c| counts(&c.id)).map(|c| c.domain.clone()));
+        if counts(&BackendId::local()) {
+            domains.extend(local());
+        }
+        Self { have, want, held: held.len(), reachable: domains.len(), tier: Some(tier) }
+    }
+}
 
 /// See [`super::Replicator::level`].
 pub(super) async fn wait(
@@ -29,16 +87,15 @@ pub(super) async fn wait(
         };
         {
             let places = core.registry.places();
-            let held = places.held(&record);
-            let (have, target) = (held.len(), usize::from(policy.target));
-            let want = policy.copies_to_wait_for(places.configured(&held).min(target.max(have)));
-            if have >= target {
-                return Ok(WriteResult::TargetAchieved);
-            }
+            let Standing { have, want, held, reachable, .. } =
+                Standing::of(&core, Some(&record), &policy, &places);
             if have >= want {
-                return Ok(WriteResult::QuorumAchieved);
+                return Ok(if held >= usize::from(policy.target) {
+                    WriteResult::TargetAchieved
+                } else {
+                    WriteResult::QuorumAchieved
+                });
             }
-            let reachable = places.reachable(&held, record.stored_bytes());
             let no_place =
                 reachable < want && (have >= reachable || policy.on_degraded == OnDegraded::Fail);
             let late = start.elapsed() >= core.options.level_deadline;

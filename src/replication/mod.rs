@@ -10,6 +10,7 @@
 //! `src/docs/replication.md` has the order of things and the guarantees.
 
 mod alarms;
+mod assign;
 mod calls;
 mod checkpointer;
 mod core;
@@ -17,6 +18,7 @@ mod error;
 mod event_files;
 mod events;
 mod executor;
+mod explain;
 mod fetch;
 mod files;
 mod health;
@@ -39,10 +41,12 @@ mod verify;
 mod waiters;
 
 pub use self::alarms::{Alarm, AlarmKind, Fire, Notice, RateLimit};
+pub use self::assign::Assignment;
 pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions};
 pub use self::error::ReplicationError;
 pub use self::event_files::{EventFiles, recover_events};
 pub use self::events::Events;
+pub use self::explain::{ExplainedPlace, ExplainedWait, Explanation};
 pub use self::health::{BackendState, BackendStatus};
 pub use self::local::LocalBackend;
 pub use self::policy::{

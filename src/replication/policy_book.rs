@@ -398,6 +398,7 @@ impl PolicyBook {
         let all = self.inner.read().by_strictness(numbers);
         *numbers = all.into_iter().take(MOST_NUMBERS).map(|(number, _)| number).collect();
         numbers.sort_unstable();
+        self.tell("", "a content has too many policies: the strictest are kept");
         true
     }
 
@@ -421,7 +422,7 @@ impl PolicyBook {
     fn tell(&self, rule: &str, problem: &str) {
         let mut told = self.told.lock();
         if told.len() < MOST_TOLD && told.insert(rule.to_owned()) {
-            tracing::warn!(rule, problem, "a stored policy does not hold as it is written");
+            tracing::warn!(rule, problem, "not all policies hold as they are written");
         }
     }
 

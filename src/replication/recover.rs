@@ -31,6 +31,8 @@ pub struct Recovered {
     pub cid: Cid,
     /// The volume's policy.
     pub policy: Policy,
+    /// Its policies by name.
+    pub definitions: BTreeMap<String, String>,
     /// Its backends, without secrets.
     pub backends: Vec<BackendSpec>,
     /// Rows loaded.
@@ -139,5 +141,6 @@ fn load(
         .iter()
         .filter_map(|(id, url)| Some(BackendSpec { id: id.parse().ok()?, url: url.clone() }))
         .collect();
-    Ok(Recovered { cid: id, policy, backends, rows: count, skipped, manifest })
+    let definitions = manifest.policies.clone();
+    Ok(Recovered { cid: id, policy, definitions, backends, rows: count, skipped, manifest })
 }

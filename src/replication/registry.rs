@@ -187,6 +187,12 @@ impl Registry {
         self.entries.read().get(id).map(|entry| entry.domain.clone())
     }
 
+    /// The tier of a place, as its settings name it: none does yet.
+    #[expect(clippy::unused_self, reason = "the settings of backends will say it")]
+    pub(super) fn tier_of(&self, _: &BackendId) -> Option<String> {
+        None
+    }
+
     /// Where copies there count; `None` when they do not.
     pub(super) fn counted_domain_of(&self, id: &BackendId) -> Option<String> {
         self.places().domain_of(id)

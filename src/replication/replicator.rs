@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::calls::Calls;
 use super::core::{Core, Outcome};
 use super::fetch::Fetcher;
-use super::{Events, Policy, Registry, ReplicationError, WriteResult};
+use super::{Events, Policy, PolicyBook, Registry, ReplicationError, WriteResult};
 use super::{executor, level, probe, verify};
 use crate::metadata::{CopyRecord, CopyState, Namespace, PinState, VerifyMethod};
 use crate::runtime::{Bridge, Cancel, Clock, Shutdown};
@@ -63,7 +63,7 @@ pub struct Progress {
 /// Dropped or shut down, it cuts off the calls in flight; the durable queue
 /// goes on with them at the next start.
 pub struct Replicator {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
 }
 
 impl Drop for Replicator {
@@ -77,7 +77,7 @@ impl Replicator {
     /// queue.
     ///
     /// # Errors
-    /// `Io` when the operating system refuses threads.
+    /// `Io` when the operating system refuses threads; of the metadata.
     pub fn start(
         namespace: Arc<Namespace>,
         store: Arc<LocalStore>,
@@ -89,8 +89,14 @@ impl Replicator {
     ) -> Result<Arc<Self>, ReplicationError> {
         let calls =
             Calls { bridge, stop: Cancel::default(), deadline: options.call_deadline, down: None };
+        let policies = Arc::new(PolicyBook::new(namespace.policy_expressions()?));
+        let book = Arc::clone(&policies);
+        namespace.keep_strictest_by(Box::new(move |numbers| {
+            book.keep_strictest(numbers);
+        }));
         let fetcher = Arc::new(Fetcher::new(store, Arc::clone(&registry), calls.clone()));
-        let core = Arc::new(Core::new(namespace, fetcher, registry, calls, clock, options));
+        let core =
+            Arc::new(Core::new(namespace, fetcher, registry, calls, clock, options, policies));
         // Made first: what is started ends when a later start fails.
         let replicator = Arc::new(Self { core: Arc::clone(&core) });
         executor::start(&core)?;

@@ -25,7 +25,6 @@ use crate::content::{Changed, ContentError, Link, holes, rebuild};
 use crate::metadata::{
     ContentCommit, ContentRecord, CopyRecord, CopyState, InodeRecord, MetadataError, VerifyMethod,
 };
-use crate::replication::Policy;
 use crate::runtime::{Step, failpoint};
 use crate::store::{PackTicket, SealedLeaf, StagedLeaves, Staging};
 use crate::telemetry;
@@ -291,6 +290,7 @@ impl Vfs {
                 Entry::Vacant(entry) => drop(entry.insert(request)),
             }
         }
+        let policies = self.policy_changes();
         // A collection spares the blocks until their rows are there.
         let commit = self.store.begin_commit();
         // In the order of their numbers: two batches cannot wait for each other.
@@ -383,6 +383,9 @@ impl Vfs {
         self.commits_ended.send_modify(|count| *count += 1);
         drop(batch);
         drop(commit);
+        if self.policy_changes() != policies {
+            self.follow_policies(hashed.keys().copied());
+        }
         self.replicator.submit(&roots);
         for request in nodes.values() {
             self.correct_holes(&request.node);
@@ -507,7 +510,7 @@ impl Vfs {
         hashes: &mut Hashes,
     ) -> Result<Hashed, VfsError> {
         let record = state.record.clone();
-        let policy = self.policy_of_locked(&record)?;
+        let numbers = self.policy_numbers(node.ino, &record)?;
         let Some(staging) = state.staging.as_mut() else {
             // Only times changed.
             let content = match &record.content {
@@ -516,7 +519,7 @@ impl Vfs {
             };
             let link =
                 Link { cid: record.content.unwrap_or_default(), size: record.size, tsize: 0 };
-            let fallback = self.new_record(&policy, &link, 1, &record.profile);
+            let fallback = self.new_record(numbers, &link, 1, &record.profile);
             let commit = ContentCommit {
                 shared: false,
                 ino: node.ino,
@@ -621,8 +624,8 @@ impl Vfs {
             ino: node.ino,
             version: record.version,
             root: root.map(|root| root.cid),
-            record: ContentRecord { holes, ..self.new_record(&policy, &link, count, "") },
-            enqueue: self.replicator.wants_copies(&policy),
+            enqueue: self.wants_copies(&numbers),
+            record: ContentRecord { holes, ..self.new_record(numbers, &link, count, "") },
             size,
             mtime: record.mtime,
         };
@@ -665,18 +668,18 @@ impl Vfs {
         Ok(before.saturating_sub(gone) + new)
     }
 
-    /// Of a file whose own state is locked here; its directories' are not.
-    pub(super) fn policy_of_locked(&self, record: &InodeRecord) -> Result<Policy, VfsError> {
-        self.policy_below(Some(record.parent), &record.policy)
+    fn wants_copies(&self, numbers: &[u32]) -> bool {
+        self.replicator.wants_copies(&self.replicator.policies().of(numbers))
     }
 
     fn new_record(
         &self,
-        policy: &Policy,
+        numbers: Vec<u32>,
         link: &Link,
         blocks: u64,
         profile: &str,
     ) -> ContentRecord {
+        let policy = self.replicator.policies().of(&numbers);
         let now: Timestamp = self.now();
         let copies = vec![CopyRecord {
             backend: BackendId::local(),
@@ -696,7 +699,7 @@ impl Vfs {
             pin: self.replicator.judge(policy.min, policy.target, policy.max, &copies),
             copies,
             holes: 0,
-            policies: Vec::new(),
+            policies: numbers,
             created_s: now.seconds,
             accessed_s: now.seconds,
         }
@@ -710,19 +713,20 @@ impl Vfs {
         content: &GraftContent,
         mtime: Timestamp,
     ) -> Result<ContentCommit, VfsError> {
-        let policy = self.policy_of_locked(record)?;
+        let numbers = self.policy_numbers(ino, record)?;
         // What cannot be counted is no hole: the figure may be too low.
         let all = 0..content.link.size;
         let counted = holes(&content.link, &[all], &self.zeros, &mut |id| self.load(id));
         let holes = counted.unwrap_or_default();
-        let counted = self.new_record(&policy, &content.link, content.blocks, &content.profile);
+        let enqueue = self.wants_copies(&numbers);
+        let counted = self.new_record(numbers, &content.link, content.blocks, &content.profile);
         Ok(ContentCommit {
             shared: false,
             ino,
             version: record.version,
             root: Some(content.link.cid),
             record: ContentRecord { holes, ..counted },
-            enqueue: self.replicator.wants_copies(&policy),
+            enqueue,
             size: content.link.size,
             mtime,
         })

@@ -105,8 +105,10 @@ impl Vfs {
         self.refuse_read_only()?;
         self.refuse_busy(ino)?;
         let _stripe = self.stripe(parent);
+        let other = self.record(ino)?.parent;
         self.namespace.link(ino, parent, name, self.now())?;
         self.reload(&[ino, parent])?;
+        self.moved(&[ino], (other, parent), false)?;
         self.changed_below(parent)?;
         self.attributes(ino)
     }
@@ -167,7 +169,8 @@ impl Vfs {
         self.refuse_busy_name(from.0, from.1)?;
         self.refuse_busy_name(to.0, to.1)?;
         let _stripes = self.two_stripes(from.0, to.0);
-        let removed = self.namespace.rename(from, to, mode, self.now())?;
+        let walk = self.is_ruled_apart(from.0, to.0)?;
+        let removed = self.namespace.rename_and_walk(from, to, mode, self.now(), walk)?;
         let mut changed = vec![from.0, to.0];
         for (parent, name) in [from, to] {
             if let Ok(dentry) = self.namespace.lookup(parent, name) {
@@ -175,6 +178,7 @@ impl Vfs {
             }
         }
         self.reload(&changed)?;
+        self.moved(&changed[2..], (from.0, to.0), walk)?;
         self.changed_below(from.0)?;
         self.changed_below(to.0)?;
         match removed {

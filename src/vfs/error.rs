@@ -28,6 +28,9 @@ pub enum VfsError {
     /// Copies could not be made or read.
     #[error(transparent)]
     Replication(#[from] ReplicationError),
+    /// Text that is no policy here (EINVAL).
+    #[error("{0}")]
+    InvalidPolicy(String),
     /// An earlier write of this file failed in the background; told once.
     #[error("an earlier write failed: {1}")]
     Latched(Errno, String),
@@ -46,6 +49,7 @@ impl VfsError {
         let os = match self {
             Self::Latched(errno, _) => return *errno,
             Self::Posix(errno) => *errno,
+            Self::InvalidPolicy(_) => Os::INVAL,
             Self::Metadata(error) => of_metadata(error),
             Self::Store(error) => of_store(error),
             // Bytes that cannot be understood are damage.
@@ -69,6 +73,7 @@ impl VfsError {
                 ReplicationError::Metadata(error) => of_metadata(error),
                 ReplicationError::Store(error) => of_store(error),
                 ReplicationError::ShuttingDown => Os::SHUTDOWN,
+                ReplicationError::TooManyPolicies(_) => Os::NOSPC,
             },
         };
         Errno(os.raw_os_error())

@@ -25,6 +25,7 @@ mod error;
 mod file;
 mod near;
 mod node;
+mod policy;
 mod quota;
 mod read;
 mod retry;
@@ -53,6 +54,7 @@ use self::bringing::Bringing;
 use self::commit::Committer;
 use self::file::Handle;
 use self::node::{Node, NodeTable};
+use self::policy::Policies;
 use crate::content::{Link, Profile, Zeros};
 use crate::metadata::{
     ContentRecord, Created, InodeRecord, MetadataError, Namespace, NewNode, SetAttributes,
@@ -74,6 +76,9 @@ pub struct VfsOptions {
     pub profile: Profile,
     /// The volume's policy (with this mount's overrides).
     pub policy: Policy,
+    /// What of this mount's options says how many copies and where, as a rule before
+    /// all others.
+    pub mount_rule: String,
     /// No changes.
     pub read_only: bool,
     /// Of what a read moves the time of access, by the rule of relatime.
@@ -165,6 +170,7 @@ pub struct Vfs {
     options: VfsOptions,
     zeros: Zeros,
     policy: RwLock<Policy>,
+    policies: Policies,
     nodes: NodeTable,
     handles: RwLock<HashMap<u64, Arc<Handle>>>,
     next_handle: AtomicU64,
@@ -213,6 +219,7 @@ impl Vfs {
             checkpointer: parts.checkpointer,
             clock: parts.clock,
             policy: RwLock::new(parts.options.policy.clone()),
+            policies: Policies::default(),
             zeros: Zeros::new(&parts.options.profile),
             nodes: NodeTable::default(),
             handles: RwLock::default(),
@@ -247,6 +254,9 @@ impl Vfs {
         }
         Committer::start(&vfs)?;
         Behind::start(&vfs)?;
+        if !vfs.options.read_only {
+            Policies::start(&vfs)?;
+        }
         Ok(vfs)
     }
 
@@ -303,47 +313,9 @@ impl Vfs {
         }
     }
 
-    /// The volume's policy for what is written from now on.
-    pub fn set_policy(&self, policy: Policy) {
-        *self.policy.write() = policy;
-    }
-
     /// The tree below.
     pub fn namespace(&self) -> &Arc<Namespace> {
         &self.namespace
-    }
-
-    /// The policy that holds for an inode: its own, else the nearest
-    /// directory's, else the volume's.
-    pub fn policy_of(&self, ino: Ino) -> Result<Policy, VfsError> {
-        let inode = self.record(ino)?;
-        if ino == Ino::ROOT {
-            return self.policy_below(None, &inode.policy);
-        }
-        self.policy_below(Some(inode.parent), &inode.policy)
-    }
-
-    /// The policy of what has `text` as its own, in `directory`. A directory
-    /// that is gone (its file is still open) has nothing more to say.
-    fn policy_below(&self, directory: Option<Ino>, text: &str) -> Result<Policy, VfsError> {
-        let mut texts = vec![text.to_owned()];
-        let mut next = directory;
-        while let Some(at) = next {
-            let inode = match self.record(at) {
-                Err(VfsError::Metadata(MetadataError::NotFound)) => break,
-                other => other?,
-            };
-            texts.push(inode.policy);
-            next = (at != Ino::ROOT).then_some(inode.parent);
-        }
-        let mut policy = self.policy.read().clone();
-        for text in texts.iter().rev().filter(|text| !text.is_empty()) {
-            match policy.overridden_by(text) {
-                Ok(narrower) => policy = narrower,
-                Err(error) => tracing::warn!(%error, "a stored policy is passed over"),
-            }
-        }
-        Ok(policy)
     }
 
     /// Walks a path of names from the root; follows no symlink.
@@ -523,6 +495,7 @@ impl Vfs {
     pub fn close(&self) -> Result<(), VfsError> {
         let committed = self.commit_all();
         self.committer.stop();
+        self.policies.stop();
         let kept = if committed.is_err() { self.record_uncommitted() } else { Ok(()) };
         let result = committed.and(kept);
         // More than can wait, so that none is left.

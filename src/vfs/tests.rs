@@ -7,6 +7,7 @@ mod errors;
 mod hashing;
 mod log_engine;
 mod model;
+mod policies;
 mod quotas;
 mod random;
 mod recovery;

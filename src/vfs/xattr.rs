@@ -139,16 +139,11 @@ impl Vfs {
 
     fn set_policy_text(&self, ino: Ino, value: &[u8]) -> Result<(), VfsError> {
         let text = std::str::from_utf8(value).map_err(|_| Errno::INVAL)?.trim();
-        if let Err(error) = self.policy.read().overridden_by(text) {
+        let set = self.set_policy_at(ino, text);
+        if let Err(error @ VfsError::InvalidPolicy(_)) = &set {
             tracing::info!(%error, %ino, "a policy was refused");
-            return Err(Errno::INVAL.into());
         }
-        self.refuse_busy(ino)?;
-        self.namespace.update_inode(ino, &mut |inode| {
-            text.clone_into(&mut inode.policy);
-            Ok(())
-        })?;
-        self.reload(&[ino])
+        set
     }
 
     /// Names of the stored attributes; the virtual ones are not listed, so that

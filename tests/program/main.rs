@@ -28,6 +28,7 @@ mod lifecycle;
 mod memory;
 mod names;
 mod packages;
+mod policies;
 mod postgres;
 mod programs;
 mod quota;

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::super::MetadataError;
 use crate::types::{Cid, Timestamp, VolumeId, WriterId};
 
-/// The newest format of a manifest.
-const FORMAT: u32 = 1;
+/// The newest format of a manifest. 2: `policies`; without any, 1 is written.
+const FORMAT: u32 = 2;
 
 /// A file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub struct BaseEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// 1.
+    /// 1, or 2 with `policies`.
     pub format: u32,
     /// Whose.
     pub volume: VolumeId,
@@ -53,6 +53,9 @@ pub struct Manifest {
     pub deltas: Vec<FileEntry>,
     /// The volume's policy, in text form.
     pub policy: String,
+    /// Policies by name, in text form.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<String, String>,
     /// Profile of the contents.
     pub profile: String,
     /// The volume's backends (id and URL, no secrets).
@@ -70,8 +73,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The format written.
-    pub const FORMAT: u32 = FORMAT;
+    /// The lowest format that can say all.
+    #[must_use]
+    pub fn format_for(policies: &BTreeMap<String, String>) -> u32 {
+        if policies.is_empty() { 1 } else { FORMAT }
+    }
 
     /// The JSON form.
     ///

@@ -138,13 +138,15 @@ impl Namespace {
         row.map(|value| decode(keys::POLICIES, &value)).transpose()
     }
 
-    /// All contents have what the settings with this mark say.
+    /// All contents have what the settings with this mark say. A checkpoint is due
+    /// then: its manifest has the settings.
     ///
     /// # Errors
     /// `Storage`, `Contended`.
     pub fn note_policies(&self, mark: u64) -> Result<(), MetadataError> {
         self.run(|tx| {
             tx.inner.put(keys::POLICIES, &encode(&mark));
+            tx.marked.push(keys::inode(Ino::ROOT));
             Ok(())
         })
     }

@@ -75,3 +75,14 @@ fn the_volumes_own_policy_has_a_number_only_among_others() {
         assert_eq!(merged, wanted, "{a:?} and {b:?}");
     }
 }
+
+#[test]
+fn settings_that_changed_make_a_checkpoint_due() {
+    on_both(|tree| {
+        let token = tree.snapshot_rows(false, &mut |_| Ok(())).unwrap();
+        tree.clear_marks(&token).unwrap();
+        assert!(!tree.has_marks().unwrap());
+        tree.note_policies(1).unwrap();
+        assert!(tree.has_marks().unwrap());
+    });
+}

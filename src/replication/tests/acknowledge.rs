@@ -166,3 +166,28 @@ fn the_end_wakes_who_waits() {
     assert_eq!(waiter.join().unwrap().unwrap(), WriteResult::NoReplication);
     assert!(start.elapsed() < AT_ONCE);
 }
+
+#[test]
+fn tiered_waits_for_the_first_tier_and_progressive_for_the_first_copy() {
+    let (mut world, places) = World::with(&["a"]);
+    places[0].set_delay(Some(Duration::from_hours(1)));
+    let start = Instant::now();
+    for text in [
+        "min=2,target=2,level=PROGRESSIVE",
+        // No backend has a tier: the local store is the first.
+        "min=2,target=2,level=TIERED,tiers=ssd:1/cloud:1",
+    ] {
+        let policy = policy(text);
+        let root = world.commit(&bytes(text.len() as u64, 200), &policy);
+        let reached = world.replicator().wait(&root, &policy).unwrap();
+        assert_eq!(reached, WriteResult::QuorumAchieved, "{text}");
+        let explained = world.replicator().explain(Some((&root, &world.record(&root))), &policy);
+        assert_eq!(explained.unwrap().wait.copies, 1, "{text}");
+    }
+    // Two in a tier that has one place.
+    let policy = policy("min=2,target=2,level=TIERED,tiers=ssd:2,on_degraded=fail");
+    let root = world.commit(&bytes(7, 200), &policy);
+    let error = world.replicator().wait(&root, &policy).unwrap_err();
+    assert!(matches!(error, ReplicationError::BelowLevel { have: 1, want: 2, .. }), "{error}");
+    assert!(start.elapsed() < AT_ONCE);
+}

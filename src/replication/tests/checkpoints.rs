@@ -55,6 +55,7 @@ fn try_start(world: &World, volume: VolumeId) -> Result<Life, ReplicationError> 
             base_interval: Duration::from_hours(1),
             base_bytes: 1 << 30,
             max_deltas: 1000,
+            definitions: std::collections::BTreeMap::new(),
             level_deadline: Duration::from_secs(20),
         },
     );

@@ -167,13 +167,14 @@ fn a_content_whose_last_good_copy_is_bad_is_an_alarm_and_each_verdict_an_event()
 
 fn manifest(volume: VolumeId) -> Manifest {
     Manifest {
-        format: Manifest::FORMAT,
+        format: 1,
         volume,
         sequence: 1,
         previous: None,
         base: BaseEntry { sequence: 1, files: Vec::new() },
         deltas: Vec::new(),
         policy: String::new(),
+        policies: std::collections::BTreeMap::new(),
         profile: "unixfs-v1-2025".into(),
         backends: std::collections::BTreeMap::new(),
         writer: WriterId::random(),

@@ -165,7 +165,7 @@ impl World {
             pin,
             copies,
             holes: 0,
-            policies: Vec::new(),
+            policies: self.number_of(policy),
             created_s: 0,
             accessed_s: 0,
         };
@@ -184,6 +184,21 @@ impl World {
             replicator.submit(&[link.cid]);
         }
         link.cid
+    }
+
+    /// The number of a policy, before the start, too.
+    fn number_of(&self, policy: &Policy) -> Vec<u32> {
+        let text = policy.to_string();
+        if let Some(replicator) = &self.replicator {
+            return vec![replicator.policy_number(&text).unwrap()];
+        }
+        let known = self.namespace.policy_expressions().unwrap();
+        if let Some((number, _)) = known.iter().find(|(_, known)| *known == text) {
+            return vec![*number];
+        }
+        let number = u32::try_from(known.len()).unwrap() + 1;
+        self.namespace.keep_policy(number, &text).unwrap();
+        vec![number]
     }
 
     pub fn record(&self, root: &Cid) -> ContentRecord {

@@ -1,5 +1,6 @@
 //! A volume on a ground that can be left without warning.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
@@ -94,6 +95,7 @@ impl World {
             options: VfsOptions {
                 profile: SMALL,
                 policy,
+                mount_rule: String::new(),
                 read_only: false,
                 access_times: AccessTimes::None,
                 dirty_bytes,
@@ -195,6 +197,7 @@ impl World {
             options,
         )
         .unwrap();
+        replicator.policies().define(&self.options.policy, &BTreeMap::new()).unwrap();
         let checkpointer = Checkpointer::start(
             Arc::clone(&namespace),
             registry,
@@ -211,6 +214,7 @@ impl World {
                 base_interval: Duration::from_hours(1),
                 base_bytes: 1 << 30,
                 max_deltas: 1 << 20,
+                definitions: BTreeMap::new(),
                 level_deadline: Duration::from_secs(10),
             },
         )

@@ -1,0 +1,171 @@
+//! Why copies are where they are, and where they are not.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::level::Standing;
+use super::placement::choose;
+use super::{BackendState, Policy, ReplicationError, ReplicationStatus, Replicator};
+use crate::metadata::{ContentRecord, CopyRecord, CopyState, QueueRecord};
+use crate::types::{BackendId, Cid};
+
+/// A place, as a policy sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedPlace {
+    /// Which.
+    pub id: BackendId,
+    /// Its health; `None` for the local store.
+    pub state: Option<BackendState>,
+    /// What it fails with.
+    pub domain: String,
+    /// Its tier, when its settings name one.
+    pub tier: Option<String>,
+    /// The policy prefers it.
+    pub preferred: bool,
+    /// The policy excludes it.
+    pub excluded: bool,
+    /// It has a good copy, or gets one now.
+    pub chosen: bool,
+    /// Why it gets none; empty when it is chosen.
+    pub why_not: String,
+    /// Its copy, good or bad.
+    pub copy: Option<CopyRecord>,
+}
+
+/// What an fsync waits for.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedWait {
+    /// Copies that it waits for, the local one included.
+    pub copies: usize,
+    /// Of these, how many there are; `None` without a content.
+    pub have: Option<usize>,
+    /// In words.
+    pub text: String,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// All places, the local store first.
+    pub places: Vec<ExplainedPlace>,
+    /// Backends that the policy names and the volume does not have.
+    pub unknown: Vec<BackendId>,
+    /// What an fsync waits for.
+    pub wait: ExplainedWait,
+    /// Of a content.
+    pub status: Option<ReplicationStatus>,
+    /// Distinct good copies, and how many are wanted.
+    pub copies: Option<(usize, usize)>,
+    /// What is missing and why, in words; empty when nothing is.
+    pub missing: String,
+}
+
+impl Replicator {
+    /// Explains where a content has its copies under a policy; without a content,
+    /// where a small one could have them now.
+    ///
+    /// # Errors
+    /// Of the metadata.
+    pub fn explain(
+        &self,
+        content: Option<(&Cid, &ContentRecord)>,
+        policy: &Policy,
+    ) -> Result<Explanation, ReplicationError> {
+        let core = &self.core;
+        let places = core.registry.places();
+        let record = content.map(|(_, record)| record);
+        let row = match content {
+            Some((root, _)) => core.namespace.queue_row(root)?,
+            None => None,
+        };
+        let copies = record.map_or(&[][..], |record| &record.copies);
+        let copy_at = |id: &BackendId| copies.iter().find(|copy| copy.backend == *id).cloned();
+        let good = |copy: &Option<CopyRecord>| {
+            copy.as_ref()
+                .is_some_and(|c| matches!(c.state, CopyState::Claimed | CopyState::Verified))
+        };
+        let mut held = record.map(|record| places.held(record)).unwrap_or_default();
+        // What is not written yet will be here first.
+        held.insert(places.local_domain.clone());
+        let bad = |copy: &&CopyRecord| matches!(copy.state, CopyState::Corrupt | CopyState::Lost);
+        let damaged: BTreeSet<BackendId> =
+            copies.iter().filter(bad).map(|copy| copy.backend.clone()).collect();
+        let size = record.map_or(0, ContentRecord::stored_bytes);
+        let target = usize::from(record.map_or(policy.target, |record| record.target));
+        let root = content.map(|(root, _)| *root).unwrap_or_default();
+        let choice = choose(&root, target, size, &held, &damaged, &places.candidates);
+        let local = BackendId::local();
+        let mut explained = vec![ExplainedPlace {
+            state: None,
+            domain: places.local_domain.clone(),
+            tier: core.registry.tier_of(&local),
+            preferred: policy.prefer.contains(&local),
+            excluded: false,
+            chosen: true,
+            why_not: String::new(),
+            copy: copy_at(&local),
+            id: local,
+        }];
+        for candidate in &places.candidates {
+            let copy = copy_at(&candidate.id);
+            let passed = choice.passed_over.iter().find(|(id, _)| *id == candidate.id);
+            let why_not = match passed {
+                Some((_, why)) if !good(&copy) => (*why).to_owned(),
+                _ => String::new(),
+            };
+            explained.push(ExplainedPlace {
+                id: candidate.id.clone(),
+                state: Some(candidate.state),
+                domain: candidate.domain.clone(),
+                tier: core.registry.tier_of(&candidate.id),
+                preferred: policy.prefer.contains(&candidate.id),
+                excluded: policy.exclude.contains(&candidate.id),
+                chosen: why_not.is_empty(),
+                why_not,
+                copy,
+            });
+        }
+        let named = policy.prefer.iter().chain(&policy.exclude).chain(policy.weights.keys());
+        let unknown: BTreeSet<BackendId> =
+            named.filter(|id| !id.is_local() && !core.registry.contains(id)).cloned().collect();
+        let in_lane = core.queue.is_busy(&root);
+        let distinct = record.map(|record| places.held(record).len());
+        Ok(Explanation {
+            places: explained,
+            unknown: unknown.into_iter().collect(),
+            wait: wait(&Standing::of(core, record, policy, &places), policy, record.is_some()),
+            status: record.map(|record| ReplicationStatus::of(record, row.as_ref(), in_lane)),
+            copies: distinct.map(|have| (have, target)),
+            missing: distinct.map_or_else(String::new, |have| missing(have, target, row.as_ref())),
+        })
+    }
+}
+
+fn missing(have: usize, target: usize, row: Option<&QueueRecord>) -> String {
+    let lacks = format!("{} of {target} copies", have.min(target));
+    match row {
+        None if have >= target => String::new(),
+        None => format!("{lacks}; every place that counts has one: add a backend"),
+        Some(row) if !row.last_error.is_empty() => format!("{lacks}: {}", row.last_error),
+        Some(_) => format!("{lacks}; the next is queued"),
+    }
+}
+
+fn wait(standing: &Standing, policy: &Policy, content: bool) -> ExplainedWait {
+    let Standing { have, want, tier, .. } = standing;
+    let level = policy.level.as_str();
+    let of = tier.as_ref().map(|tier| format!(" in tier {tier}")).unwrap_or_default();
+    let copies = if *want == 1 { "copy" } else { "copies" };
+    let wait = match policy.level {
+        super::Level::LocalDurability => "the local disk".to_owned(),
+        _ => format!("{want} distinct {copies}{of}, the local one counted"),
+    };
+    let short = if standing.reachable < *want {
+        format!("; only {} can be reached now", standing.reachable)
+    } else {
+        String::new()
+    };
+    let text = format!("{level}: {wait}{short}");
+    ExplainedWait { copies: *want, have: content.then_some(*have), text }
+}
