@@ -44,9 +44,11 @@ fn many_copies_of_a_second_are_one_event_and_few_are_their_own() {
     let events = Events::new(Arc::clone(&tree), clock()).unwrap();
     let b: BackendId = "b".parse().unwrap();
     let roots: Vec<_> = (0..100_000u32).map(|n| cid::of_raw(&n.to_le_bytes())).collect();
+    let start = std::time::Instant::now();
     for batch in roots.chunks(500) {
         events.emit_many(EventKind::CopyPlaced, &b, batch, "");
     }
+    eprintln!("100,000 copies are events after {:?}", start.elapsed());
     events.emit_many(EventKind::CopyVerified, &b, &roots[..3], "");
     events.flush();
     let all = rows(&tree);
