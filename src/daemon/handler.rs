@@ -270,17 +270,10 @@ fn sync(volume: &Volume, path: &[u8], progress: Progress<'_>) -> Result<Value, F
     Ok(json!({ "path": what, "result": reached }))
 }
 
-pub(super) fn event(
-    volume: &Volume,
-    kind: &str,
-    subject: &str,
-    detail: &str,
-) -> Result<(), Failure> {
-    let kind = EventKind::from_name(kind)
-        .ok_or_else(|| failed(format!("`{kind}` is no kind of event")))?;
+/// What somebody did; it is in the tree when this returns.
+pub(super) fn event(volume: &Volume, kind: EventKind, subject: &str, detail: &str) {
     volume.events.emit(kind, subject, detail);
     volume.events.flush();
-    Ok(())
 }
 
 fn backend_add(
@@ -301,7 +294,7 @@ fn backend_add(
     Config::set_backends(&volume.dir, &specs).map_err(failed)?;
     volume.registry.add(spec.clone(), Ok(wrap::standard(opened, deadline)));
     volume.checkpointer.serve_backends();
-    event(volume, "backend_added", spec.id.as_str(), &spec.url)?;
+    event(volume, EventKind::BackendAdded, spec.id.as_str(), &spec.url);
     let contents = volume.replicator.replan().map_err(failed)?;
     let twin = shares_domain(volume, &spec.id);
     Ok(
@@ -355,7 +348,7 @@ fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failu
     Config::set_backends(&volume.dir, &specs).map_err(failed)?;
     volume.registry.remove(&id);
     volume.namespace.forget_backend(&id).map_err(failed)?;
-    event(volume, "backend_removed", id.as_str(), "")?;
+    event(volume, EventKind::BackendRemoved, id.as_str(), "");
     volume.replicator.replan().map_err(failed)?;
     Ok(json!({ "id": id, "last_copies_given_up": last_copies }))
 }

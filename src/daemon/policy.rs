@@ -9,6 +9,7 @@ use super::handler::{event, of_vfs, resolve};
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::config::Config;
+use crate::metadata::EventKind;
 use crate::replication::{InvalidPolicy, Policy, check_definition, split_rule};
 use crate::types::cid::sha256;
 use crate::types::{FileKind, Ino};
@@ -103,7 +104,7 @@ pub(super) fn set_volume(
     // Of what no file refers to any more, too.
     volume.replicator.replan().map_err(failed)?;
     followed(volume, &policy)?;
-    event(volume, "policy_set", "volume", &policy.to_string())?;
+    event(volume, EventKind::PolicySet, "volume", &policy.to_string());
     Ok(json!({ "policy": policy.to_string(), "contents": contents }))
 }
 
@@ -119,7 +120,7 @@ pub(super) fn set_path(
     let policy = volume.vfs.check_rule(ino, text).map_err(|e| of_rule(e, &what))?;
     let contents = volume.vfs.set_policy_now(ino, text, &mut counted(progress));
     let contents = contents.map_err(|e| of_rule(e, &what))?;
-    event(volume, "policy_set", &what, text)?;
+    event(volume, EventKind::PolicySet, &what, text);
     let unknown = unknown(volume, &policy);
     Ok(json!({
         "path": what, "policy": policy.to_string(), "set": text, "contents": contents,
@@ -146,7 +147,7 @@ pub(super) fn define(volume: &Volume, name: &str, text: &str) -> Result<Value, F
     volume.vfs.definitions_changed();
     let contents = volume.replicator.replan().map_err(failed)?;
     followed(volume, &policy)?;
-    event(volume, "policy_set", &format!("[policies] {name}"), text)?;
+    event(volume, EventKind::PolicySet, &format!("[policies] {name}"), text);
     Ok(json!({
         "name": name, "text": text.trim(), "policy": checked.to_string(), "changed": known,
         "contents_considered": contents, "unknown_backends": unknown(volume, &checked),
@@ -206,7 +207,7 @@ pub(super) fn remove(volume: &Volume, name: &str) -> Result<Value, Failure> {
     }
     volume.vfs.definitions_changed();
     followed(volume, &policy)?;
-    event(volume, "policy_removed", &format!("[policies] {name}"), "")?;
+    event(volume, EventKind::PolicyRemoved, &format!("[policies] {name}"), "");
     Ok(json!({ "name": name }))
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::handler::{event, of_vfs, resolve};
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure};
-use crate::metadata::{MetadataError, QuotaLimits, QuotaUsage};
+use crate::metadata::{EventKind, MetadataError, QuotaLimits, QuotaUsage};
 use crate::vfs::VfsError;
 
 /// Part of a limit in percent, rounded up: 100 is reached at the limit only.
@@ -48,7 +48,7 @@ pub(super) fn set(
         return Err(Failure::new(ErrorCode::Usage, text));
     }
     let set = volume.vfs.set_quota(ino, limits).map_err(|e| of_vfs(e, &what))?;
-    event(volume, "quota_set", &what, &limits.to_string())?;
+    event(volume, EventKind::QuotaSet, &what, &limits.to_string());
     show_one(volume, &set)
 }
 
@@ -78,7 +78,7 @@ pub(super) fn remove(volume: &Volume, path: &[u8]) -> Result<Value, Failure> {
         }
         other => of_vfs(other, &what),
     })?;
-    event(volume, "quota_removed", &what, "")?;
+    event(volume, EventKind::QuotaRemoved, &what, "");
     Ok(json!({ "path": what }))
 }
 
