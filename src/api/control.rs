@@ -53,6 +53,15 @@ pub enum Command {
     },
     /// Lists backends.
     BackendList,
+    /// Moves all copies away from a backend.
+    BackendDrain {
+        /// Its id.
+        id: String,
+        /// Ends it: the backend is used again.
+        stop: bool,
+        /// Answers when nothing is left there, or nothing more can be moved.
+        wait: bool,
+    },
     /// Removes a backend.
     BackendRemove {
         /// Its id.

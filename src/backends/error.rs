@@ -1,5 +1,5 @@
 /// What kind of failure; retry and health go by this word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorKind {
     /// No such block or name. Permanent.
     NotFound,

@@ -14,6 +14,7 @@ mod memory;
 mod open;
 mod operation;
 mod overlap;
+mod settings;
 pub mod wrap;
 
 pub use self::dir::{DirBackend, DirOptions};
@@ -22,6 +23,7 @@ pub use self::memory::MemoryBackend;
 pub use self::open::{BackendSpec, InvalidBackendUrl, open};
 pub use self::operation::Operation;
 pub use self::overlap::{overlaps, refuse_overlap};
+pub use self::settings::{Micros, PlaceSettings, Price};
 
 use std::ops::Range;
 

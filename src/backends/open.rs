@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::dir::DirOptions;
+use super::settings::{PlaceSettings, is_name};
 use super::{Backend, BackendError, DirBackend, ErrorKind};
 use crate::types::{BackendId, ByteSize};
 
@@ -17,7 +18,7 @@ pub struct BackendSpec {
     /// Its id in the volume.
     pub id: BackendId,
     /// `file:///path`. Query parameters are settings:
-    /// `domain=`, `capacity=`, `read_only=1`.
+    /// `domain=`, `capacity=`, `read_only=1`, and those of [`PlaceSettings`].
     pub url: String,
 }
 
@@ -103,6 +104,7 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
 fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), InvalidBackendUrl> {
     let invalid = |reason: String| InvalidBackendUrl::new(text, reason);
     let (mut options, mut id) = (DirOptions::default(), None);
+    let mut place = PlaceSettings::default();
     let mut seen: Vec<Cow<'_, str>> = Vec::new();
     for (key, value) in url.query_pairs() {
         match key.as_ref() {
@@ -111,8 +113,7 @@ fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), In
                 id = Some(parsed.map_err(|error| invalid(error.to_string()))?);
             }
             "domain" => {
-                let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
-                if value.is_empty() || !value.chars().all(plain) {
+                if !is_name(&value) {
                     let reason = "domain= is a name of letters, digits and -_.:/";
                     return Err(invalid(reason.to_owned()));
                 }
@@ -130,9 +131,14 @@ fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), In
                 };
             }
             other => {
-                let other = other.escape_debug();
-                let known = "use id, domain, capacity or read_only";
-                return Err(invalid(format!("`{other}` is not a setting: {known}")));
+                let Some(taken) = place.set(other, &value) else {
+                    let other = other.escape_debug();
+                    let known = "use id, domain, capacity, read_only, tier, host, site, provider, \
+                                 priority, price_gb_month, price_gb_out, price_request, alarm, \
+                                 bandwidth, requests or parallel";
+                    return Err(invalid(format!("`{other}` is not a setting: {known}")));
+                };
+                taken.map_err(invalid)?;
             }
         }
         if seen.contains(&key) {
@@ -198,6 +204,13 @@ impl BackendSpec {
         }
         let id = name.parse::<BackendId>().map_err(|error| invalid(error.to_string()))?;
         Ok(Self { id, url: url.into() })
+    }
+
+    /// What the volume knows of its place.
+    #[must_use]
+    pub fn settings(&self) -> PlaceSettings {
+        Url::parse(&self.url)
+            .map_or_else(|_| PlaceSettings::default(), |url| PlaceSettings::of(&url))
     }
 
     /// The directory, when the backend is one on this machine.

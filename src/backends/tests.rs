@@ -375,7 +375,7 @@ fn a_bad_url_says_what_to_write_on_one_line_and_without_secrets() {
     for (bad, hint) in [
         ("ftp://x/y", "not a kind of backend"),
         ("s3://key:secret@host/bucket", "not a kind of backend"),
-        ("file:///a?colour=red", "use id, domain, capacity or read_only"),
+        ("file:///a?colour=red", "use id, domain, capacity, read_only, tier"),
         ("file:///a\nb", "newline"),
         ("file:///a%0Ab", "newline"),
         ("file:///a%00b", ""),

@@ -366,6 +366,23 @@ pub(super) enum BackendVerb {
         #[arg(long)]
         volume: Option<PathBuf>,
     },
+    /// Move all copies away from a backend, to others that the policies allow.
+    #[command(
+        after_help = "Examples:\n  cairn backend drain disk-b --wait --volume ~/volume\n  cairn backend drain disk-b --stop     (it is used again)"
+    )]
+    Drain {
+        /// Its id.
+        id: String,
+        /// Use it again.
+        #[arg(long, conflicts_with = "wait")]
+        stop: bool,
+        /// Return when nothing is left there, or nothing more can be moved (exit code 4).
+        #[arg(long)]
+        wait: bool,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
     /// Remove a backend; refused while it holds last verified copies.
     Remove {
         /// Its id.

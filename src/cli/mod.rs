@@ -214,6 +214,11 @@ fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure> {
                 Target::of_volume(volume)?.send(&Command::BackendRemove { id, force }, output)?;
             output.fields(&value, &["id", "last_copies_given_up"]);
         }
+        BackendVerb::Drain { id, stop, wait, volume } => {
+            let command = Command::BackendDrain { id, stop, wait };
+            let value = Target::of_volume(volume)?.send(&command, output)?;
+            output.fields(&value, &["id", "draining", "copies_left"]);
+        }
         BackendVerb::Test { url } => setup::backend_test(&url, output)?,
     }
     Ok(())

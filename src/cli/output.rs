@@ -196,7 +196,11 @@ impl Output {
                 "{:16} {:7} {:10} {:>8} {:>11} {:>11}  {}",
                 plain(&backend["id"]),
                 plain(&backend["kind"]),
-                plain(&backend["state"]),
+                if backend["draining"] == true {
+                    "draining".to_owned()
+                } else {
+                    plain(&backend["state"])
+                },
                 backend["copies"],
                 size(&backend["used_bytes"]),
                 size(&backend["capacity_bytes"]),
@@ -204,6 +208,10 @@ impl Output {
             ));
             if let Some(error) = backend["last_error"].as_str().filter(|error| !error.is_empty()) {
                 line(&format!("{:16} {}", "", error.escape_debug()));
+            }
+            if backend["copies_count"] == false {
+                let text = "away for too long: copies there do not count, others are made";
+                line(&format!("{:16} {text}", ""));
             }
         }
     }

@@ -65,8 +65,18 @@ max_deltas = 256
 call_deadline_s = 30
 # How long a close or fsync waits for its level.
 level_deadline_s = 60
-# How often backends are probed.
+# How often backends that are away are probed; those that are up are asked for
+# their space six times less often.
 probe_interval_s = 5
+# Copies at a backend that is away for longer than this do not count: others are made.
+grace_s = 900
+# Every content is compared with its policy this often.
+check_interval_s = 900
+# A copy is given up (trimmed, drained) only while enough others were proven within this.
+proof_age_s = 86400
+# Every copy, here and elsewhere, is read back and hashed this often, at this rate.
+scrub_days = 30
+scrub_bytes_per_second = \"64MiB\"
 
 [events]
 # How long `cairn events` goes back, and how many bytes it may take.
@@ -209,7 +219,6 @@ pub struct CheckpointConfig {
 /// `[replication]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(clippy::struct_field_names, reason = "the unit is in the name of each setting")]
 pub struct ReplicationConfig {
     /// Seconds of one call.
     pub call_deadline_s: u64,
@@ -217,6 +226,16 @@ pub struct ReplicationConfig {
     pub level_deadline_s: u64,
     /// Seconds between probes.
     pub probe_interval_s: u64,
+    /// Seconds away after which copies stop counting.
+    pub grace_s: u64,
+    /// Seconds between two looks at all contents.
+    pub check_interval_s: u64,
+    /// Seconds for which a proof lets another copy go.
+    pub proof_age_s: u64,
+    /// Days in which every copy is read back.
+    pub scrub_days: u64,
+    /// Bytes a second that are read back at most.
+    pub scrub_bytes_per_second: ByteSize,
 }
 
 /// `[events]`.
@@ -286,7 +305,16 @@ impl Default for CheckpointConfig {
 
 impl Default for ReplicationConfig {
     fn default() -> Self {
-        Self { call_deadline_s: 30, level_deadline_s: 60, probe_interval_s: 5 }
+        Self {
+            call_deadline_s: 30,
+            level_deadline_s: 60,
+            probe_interval_s: 5,
+            grace_s: 900,
+            check_interval_s: 900,
+            proof_age_s: 86_400,
+            scrub_days: 30,
+            scrub_bytes_per_second: ByteSize(64 << 20),
+        }
     }
 }
 

@@ -11,11 +11,11 @@ use super::run::Ending;
 use super::stats::stats;
 use super::unmount::umount;
 use super::volume::{Volume, failed, parse_backends};
-use super::{events, hooks, policy, quota, transfer, volume};
+use super::{drain, events, hooks, policy, quota, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::backends::wrap;
 use crate::config::Config;
-use crate::metadata::{CopyState, EventKind, MetadataError};
+use crate::metadata::{BackendRecord, CopyState, EventKind, MetadataError};
 use crate::replication::{BackendState, WriteResult};
 use crate::types::{AccessTimes, BackendId, FileKind, Ino, Name};
 use crate::vfs::VfsError;
@@ -82,6 +82,8 @@ pub fn status_json(volume: &Volume) -> Value {
             "used_bytes": status.usage.used_bytes.unwrap_or(content_bytes),
             "capacity_bytes": status.usage.capacity_bytes,
             "domain": status.domain, "last_error": status.last_error,
+            "draining": status.draining, "copies_count": !status.given_up,
+            "tier": status.settings.tier, "latency_ms": status.latency.as_millis() as u64,
         }));
     }
     let backend_trouble =
@@ -142,6 +144,9 @@ impl Handler for Commands {
             Command::BackendAdd { url } => backend_add(&volume, &url, self.mountpoint.as_deref()),
             Command::BackendList => Ok(status_json(&volume)["backends"].take()),
             Command::BackendRemove { id, force } => backend_remove(&volume, &id, force),
+            Command::BackendDrain { id, stop, wait } => {
+                drain::drain(&volume, &id, (stop, wait), progress)
+            }
             Command::PolicyShow { name: Some(name), .. } => policy::show(&volume, &name),
             Command::PolicyDefine { name, text } => policy::define(&volume, &name, &text),
             Command::PolicyList => Ok(policy::list(&volume)),
@@ -292,7 +297,8 @@ fn backend_add(
     let opened = volume::reach(&spec, &volume.dir, mountpoint, true)?.map_err(failed)?;
     let deadline = Duration::from_secs(volume.config.replication.call_deadline_s);
     Config::set_backends(&volume.dir, &specs).map_err(failed)?;
-    volume.registry.add(spec.clone(), Ok(wrap::standard(opened, deadline)));
+    let opened = wrap::standard(opened, deadline);
+    volume.registry.add(spec.clone(), BackendRecord::default(), Ok(opened));
     volume.checkpointer.serve_backends();
     event(volume, EventKind::BackendAdded, spec.id.as_str(), &spec.url);
     let contents = volume.replicator.replan().map_err(failed)?;
@@ -313,16 +319,23 @@ fn shares_domain(volume: &Volume, id: &BackendId) -> Option<BackendId> {
         .find(|other| other != id && volume.registry.domain_of(other).as_ref() == Some(&domain))
 }
 
-fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failure> {
+/// A backend of this volume.
+pub(super) fn known_backend(volume: &Volume, id: &str) -> Result<BackendId, Failure> {
     let id: BackendId = id.parse().map_err(|e: crate::types::InvalidBackendId| {
         Failure::new(ErrorCode::Usage, e.to_string())
     })?;
-    let mut specs = volume.registry.specs();
+    let specs = volume.registry.specs();
     if !specs.iter().any(|spec| spec.id == id) {
         let ids: Vec<String> = specs.iter().map(|spec| spec.id.to_string()).collect();
         let text = format!("there is no backend `{id}`; this volume has: {}", ids.join(", "));
         return Err(Failure::new(ErrorCode::NotFound, text));
     }
+    Ok(id)
+}
+
+fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failure> {
+    let id = known_backend(volume, id)?;
+    let mut specs = volume.registry.specs();
     // Contents whose only verified copy lies there.
     let (mut after, mut last_copies) = (None, 0u64);
     loop {

@@ -9,6 +9,7 @@ mod check;
 mod collect;
 #[cfg(test)]
 mod collect_tests;
+mod drain;
 mod events;
 mod handler;
 mod hooks;

@@ -29,6 +29,8 @@ struct Pending {
     contents: u64,
     /// Places that do not take them, and why.
     places: Vec<String>,
+    /// Why the first of them wait.
+    why: Vec<String>,
     /// Some files that have them.
     files: Vec<String>,
 }
@@ -37,7 +39,7 @@ impl Pending {
     fn of(volume: &Volume) -> Result<Self, Failure> {
         let contents = volume.replicator.progress().pending;
         let files = if contents == 0 { Vec::new() } else { files(volume)? };
-        Ok(Self { contents, places: places(volume), files })
+        Ok(Self { contents, places: places(volume), why: why(volume)?, files })
     }
 
     fn among_them(&self) -> String {
@@ -49,8 +51,21 @@ impl Pending {
     }
 }
 
-fn reasons(places: &[String]) -> String {
-    if places.is_empty() {
+/// What the rows of the queue say, each reason once.
+fn why(volume: &Volume) -> Result<Vec<String>, Failure> {
+    let rows = volume.namespace.queue_page(None, NAMED).map_err(failed)?;
+    let mut why: Vec<String> = rows.into_iter().map(|(_, row)| row.last_error).collect();
+    why.retain(|reason| !reason.is_empty());
+    why.sort();
+    why.dedup();
+    why.truncate(3);
+    Ok(why)
+}
+
+fn reasons(places: &[String], why: &[String]) -> String {
+    if places.is_empty() && !why.is_empty() {
+        why.join("; ")
+    } else if places.is_empty() {
         "more places that fail apart (`cairn backend add`)".to_owned()
     } else {
         places.join("; ")
@@ -137,7 +152,7 @@ pub(super) fn umount(
             waiting = Some(format!(
                 "waiting: {} contents have too few copies, because of {}; with --force they stay queued for the next mount",
                 now.pending,
-                reasons(&places(volume)),
+                reasons(&places(volume), &why(volume).unwrap_or_default()),
             ));
         }
         let what = waiting.clone().unwrap_or_else(|| "contents copied".to_owned());
@@ -153,7 +168,7 @@ pub(super) fn umount(
             let text = format!(
                 "{} contents still wait for copies: {}.{} Everything is durable locally. Unmount with --force: they stay queued, and the next mount goes on with them",
                 pending.contents,
-                reasons(&pending.places),
+                reasons(&pending.places, &pending.why),
                 pending.among_them(),
             );
             return Err(Failure::new(ErrorCode::Degraded, text));
@@ -184,7 +199,7 @@ pub(super) fn umount(
         format!(
             "{} contents stay queued and wait for copies: {}.{} The next mount goes on with them",
             pending.contents,
-            reasons(&pending.places),
+            reasons(&pending.places, &pending.why),
             pending.among_them(),
         )
     });

@@ -13,15 +13,17 @@ use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, refus
 use crate::config::{Config, MemoryPlan, TEMPLATE};
 use crate::content::Profile;
 use crate::metadata::{
-    EmbeddedEngine, Engine, EventKind, EventLog, EventRecord, MetadataError, Namespace,
+    BackendRecord, EmbeddedEngine, Engine, EventKind, EventLog, EventRecord, MetadataError,
+    Namespace,
 };
+use crate::replication::machine::MachineOptions;
 use crate::replication::{
     Checkpointer, CheckpointerOptions, EventFiles, Events, Policy, Progress, RecoverSource,
     Recovered, Registry, ReplicationError, Replicator, ReplicatorOptions, recover, recover_events,
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, failpoint, within};
 use crate::store::{LocalStore, StoreOptions};
-use crate::types::{AccessTimes, Ino, VolumeId};
+use crate::types::{AccessTimes, BackendId, Ino, VolumeId};
 use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
 
 /// A backend that does not open in this time is opened by a probe later.
@@ -223,7 +225,10 @@ impl Volume {
         };
         let index = Arc::new(EngineIndex { engine });
         let store = Arc::new(LocalStore::open(&dir.join("store"), index, options).map_err(failed)?);
-        let registry = Arc::new(Registry::new(local_domain(dir)?));
+        let grace = Duration::from_secs(config.replication.grace_s);
+        let registry = Arc::new(Registry::new(local_domain(dir)?, grace, Arc::clone(&clock)));
+        let mut known: BTreeMap<BackendId, BackendRecord> =
+            namespace.backend_records().map_err(failed)?.into_iter().collect();
         let call_deadline = Duration::from_secs(config.replication.call_deadline_s);
         for spec in &config.backends {
             let opened = reach(spec, dir, mode.mountpoint.as_deref(), false)?;
@@ -231,7 +236,7 @@ impl Volume {
             if let Err(error) = &opened {
                 tracing::warn!(backend = %spec.id, %error, "a backend is not in reach; it is tried again");
             }
-            registry.add(spec.clone(), opened.map_err(|e| e.message));
+            registry.add(spec.clone(), known.remove(&spec.id).unwrap_or_default(), opened);
         }
         let definitions = config.policies.clone();
         let level_deadline = Duration::from_secs(config.replication.level_deadline_s);
@@ -248,6 +253,14 @@ impl Volume {
                 probe_interval: Duration::from_secs(config.replication.probe_interval_s),
                 sending_bytes: memory.sending as usize,
                 events: events.clone(),
+                scrub_bytes_per_second: config.replication.scrub_bytes_per_second.0,
+                machine: MachineOptions {
+                    check_interval: Duration::from_secs(config.replication.check_interval_s),
+                    proof_age: Duration::from_secs(config.replication.proof_age_s),
+                    scrub_period: Duration::from_hours(24 * config.replication.scrub_days.max(1)),
+                    seed: fastrand::u64(..),
+                    ..MachineOptions::default()
+                },
                 ..ReplicatorOptions::default()
             },
         )

@@ -14,6 +14,23 @@ pub struct MemoryEngine {
     rows: RwLock<Arc<Map>>,
 }
 
+/// All rows of a [`MemoryEngine`] at one moment.
+#[derive(Debug, Clone)]
+pub struct MemoryState(Arc<Map>);
+
+impl MemoryEngine {
+    /// The rows as they are now.
+    pub fn state(&self) -> MemoryState {
+        MemoryState(Arc::clone(&self.rows.read()))
+    }
+
+    /// An engine with these rows: what a crash left.
+    #[must_use]
+    pub fn with_state(state: &MemoryState) -> Self {
+        Self { rows: RwLock::new(Arc::clone(&state.0)) }
+    }
+}
+
 impl Engine for MemoryEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetadataError> {
         Ok(self.rows.read().get(key).cloned())

@@ -31,7 +31,7 @@ pub use self::events::{
     EventFile, EventKind, EventLog, EventPage, EventQuery, NumberedEvent, Retention, Severity,
     check_event_file,
 };
-pub use self::memory::MemoryEngine;
+pub use self::memory::{MemoryEngine, MemoryState};
 #[cfg(test)]
 pub(crate) use self::namespace::{AlarmsRecord, OrphanRecord, UsageRecord};
 pub use self::namespace::{

@@ -41,6 +41,7 @@ impl Replicator {
     pub fn assign(&self, batch: &HashMap<Cid, Assignment>) -> Result<Vec<Cid>, ReplicationError> {
         let (core, roots) = (&self.core, batch.keys().copied().collect::<Vec<Cid>>());
         let places = core.registry.places();
+        let moment = core.machine.moment(&places);
         let mut shared = Vec::new();
         core.namespace.update_contents(&roots, &mut |root, record, row| {
             let Some(Assignment { numbers, whole }) = batch.get(root) else { return };
@@ -53,9 +54,9 @@ impl Replicator {
                 merge_policies(&mut record.policies, numbers);
             }
             core.policies.keep_strictest(&mut record.policies);
-            core.settle(root, record, row, &places, None, false);
+            core.machine.settle(root, record, row, &moment, (None, false));
         })?;
-        core.queue.submit(&roots);
+        core.submit(&roots);
         core.waiters.notify(&roots);
         Ok(shared)
     }

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use super::files::upload;
 use super::local_manifests::{highest_local, newest_local, newest_number, remove_before};
+use super::machine::DomainSet;
 use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::content::{Profile, import_file};
@@ -434,7 +435,7 @@ impl Checkpointer {
     fn wanted(&self, state: &State, policy: &Policy) -> usize {
         if policy.level == Level::All && policy.on_degraded == OnDegraded::Fail {
             // Every place, not every one that happens to be in reach.
-            return self.registry.places().configured(&BTreeSet::new());
+            return self.registry.places().configured(&DomainSet::default(), policy);
         }
         let places = self.registry.places_now().saturating_sub(state.refused.len()).max(1);
         match policy.level {
@@ -477,8 +478,9 @@ impl Checkpointer {
         let start = Instant::now();
         let mut state = self.state.lock();
         while start.elapsed() < most {
-            let lagging = self.registry.candidates().iter().any(|c| {
+            let lagging = self.registry.places().all.iter().any(|c| {
                 c.available
+                    && !c.id.is_local()
                     && !state.refused.contains_key(&c.id)
                     && state.complete.get(&c.id).is_none_or(|held| *held < sequence)
             });

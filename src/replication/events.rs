@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::alarms::{Alarm, AlarmKind, Alarms, Fire};
-use super::core::Outcome;
+use super::machine::Outcome;
 use crate::metadata::{
     ContentRecord, CopyState, EventKind, EventRecord, MetadataError, Namespace, Severity,
 };

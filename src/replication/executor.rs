@@ -7,7 +7,7 @@
 //! records a batch in one transaction; a crash before that repeats the batch,
 //! which finds the blocks there.
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,21 +16,17 @@ use parking_lot::Mutex;
 
 use super::ReplicationError;
 use super::calls::Calls;
-use super::core::{Core, Outcome};
-use super::planner::{Job, Places, Plan, plan};
-use super::queue::Task;
-use super::send::{BATCH_BYTES, Sender};
-use crate::backends::{Backend, BackendError, ErrorKind};
+use super::core::Core;
+use super::machine::{Content, Job, Outcome, Taken, Task, since};
+use super::send::{BATCH_BYTES, Sender, read_back};
+use super::verify;
+use crate::backends::{Backend, BackendError, ErrorKind, PlaceSettings, Presence};
 use crate::content::{ContentError, walk_post_order};
 use crate::metadata::{CopyState, VerifyMethod};
 use crate::runtime::{Cancel, failpoint};
 use crate::telemetry;
-use crate::types::{BackendId, Cid, Timestamp};
+use crate::types::{BackendId, Cid};
 
-/// Roots that are planned between two looks at the rest.
-const PLANNED_AT_ONCE: usize = 512;
-/// Rows of one page of a scan.
-const PAGE: usize = 1024;
 /// How long a worker waits before it looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long the scheduler waits before it looks at pauses and backends.
@@ -48,46 +44,45 @@ pub(super) fn start(core: &Arc<Core>) -> Result<(), ReplicationError> {
 
 fn schedule(core: &Arc<Core>) {
     let served = Arc::new(Served::default());
-    let mut epoch = core.registry.epoch();
-    core.queue.request_scan(true);
     while !core.is_stopped() {
+        let heard = core.scheduler.heard();
         serve(core, &served);
-        let now = core.registry.epoch();
-        if epoch != now {
-            // A place came (back): what waited for one is due at once.
-            epoch = now;
-            core.queue.request_scan(true);
-            core.claims.look_again();
+        let more = match core.machine.turn() {
+            Ok(turn) => {
+                if turn.back || !turn.given_up.is_empty() {
+                    core.waiters.notify_all();
+                }
+                for id in turn.given_up {
+                    tracing::warn!(backend = %id, "away for longer than the grace period: its copies do not count, others are made");
+                }
+                turn.more
+            }
+            Err(error) => {
+                tracing::error!(%error, "the queue cannot be worked on; it is tried again");
+                core.request_scan(false);
+                core.calls.pause(Duration::from_secs(1));
+                false
+            }
+        };
+        if !core.machine.lanes().lock().is_empty() {
+            core.workers.ring();
         }
-        if let Err(error) = plan_due(core) {
-            tracing::error!(%error, "the queue cannot be worked on; it is tried again");
-            core.queue.request_scan(false);
-            core.queue.wait(Duration::from_secs(1));
+        if !more {
+            core.scheduler.wait(heard, TICK);
         }
-        core.queue.planned();
-        core.queue.wait(TICK);
     }
-}
-
-/// One turn of the scheduler: what was submitted, then what is due.
-fn plan_due(core: &Core) -> Result<(), ReplicationError> {
-    let roots = core.queue.take_incoming(PLANNED_AT_ONCE);
-    plan_all(core, &roots)?;
-    let Some(hurry) = core.queue.begin_scan(core.clock.now()) else { return Ok(()) };
-    let start = Instant::now();
-    let scanned = scan(core, hurry);
-    core.queue.end_scan(start.elapsed(), *scanned.as_ref().unwrap_or(&false));
-    if scanned.is_err() && hurry {
-        core.queue.request_scan(true);
-    }
-    scanned.map(drop)
 }
 
 /// Starts workers for lanes that lack some.
 fn serve(core: &Arc<Core>, served: &Arc<Served>) {
-    let workers = core.options.parallel_rounds.max(2);
-    let remote = core.registry.specs().into_iter().map(|spec| spec.id);
-    for id in remote.chain([BackendId::local()]) {
+    let standard = core.options.parallel_rounds.max(2);
+    let mut lanes = vec![(BackendId::local(), PlaceSettings::default())];
+    lanes.extend(core.registry.statuses().into_iter().map(|status| (status.id, status.settings)));
+    for (id, settings) in lanes {
+        let workers = settings.parallel.unwrap_or(standard);
+        if !served.lock().contains_key(&id) {
+            core.machine.lanes().lock().limit(&id, &settings, core.clock.now());
+        }
         let missing: Vec<usize> = {
             let mut served = served.lock();
             let running = served.entry(id.clone()).or_default();
@@ -125,116 +120,136 @@ impl Drop for Slot {
     }
 }
 
-fn plan_all(core: &Core, roots: &[Cid]) -> Result<(), ReplicationError> {
-    let places = core.registry.places();
-    let mut settled = Vec::new();
-    for root in roots {
-        if !plan_one(core, root, &places)? {
-            settled.push(*root);
-        }
-    }
-    if settled.is_empty() { Ok(()) } else { core.settle_all(&settled) }
-}
-
-/// Puts a content into lanes; false when there is nothing to be done for it.
-fn plan_one(core: &Core, root: &Cid, places: &Places) -> Result<bool, ReplicationError> {
-    let Some(record) = core.namespace.content(root)? else { return Ok(true) };
-    if record.refs == 0 {
-        return Ok(true);
-    }
-    let Plan::Act(jobs) = plan(root, &record, places) else { return Ok(false) };
-    let bytes = record.stored_bytes();
-    let tasks: Vec<(BackendId, Task)> =
-        jobs.into_iter().map(|(id, job)| (id, Task { root: *root, bytes, job })).collect();
-    core.queue.assign(places.held(&record).len(), &tasks);
-    Ok(true)
-}
-
-/// Looks through the durable rows and takes up the riskiest that are due.
-/// Memory: as many roots as a lane has room for. True when some were left out.
-fn scan(core: &Core, hurry: bool) -> Result<bool, ReplicationError> {
-    let (places, room, now) = (core.registry.places(), core.queue.room(), core.clock.now());
-    // The last to be sent on top, to be dropped first.
-    let mut due: BinaryHeap<(usize, Timestamp, Cid)> = BinaryHeap::new();
-    let (mut after, mut incomplete) = (None, false);
-    loop {
-        let page = core.namespace.queue_page(after.as_ref(), PAGE)?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(*last);
-        let mut settled = Vec::new();
-        for (root, row) in page {
-            if core.is_stopped() {
-                return Ok(false);
-            }
-            if core.queue.is_busy(&root) {
-                continue;
-            }
-            if !hurry && row.not_before > now {
-                core.queue.due_at(row.not_before);
-                continue;
-            }
-            let Some(record) = core.namespace.content(&root)? else { continue };
-            match plan(&root, &record, &places) {
-                Plan::Satisfied => settled.push(root),
-                Plan::Stuck(reason) if row.last_error != reason => settled.push(root),
-                Plan::Stuck(_) => {}
-                Plan::Act(_) => due.push((places.held(&record).len(), row.since, root)),
-            }
-            if due.len() > room {
-                due.pop();
-                incomplete = true;
-            }
-        }
-        if !settled.is_empty() {
-            core.settle_all(&settled)?;
-        }
-    }
-    for (_, _, root) in due.into_sorted_vec() {
-        plan_one(core, &root, &places)?;
-    }
-    Ok(incomplete)
-}
-
 /// Gives tasks back to the queue, also when a worker panics.
-struct Taken<'c> {
+struct InHand<'c> {
     core: &'c Core,
     roots: Vec<Cid>,
 }
 
-impl Drop for Taken<'_> {
+impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        self.core.queue.finished(&self.roots);
+        if self.core.machine.finished(&self.roots) {
+            self.core.scheduler.ring();
+        }
     }
+}
+
+/// The next tasks of a lane; none after a while, or when the end has begun.
+fn next(core: &Core, slot: &Slot) -> Vec<Task> {
+    let heard = core.workers.heard();
+    let most = match core.machine.take(&slot.id, slot.n) {
+        Taken::Tasks(tasks) => {
+            if core.machine.lanes().lock().wants_scan() {
+                core.scheduler.ring();
+            }
+            return tasks;
+        }
+        Taken::Later(until) => since(core.clock.now(), until).min(LOOK),
+        Taken::Empty => LOOK,
+    };
+    if !core.is_stopped() {
+        core.workers.wait(heard, most);
+    }
+    Vec::new()
 }
 
 fn work(core: &Core, slot: &Slot) {
     let id = &slot.id;
     while !core.is_stopped() && (id.is_local() || core.registry.contains(id)) {
-        let tasks = core.queue.take(id, slot.n, &core.calls.stop, LOOK);
-        if tasks.is_empty() {
-            continue;
-        }
+        let tasks = next(core, slot);
+        let Some(first) = tasks.first() else { continue };
         let roots: Vec<Cid> = tasks.iter().map(|task| task.root).collect();
-        let taken = Taken { core, roots: roots.clone() };
-        let outcomes = if id.is_local() {
-            bring_here(core, &tasks)
-        } else if let Some((backend, down)) = core.registry.until_down(id) {
-            send(core, (id, &backend, down), &tasks)
-        } else {
-            Vec::new()
+        let taken = InHand { core, roots: roots.clone() };
+        let outcomes = match first.job {
+            Job::Release => release(core, id, &tasks),
+            Job::Verify | Job::Send | Job::Repair if id.is_local() => bring_here(core, &tasks),
+            job => match core.registry.until_down(id) {
+                Some(place) if job == Job::Verify => prove(core, (id, &place.0, place.1), &tasks),
+                Some(place) => {
+                    let start = Instant::now();
+                    let outcomes = send(core, (id, &place.0, place.1), &tasks);
+                    let bytes = tasks.iter().map(|task| task.bytes).sum();
+                    core.machine.lanes().lock().moved(id, bytes, start.elapsed());
+                    outcomes
+                }
+                None => Vec::new(),
+            },
         };
         failpoint::reach("replication.send.sent");
         if let Err(error) = core.record(id, &outcomes) {
             tracing::error!(%error, backend = %id, "results cannot be recorded; the work is repeated");
-            core.queue.request_scan(false);
+            core.request_scan(false);
         }
         failpoint::reach("replication.send.recorded");
         drop(taken);
         if !id.is_local() && core.registry.get(id).is_none() {
             // It is down: other places may take them at once.
-            core.queue.submit(&roots);
+            core.submit(&roots);
         }
     }
+}
+
+/// Reads copies back that something waits for.
+fn prove(
+    core: &Core,
+    (id, backend, down): (&BackendId, &Arc<dyn Backend>, Cancel),
+    tasks: &[Task],
+) -> Vec<(Cid, Outcome)> {
+    let calls = core.calls.until(down);
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        let outcome = match read_back(backend, &calls, &task.root) {
+            Ok((found, _)) => verify::judged(id, &task.root, found),
+            Err(ReplicationError::ShuttingDown) => break,
+            Err(error) => {
+                if let ReplicationError::Backend(error) = &error {
+                    core.registry.failed(id, error);
+                }
+                Outcome::Failed(format!("the copy could not be read back: {error}"))
+            }
+        };
+        outcomes.push((task.root, outcome));
+    }
+    outcomes
+}
+
+/// Asks the places whose copies stay whether they have them. Nothing is deleted
+/// here: a copy that was given up is garbage for that place's collection.
+fn release(core: &Core, id: &BackendId, tasks: &[Task]) -> Vec<(Cid, Outcome)> {
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        let outcome = match confirm(core, id, &task.root) {
+            Ok(confirmed) => Outcome::Released(confirmed),
+            Err(ReplicationError::ShuttingDown) => break,
+            Err(error) => Outcome::Failed(format!("the copy stays: {error}")),
+        };
+        outcomes.push((task.root, outcome));
+    }
+    outcomes
+}
+
+/// Places other than `id` that have the content at this moment.
+fn confirm(core: &Core, id: &BackendId, root: &Cid) -> Result<Vec<BackendId>, ReplicationError> {
+    let Some(record) = core.namespace.content(root)? else { return Ok(Vec::new()) };
+    let places = core.registry.places();
+    let policy = core.machine.policy_of(&record);
+    let content = Content { root, record: &record, policy: &policy };
+    let witnesses = content.witnesses(&core.machine.moment(&places));
+    let mut confirmed = Vec::new();
+    for witness in witnesses.into_iter().filter(|witness| witness != id) {
+        let there = if witness.is_local() {
+            core.fetcher.here(root)?.is_some()
+        } else if let Some((backend, down)) = core.registry.until_down(&witness) {
+            let answer = core.calls.until(down).wait(backend.presence(&[*root]));
+            matches!(answer.as_deref(), Ok([Presence::Present(_)]))
+        } else {
+            false
+        };
+        if there {
+            confirmed.push(witness);
+        }
+    }
+    Ok(confirmed)
 }
 
 /// Heals the local copy (after a recovery, or a lost disk).
@@ -335,9 +350,6 @@ fn send(
     if !blamed && !sent.is_empty() {
         core.registry.succeeded(id, None);
     }
-    if !verifies {
-        core.claims.add(id, &sent);
-    }
     outcomes
 }
 
@@ -361,7 +373,9 @@ fn send_together(
             Job::Repair => sender.repair(&task.root).inspect(|()| {
                 telemetry::metrics().replication_repairs.inc();
             }),
-            Job::Send => sender.add(&task.root).and_then(|()| sender.finish()),
+            Job::Send | Job::Verify | Job::Release => {
+                sender.add(&task.root).and_then(|()| sender.finish())
+            }
         };
         result.map_err(Failure::from)
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::level::Standing;
-use super::placement::choose;
+use super::machine::{Wanted, choose};
 use super::{BackendState, Policy, ReplicationError, ReplicationStatus, Replicator};
 use crate::metadata::{ContentRecord, CopyRecord, CopyState, QueueRecord};
 use crate::types::{BackendId, Cid};
@@ -85,56 +85,53 @@ impl Replicator {
             copy.as_ref()
                 .is_some_and(|c| matches!(c.state, CopyState::Claimed | CopyState::Verified))
         };
-        let mut held = record.map(|record| places.held(record)).unwrap_or_default();
+        let mut held = places.held(copies, policy.distinct);
+        let distinct = record.map(|_| held.len());
         // What is not written yet will be here first.
-        held.insert(places.local_domain.clone());
+        if let Some(local) = places.number(&BackendId::local()) {
+            held.insert(places.domain(local, policy.distinct));
+        }
         let bad = |copy: &&CopyRecord| matches!(copy.state, CopyState::Corrupt | CopyState::Lost);
-        let damaged: BTreeSet<BackendId> =
-            copies.iter().filter(bad).map(|copy| copy.backend.clone()).collect();
-        let size = record.map_or(0, ContentRecord::stored_bytes);
-        let target = usize::from(record.map_or(policy.target, |record| record.target));
+        let damaged: Vec<usize> =
+            copies.iter().filter(bad).filter_map(|copy| places.number(&copy.backend)).collect();
         let root = content.map(|(root, _)| *root).unwrap_or_default();
-        let choice = choose(&root, target, size, &held, &damaged, &places.candidates);
-        let local = BackendId::local();
-        let mut explained = vec![ExplainedPlace {
-            state: None,
-            domain: places.local_domain.clone(),
-            tier: core.registry.tier_of(&local),
-            preferred: policy.prefer.contains(&local),
-            excluded: false,
-            chosen: true,
-            why_not: String::new(),
-            copy: copy_at(&local),
-            id: local,
-        }];
-        for candidate in &places.candidates {
-            let copy = copy_at(&candidate.id);
-            let passed = choice.passed_over.iter().find(|(id, _)| *id == candidate.id);
+        let target = usize::from(policy.target);
+        let wanted = Wanted {
+            root: &root,
+            bytes: record.map_or(0, ContentRecord::stored_bytes),
+            policy,
+            copies: target,
+            tier: None,
+        };
+        let choice = choose(&wanted, &held, &damaged, &places);
+        let explained = places.all.iter().enumerate().map(|(number, place)| {
+            let copy = copy_at(&place.id);
+            let passed = choice.passed_over.iter().find(|(passed, _)| *passed == number);
             let why_not = match passed {
                 Some((_, why)) if !good(&copy) => (*why).to_owned(),
                 _ => String::new(),
             };
-            explained.push(ExplainedPlace {
-                id: candidate.id.clone(),
-                state: Some(candidate.state),
-                domain: candidate.domain.clone(),
-                tier: core.registry.tier_of(&candidate.id),
-                preferred: policy.prefer.contains(&candidate.id),
-                excluded: policy.exclude.contains(&candidate.id),
+            ExplainedPlace {
+                id: place.id.clone(),
+                state: (!place.id.is_local()).then_some(place.state),
+                domain: place.domains[policy.distinct as usize].clone(),
+                tier: place.settings.tier.clone(),
+                preferred: policy.prefer.contains(&place.id),
+                excluded: policy.exclude.contains(&place.id),
                 chosen: why_not.is_empty(),
                 why_not,
                 copy,
-            });
-        }
+            }
+        });
+        let explained = explained.collect();
         let named = policy.prefer.iter().chain(&policy.exclude).chain(policy.weights.keys());
         let unknown: BTreeSet<BackendId> =
             named.filter(|id| !id.is_local() && !core.registry.contains(id)).cloned().collect();
-        let in_lane = core.queue.is_busy(&root);
-        let distinct = record.map(|record| places.held(record).len());
+        let in_lane = core.machine.lanes().lock().is_busy(&root);
         Ok(Explanation {
             places: explained,
             unknown: unknown.into_iter().collect(),
-            wait: wait(&Standing::of(core, record, policy, &places), policy, record.is_some()),
+            wait: wait(&Standing::of(record, policy, &places), policy, record.is_some()),
             status: record.map(|record| ReplicationStatus::of(record, row.as_ref(), in_lane)),
             copies: distinct.map(|have| (have, target)),
             missing: distinct.map_or_else(String::new, |have| missing(have, target, row.as_ref())),

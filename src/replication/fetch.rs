@@ -12,9 +12,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::calls::Calls;
+use super::send::Met;
 use super::{Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
-use crate::content::inline_block;
+use crate::content::{ContentError, inline_block, walk_post_order};
 use crate::store::{LocalStore, StoreError};
 use crate::telemetry;
 use crate::types::{BackendId, Block, Cid, cid};
@@ -102,17 +103,50 @@ impl Fetcher {
 
     /// The local copy, when it is good.
     fn local(&self, id: &Cid) -> Result<Option<Bytes>, ReplicationError> {
-        match self.store.get(id) {
-            Ok(found) => Ok(found),
-            Err(
-                error @ (StoreError::Corrupt { .. }
-                | StoreError::SegmentMissing { .. }
-                | StoreError::Io { .. }),
-            ) => {
-                tracing::warn!(%error, "a local block is bad; reading another copy");
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
+        checked(self.store.get(id))
+    }
+
+    /// Reads every block of the local copy again and hashes it; what is wrong or
+    /// missing is brought from elsewhere. False when there is no local copy at all;
+    /// also says how many bytes were read.
+    pub fn prove_here(self: &Arc<Self>, root: &Cid) -> Result<(bool, u64), ReplicationError> {
+        if inline_block(root).is_none() && !self.store.contains(root)? {
+            return Ok((false, 0));
+        }
+        let (mut bytes, mut failure, mut met) = (0, None, Met::default());
+        let walked = walk_post_order(
+            root,
+            &mut |id| Ok(!self.calls.stop.is_cancelled() && met.first(id)),
+            &mut |id| {
+                let read = match inline_block(id) {
+                    Some(inline) => Ok(Some(inline)),
+                    None => checked(self.store.reread(id)),
+                };
+                let data = match read {
+                    Ok(Some(data)) => Ok(data),
+                    Ok(None) => self.calls.bridge.block_on(Arc::clone(self).bring(*id)),
+                    Err(error) => Err(error),
+                };
+                match data {
+                    Ok(data) => {
+                        bytes += data.len() as u64;
+                        Ok(data)
+                    }
+                    Err(error) => {
+                        failure = Some(error);
+                        Err(ContentError::Missing(*id))
+                    }
+                }
+            },
+            &mut |_, _| Ok(()),
+        );
+        if self.calls.stop.is_cancelled() {
+            return Err(ReplicationError::ShuttingDown);
+        }
+        match (failure, walked) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => Ok((true, bytes)),
+            (None, Err(error)) => Err(ReplicationError::Io(std::io::Error::other(error))),
         }
     }
 
@@ -206,6 +240,22 @@ impl Fetcher {
             Err(error) => self.registry.failed(&backend_id, error),
         }
         ((backend_id, backend), answer)
+    }
+}
+
+/// A bad block is none.
+fn checked(read: Result<Option<Bytes>, StoreError>) -> Result<Option<Bytes>, ReplicationError> {
+    match read {
+        Ok(found) => Ok(found),
+        Err(
+            error @ (StoreError::Corrupt { .. }
+            | StoreError::SegmentMissing { .. }
+            | StoreError::Io { .. }),
+        ) => {
+            tracing::warn!(%error, "a local block is bad; reading another copy");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,7 +1,9 @@
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::backends::Usage;
-use crate::types::BackendId;
+use crate::backends::{PlaceSettings, Usage};
+use crate::types::{BackendId, Timestamp};
 
 /// A backend's health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,4 +38,14 @@ pub struct BackendStatus {
     pub usage: Usage,
     /// Last error, for people; empty when none.
     pub last_error: String,
+    /// It is to leave: copies there do not count towards the target.
+    pub draining: bool,
+    /// Away for longer than the grace period: copies there do not count.
+    pub given_up: bool,
+    /// Out of reach since then.
+    pub away_since: Option<Timestamp>,
+    /// Of reads, as a moving average.
+    pub latency: Duration,
+    /// Tier, prices, limits.
+    pub settings: PlaceSettings,
 }

@@ -1,11 +1,11 @@
 //! Waits for the copies of a policy's level.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use super::planner::Places;
+use super::machine::Standing as Copy;
+use super::machine::{DomainSet, Places};
 use super::{Level, OnDegraded, Policy, ReplicationError, WriteResult};
 use crate::metadata::ContentRecord;
 use crate::types::{BackendId, Cid};
@@ -29,41 +29,44 @@ pub(super) struct Standing {
 
 impl Standing {
     /// Without a content: of one that is here only.
-    pub fn of(
-        core: &Core,
-        record: Option<&ContentRecord>,
-        policy: &Policy,
-        places: &Places,
-    ) -> Self {
-        let local = || BTreeSet::from([places.local_domain.clone()]);
-        let held = record.map_or_else(local, |record| places.held(record));
+    pub fn of(record: Option<&ContentRecord>, policy: &Policy, places: &Places) -> Self {
+        let local = places.number(&BackendId::local());
+        let domain = |number: usize| places.domain(number, policy.distinct);
+        let mut held =
+            record.map(|record| places.held(&record.copies, policy.distinct)).unwrap_or_default();
+        if let (None, Some(local)) = (record, local) {
+            held.insert(domain(local));
+        }
         let size = record.map_or(0, ContentRecord::stored_bytes);
         let target = usize::from(policy.target);
-        let selected = places.configured(&held).min(target.max(held.len()));
+        let selected = places.configured(&held, policy).min(target.max(held.len()));
         let want = policy.copies_to_wait_for(selected);
         let tier = policy.tiers.first().filter(|_| policy.level == Level::Tiered);
         let Some(tier) = tier.map(|rule| rule.tier.clone()) else {
-            let reachable = places.reachable(&held, size);
+            let reachable = places.reachable(&held, size, policy);
             return Self { have: held.len(), want, held: held.len(), reachable, tier: None };
         };
         // The local store whose tier is not set is the first one.
-        let counts = |id: &BackendId| match core.registry.tier_of(id) {
-            Some(of) => of == tier,
-            None => id.is_local(),
+        let counts = |number: usize| {
+            let place = &places.all[number];
+            place.settings.tier.as_ref().map_or(place.id.is_local(), |of| *of == tier)
         };
-        let good = record.into_iter().flat_map(ContentRecord::good_copies);
-        let mut domains: BTreeSet<String> = good
-            .filter(|copy| counts(&copy.backend))
-            .filter_map(|copy| places.domain_of(&copy.backend))
-            .collect();
-        if counts(&BackendId::local()) && record.is_none() {
-            domains.extend(local());
+        let mut domains = DomainSet::default();
+        for copy in record.into_iter().flat_map(|record| &record.copies) {
+            if let Some((number, Copy::Good)) = places.standing(copy)
+                && counts(number)
+            {
+                domains.insert(domain(number));
+            }
+        }
+        if let Some(local) = local.filter(|local| record.is_none() && counts(*local)) {
+            domains.insert(domain(local));
         }
         let have = domains.len();
-        let takes = places.candidates.iter().filter(|c| c.durable && c.takes(size));
-        domains.extend(takes.filter(|c| counts(&c.id)).map(|c| c.domain.clone()));
-        if counts(&BackendId::local()) {
-            domains.extend(local());
+        for (number, place) in places.all.iter().enumerate() {
+            if place.durable && counts(number) && (place.id.is_local() || place.takes(size)) {
+                domains.insert(domain(number));
+            }
         }
         Self { have, want, held: held.len(), reachable: domains.len(), tier: Some(tier) }
     }
@@ -88,7 +91,7 @@ pub(super) async fn wait(
         {
             let places = core.registry.places();
             let Standing { have, want, held, reachable, .. } =
-                Standing::of(&core, Some(&record), &policy, &places);
+                Standing::of(Some(&record), &policy, &places);
             if have >= want {
                 return Ok(if held >= usize::from(policy.target) {
                     WriteResult::TargetAchieved
@@ -106,7 +109,7 @@ pub(super) async fn wait(
         if !hurried {
             // Who waits does not wait for the end of a pause, too.
             hurried = true;
-            core.queue.submit(&[root]);
+            core.submit(&[root]);
         }
         changes.changed(LOOK).await;
     }
@@ -137,7 +140,8 @@ fn degraded(
 
 /// Why each backend takes no copy.
 fn why(core: &Core, places: &Places) -> String {
-    let mut reasons = vec![format!("local: {}", places.local_domain)];
+    let mut reasons =
+        vec![format!("local: {}", places.domain_of(&BackendId::local()).unwrap_or_default())];
     for status in core.registry.statuses() {
         reasons.push(match status.last_error.as_str() {
             "" => format!("{}: {}", status.id, status.domain),

@@ -1,9 +1,9 @@
 //! Copies: how many, where, and who waits for them.
 //!
-//! `policy` says what is wanted, `placement` chooses backends, `planner` compares
-//! desired and actual copies, the durable queue (rows written in the transaction
-//! of the new root) says what is missing, the `executor` sends it in post-order
-//! through a lane a backend, `verify` reads it back, `fetch` reads a block from
+//! `policy` says what is wanted. The `machine`, which does no I/O, knows the places'
+//! health, compares desired and actual copies and orders the work by risk; the
+//! durable queue (rows written in the transaction of the new root) says what is
+//! missing. The `executor` sends it in post-order through a lane a backend, `verify` reads it back, `fetch` reads a block from
 //! wherever it is good, and the checkpointer replicates the metadata. A crash
 //! repeats work and never forgets it. A backend that is down or slow holds up
 //! neither another one nor a read that another can answer.
@@ -11,6 +11,7 @@
 
 mod alarms;
 mod assign;
+mod bell;
 mod calls;
 mod checkpointer;
 mod core;
@@ -25,13 +26,11 @@ mod health;
 mod level;
 mod local;
 mod local_manifests;
-mod placement;
-mod planner;
+pub mod machine;
 mod policy;
 mod policy_book;
 mod policy_text;
 mod probe;
-mod queue;
 mod recover;
 mod registry;
 mod replicator;

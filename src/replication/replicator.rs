@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::calls::Calls;
-use super::core::{Core, Outcome};
+use super::core::Core;
 use super::fetch::Fetcher;
+use super::machine::{Machine, MachineOptions, Outcome};
 use super::{Events, Policy, PolicyBook, Registry, ReplicationError, WriteResult};
 use super::{executor, level, probe, verify};
 use crate::metadata::{CopyRecord, CopyState, Namespace, PinState, VerifyMethod};
@@ -24,14 +25,16 @@ pub struct ReplicatorOptions {
     pub call_deadline: Duration,
     /// How long a close or fsync waits for its level before it is degraded.
     pub level_deadline: Duration,
-    /// First and longest pause between rounds of one content.
-    pub backoff: (Duration, Duration),
+    /// Of what is decided.
+    pub machine: MachineOptions,
     /// How often backends are probed.
     pub probe_interval: Duration,
     /// Bytes on their way to all backends.
     pub sending_bytes: usize,
     /// Told what becomes of copies.
     pub events: Events,
+    /// Bytes a second that are read back at most.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for ReplicatorOptions {
@@ -40,10 +43,11 @@ impl Default for ReplicatorOptions {
             parallel_rounds: 4,
             call_deadline: Duration::from_secs(30),
             level_deadline: Duration::from_mins(1),
-            backoff: (Duration::from_secs(1), Duration::from_mins(5)),
+            machine: MachineOptions::default(),
             probe_interval: Duration::from_secs(5),
             sending_bytes: 64 << 20,
             events: Events::default(),
+            scrub_bytes_per_second: 64 << 20,
         }
     }
 }
@@ -116,18 +120,28 @@ impl Replicator {
     }
 
     /// Where a content with these copies stands (distinct failure domains count).
-    pub fn judge(&self, min: u8, target: u8, max: u8, copies: &[CopyRecord]) -> PinState {
-        self.core.judge(min, target, max, copies)
+    pub fn judge(&self, policy: &Policy, copies: &[CopyRecord]) -> PinState {
+        self.core.judge(policy, copies)
+    }
+
+    /// Whether nothing is planned, sent or looked for.
+    pub fn is_idle(&self) -> bool {
+        self.core.is_idle()
+    }
+
+    /// What decides.
+    pub fn machine(&self) -> &Machine {
+        &self.core.machine
     }
 
     /// Whether copies beyond the local one are wanted at all.
     pub fn wants_copies(&self, policy: &Policy) -> bool {
-        policy.target > 1 && !self.core.registry.is_empty()
+        (policy.target > 1 || !policy.tiers.is_empty()) && !self.core.registry.is_empty()
     }
 
     /// These contents were just committed with queue rows.
     pub fn submit(&self, roots: &[Cid]) {
-        self.core.queue.submit(roots);
+        self.core.submit(roots);
     }
 
     /// Waits as [`Replicator::level`] does, on this thread.
@@ -174,17 +188,18 @@ impl Replicator {
     pub fn drain(&self, deadline: Option<Duration>, progress: &mut dyn FnMut(Progress)) -> bool {
         let core = &self.core;
         let start = Instant::now();
-        core.queue.request_scan(true);
+        core.request_scan(true);
         let (mut last, mut moved) = (self.progress(), Instant::now());
         // Two probes and two rounds have had their chance.
-        let patience = core.options.probe_interval * 2 + core.options.backoff.0 * 3;
+        let patience = core.options.probe_interval * 2 + core.options.machine.backoff.0 * 3;
         loop {
             let now = self.progress();
             progress(now);
-            if now.pending == 0 {
+            // A copy that should go and cannot yet is nobody's loss.
+            if now.pending == 0 || (core.is_idle() && self.lacks_nothing()) {
                 return true;
             }
-            if now != last || !core.queue.is_idle() {
+            if now != last || !core.is_idle() {
                 (last, moved) = (now, Instant::now());
             }
             let over = match deadline {
@@ -192,9 +207,15 @@ impl Replicator {
                 None => moved.elapsed() >= patience,
             };
             if over || !core.calls.pause(Duration::from_millis(20)) {
-                return self.progress().pending == 0;
+                return self.progress().pending == 0 || self.lacks_nothing();
             }
         }
+    }
+
+    /// Every content has its target's copies.
+    fn lacks_nothing(&self) -> bool {
+        let [below_min, below_target, ..] = self.core.namespace.stats().pins_by_state;
+        below_min == 0 && below_target == 0
     }
 
     /// How far the queue is.
@@ -254,11 +275,12 @@ impl Replicator {
     /// Of the metadata.
     pub fn replan(&self) -> Result<u64, ReplicationError> {
         let places = self.core.registry.places();
+        let moment = self.core.machine.moment(&places);
         let count = self.core.namespace.update_all_contents(&mut |root, record, row| {
-            self.core.settle(root, record, row, &places, None, false);
+            self.core.machine.settle(root, record, row, &moment, (None, false));
         })?;
-        self.core.queue.request_scan(true);
-        self.core.claims.look_again();
+        self.core.request_scan(true);
+        self.core.machine.request_sweep();
         self.core.waiters.notify_all();
         Ok(count)
     }

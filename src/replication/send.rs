@@ -272,6 +272,21 @@ fn children(node: &Node) -> Vec<(Cid, Option<u64>)> {
     }
 }
 
+/// Blocks that a walk met already: a sparse file links to one leaf of zeros a
+/// million times. Bounded: what is forgotten is read again.
+#[derive(Debug, Default)]
+pub(super) struct Met(HashSet<Cid>);
+
+impl Met {
+    /// Whether it is new.
+    pub fn first(&mut self, id: &Cid) -> bool {
+        if self.0.len() >= 65_536 {
+            self.0.clear();
+        }
+        self.0.insert(*id)
+    }
+}
+
 /// Reads a content back from a backend and hashes every block. The second part
 /// of the answer is the number of bytes read.
 pub(super) fn read_back(
@@ -280,10 +295,10 @@ pub(super) fn read_back(
     root: &Cid,
 ) -> Result<(Found, u64), ReplicationError> {
     let failure = RefCell::new(None);
-    let mut bytes = 0;
+    let (mut bytes, mut met) = (0, Met::default());
     let walked = walk_post_order(
         root,
-        &mut |_| Ok(true),
+        &mut |id| Ok(met.first(id)),
         &mut |id| match calls.wait(backend.get(id, None)) {
             Ok(data) if cid::verify(id, &data) == cid::Verdict::Match => {
                 bytes += data.len() as u64;

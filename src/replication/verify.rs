@@ -1,80 +1,28 @@
-//! Reads copies back that only their backend vouches for.
+//! Reads copies back.
 //!
-//! What was sent is `claimed`; behind everything else one thread reads it back
-//! and makes it `verified`, or finds it bad and asks for a repair. It takes
-//! turns with the lanes: while they work it does one batch a second. Its list is
-//! in memory; what it loses (restart, overflow) is found by a scan of contents.
+//! What was sent is `claimed`; behind everything else one thread reads it back and
+//! makes it `verified`, or finds it bad and asks for a repair. The same thread is
+//! the scrub: a copy whose last proof is older than the period is read again. Which
+//! ones, the machine says. It takes turns with the lanes: while they work it does
+//! one batch a second.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::ReplicationError;
-use super::core::{Core, Outcome};
+use super::core::Core;
+use super::machine::Outcome;
 use super::send::{Found, read_back};
-use crate::metadata::CopyState;
+use crate::metadata::{CopyState, VerifyMethod};
 use crate::telemetry;
 use crate::types::{BackendId, Cid};
 
-/// Claims that are remembered.
-const CLAIMS: usize = 16_384;
-/// Claims that are looked at between two looks at the lanes.
+/// Copies that are looked at between two looks at the lanes.
 const BATCH: usize = 64;
-/// Contents of one page of a scan.
-const PAGE: usize = 512;
-/// Bytes read back a second, at most.
-const BYTES_PER_SECOND: u64 = 64 << 20;
 /// Between batches.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Between batches while the lanes work.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
-
-/// Copies to be read back.
-#[derive(Debug, Default)]
-pub(super) struct Claims {
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    remembered: VecDeque<(BackendId, Cid)>,
-    /// Some are not remembered: a scan finds them.
-    scan: bool,
-    /// Where a scan that is under way goes on.
-    after: Option<Cid>,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { remembered: VecDeque::new(), scan: true, after: None }
-    }
-}
-
-impl Claims {
-    pub fn add(&self, id: &BackendId, roots: &[Cid]) {
-        let mut state = self.state.lock();
-        for root in roots {
-            if state.remembered.len() >= CLAIMS {
-                state.scan = true;
-                return;
-            }
-            state.remembered.push_back((id.clone(), *root));
-        }
-    }
-
-    /// A backend came back: claims there can be looked at.
-    pub fn look_again(&self) {
-        self.state.lock().scan = true;
-    }
-
-    fn take(&self) -> Vec<(BackendId, Cid)> {
-        let mut state = self.state.lock();
-        let count = state.remembered.len().min(BATCH);
-        state.remembered.drain(..count).collect()
-    }
-}
 
 /// Starts the thread.
 pub(super) fn start(core: &Arc<Core>) -> Result<(), ReplicationError> {
@@ -85,13 +33,14 @@ pub(super) fn start(core: &Arc<Core>) -> Result<(), ReplicationError> {
 
 fn run(core: &Core) {
     let mut last = Instant::now();
+    let rate = core.options.scrub_bytes_per_second.max(1);
     while core.calls.pause(PAUSE) {
-        if !core.queue.is_idle() && last.elapsed() < BUSY_PAUSE {
+        if !core.is_idle() && last.elapsed() < BUSY_PAUSE {
             continue;
         }
         match verify_some(core) {
             Ok(bytes) => {
-                let due = Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND);
+                let due = Duration::from_millis(bytes.saturating_mul(1000) / rate);
                 if !due.is_zero() && !core.calls.pause(due) {
                     return;
                 }
@@ -99,7 +48,7 @@ fn run(core: &Core) {
             Err(ReplicationError::ShuttingDown) => return,
             Err(error) => {
                 tracing::error!(%error, "copies cannot be verified; it is tried again");
-                core.claims.look_again();
+                core.machine.request_sweep();
                 core.calls.pause(BUSY_PAUSE);
             }
         }
@@ -109,43 +58,80 @@ fn run(core: &Core) {
 
 /// Looks at a batch; the bytes that were read.
 fn verify_some(core: &Core) -> Result<u64, ReplicationError> {
-    let mut batch = core.claims.take();
-    if batch.is_empty() {
-        find_claims(core)?;
-        batch = core.claims.take();
-    }
+    let mut batch = core.machine.take_proofs(BATCH);
     batch.sort();
     let mut all = 0;
     for of_one in batch.chunk_by(|a, b| a.0 == b.0) {
         let Some(id) = of_one.first().map(|(id, _)| id.clone()) else { continue };
-        // A backend that is away is looked at when it is back.
-        let Some(backend) = core.registry.get(&id) else { continue };
-        let mut outcomes = Vec::new();
-        for (_, root) in of_one {
-            match read_back(&backend, &core.calls, root) {
-                Ok((found, bytes)) => {
-                    all += bytes;
-                    outcomes.push((*root, judged(&id, root, found)));
-                }
-                Err(ReplicationError::Backend(error)) => {
-                    core.registry.failed(&id, &error);
-                    core.claims.look_again();
-                    break;
-                }
-                Err(ReplicationError::ShuttingDown) => return Err(ReplicationError::ShuttingDown),
-                Err(error) => {
-                    tracing::warn!(%error, cid = %root, backend = %id, "a copy cannot be read back");
-                }
-            }
-        }
+        let roots: Vec<Cid> = of_one.iter().map(|(_, root)| *root).collect();
+        let (outcomes, bytes) = if id.is_local() {
+            here(core, &roots)?
+        } else {
+            // A backend that is away is looked at when it is back.
+            let Some(backend) = core.registry.get(&id) else { continue };
+            there(core, &id, &backend, &roots)?
+        };
+        all += bytes;
         core.record(&id, &outcomes)?;
     }
     Ok(all)
 }
 
-fn judged(id: &BackendId, root: &Cid, found: Found) -> Outcome {
+fn there(
+    core: &Core,
+    id: &BackendId,
+    backend: &Arc<dyn crate::backends::Backend>,
+    roots: &[Cid],
+) -> Result<(Vec<(Cid, Outcome)>, u64), ReplicationError> {
+    let (mut outcomes, mut all) = (Vec::new(), 0);
+    for root in roots {
+        match read_back(backend, &core.calls, root) {
+            Ok((found, bytes)) => {
+                all += bytes;
+                outcomes.push((*root, judged(id, root, found)));
+            }
+            Err(ReplicationError::Backend(error)) => {
+                core.registry.failed(id, &error);
+                core.machine.request_sweep();
+                break;
+            }
+            Err(ReplicationError::ShuttingDown) => return Err(ReplicationError::ShuttingDown),
+            Err(error) => {
+                tracing::warn!(%error, cid = %root, backend = %id, "a copy cannot be read back");
+            }
+        }
+    }
+    Ok((outcomes, all))
+}
+
+/// The local store's copy: every block is read from the disk and hashed. A wrong
+/// one is read from elsewhere and put in its place.
+fn here(core: &Core, roots: &[Cid]) -> Result<(Vec<(Cid, Outcome)>, u64), ReplicationError> {
+    let (mut outcomes, mut all) = (Vec::new(), 0);
+    for root in roots {
+        match core.fetcher.prove_here(root) {
+            Ok((true, bytes)) => {
+                all += bytes;
+                outcomes.push((*root, Outcome::Verified(VerifyMethod::ReadBack)));
+            }
+            // It was removed meanwhile, or is being written.
+            Ok((false, bytes)) => all += bytes,
+            Err(ReplicationError::ShuttingDown) => return Err(ReplicationError::ShuttingDown),
+            Err(error @ ReplicationError::NoGoodCopy { .. }) => {
+                tracing::error!(cid = %root, %error, "the local copy is damaged and no other is in reach");
+                outcomes.push((*root, Outcome::Bad(CopyState::Corrupt)));
+            }
+            Err(error) => {
+                tracing::warn!(%error, cid = %root, "the local copy cannot be read back");
+            }
+        }
+    }
+    Ok((outcomes, all))
+}
+
+pub(super) fn judged(id: &BackendId, root: &Cid, found: Found) -> Outcome {
     match found {
-        Found::Good => Outcome::Verified,
+        Found::Good => Outcome::Verified(VerifyMethod::ReadBack),
         Found::Wrong => {
             telemetry::metrics().replication_copies_corrupt.inc();
             tracing::error!(cid = %root, backend = %id, "a copy is corrupt; it is sent again");
@@ -156,28 +142,4 @@ fn judged(id: &BackendId, root: &Cid, found: Found) -> Outcome {
             Outcome::Bad(CopyState::Lost)
         }
     }
-}
-
-/// One page of the scan for claims that nobody remembers.
-fn find_claims(core: &Core) -> Result<(), ReplicationError> {
-    let after = {
-        let mut state = core.claims.state.lock();
-        if state.after.is_none() && !std::mem::take(&mut state.scan) {
-            return Ok(());
-        }
-        state.after
-    };
-    if core.namespace.stats().unverified == 0 {
-        core.claims.state.lock().after = None;
-        return Ok(());
-    }
-    let page = core.namespace.contents_page(after.as_ref(), PAGE)?;
-    core.claims.state.lock().after = page.last().map(|(root, _)| *root);
-    for (root, record) in page.iter().filter(|(_, record)| record.refs > 0) {
-        let claimed = record.copies.iter().filter(|copy| copy.state == CopyState::Claimed);
-        for copy in claimed.filter(|copy| core.registry.get(&copy.backend).is_some()) {
-            core.claims.add(&copy.backend, &[*root]);
-        }
-    }
-    Ok(())
 }

@@ -32,6 +32,11 @@ impl ManualClock {
         Self { nanos: AtomicI64::new(start.as_nanos()) }
     }
 
+    /// Sets the clock, also back.
+    pub fn set(&self, to: Timestamp) {
+        self.nanos.store(to.as_nanos(), Ordering::SeqCst);
+    }
+
     /// Moves the clock forward.
     pub fn advance(&self, by: std::time::Duration) {
         let nanos = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);

@@ -420,7 +420,7 @@ impl LocalStore {
 
     /// Reads and, at first use, hashes. When a repair moved the block in the
     /// meantime, the new place is tried.
-    fn load(&self, cid: &Cid, mut location: Location) -> Result<Bytes, StoreError> {
+    pub(super) fn load(&self, cid: &Cid, mut location: Location) -> Result<Bytes, StoreError> {
         loop {
             let error = match self.load_from(cid, &location) {
                 Ok(data) => return Ok(data),

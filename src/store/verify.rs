@@ -1,9 +1,11 @@
 //! What `fsck` and `status` ask of the store.
 
+use bytes::Bytes;
+
 use super::disk::OpenHow;
 use super::layout;
 use super::{LocalStore, StoreError, StoreUsage, VerifyProblem};
-use crate::types::SegmentId;
+use crate::types::{Cid, SegmentId};
 
 /// Index entries checked between two reports of progress.
 const PAGE_ROWS: usize = 1024;
@@ -49,6 +51,17 @@ impl LocalStore {
             }
             progress(blocks, bytes);
         }
+    }
+
+    /// As [`LocalStore::get`], read and hashed again whatever was verified before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reread(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+        let _gate = self.gate.read();
+        let Some(location) = self.find(cid)? else { return Ok(None) };
+        self.cache.forget(cid, Some(&location));
+        self.load(cid, location).map(Some)
     }
 
     /// Space taken and left. The first call looks at every segment file, later

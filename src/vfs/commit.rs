@@ -696,7 +696,7 @@ impl Vfs {
             min: policy.min,
             target: policy.target,
             max: policy.max,
-            pin: self.replicator.judge(policy.min, policy.target, policy.max, &copies),
+            pin: self.replicator.judge(&policy, &copies),
             copies,
             holes: 0,
             policies: numbers,

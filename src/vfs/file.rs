@@ -433,7 +433,7 @@ impl Vfs {
         }
         // The limits are those of the place that it is copied to.
         let policy = self.policy_of_locked(&state.record)?;
-        let pin = self.replicator.judge(policy.min, policy.target, policy.max, &content.copies);
+        let pin = self.replicator.judge(&policy, &content.copies);
         let (min, target_copies, max) = (policy.min, policy.target, policy.max);
         let commit = ContentCommit {
             shared: true,

@@ -21,6 +21,7 @@ mod events;
 mod failpoints;
 mod files;
 mod full;
+mod healing;
 mod ipfs_car;
 mod kernel;
 mod kubo;

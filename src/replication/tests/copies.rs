@@ -104,7 +104,7 @@ fn a_round_that_fails_is_repeated_after_its_pause_and_not_before() {
     let mut world = World::new();
     let clock = Arc::new(ManualClock::at(Timestamp { seconds: 1_000_000, nanoseconds: 0 }));
     world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
-    world.options.backoff = (Duration::from_secs(10), Duration::from_hours(1));
+    world.options.machine.backoff = (Duration::from_secs(10), Duration::from_hours(1));
     let place = world.add_memory("a");
     world.start();
     place.fail(Operation::PutMany, ErrorKind::Denied);
@@ -117,8 +117,8 @@ fn a_round_that_fails_is_repeated_after_its_pause_and_not_before() {
     assert!((5_000_000_000..=10_000_000_000).contains(&pause), "{pause} ns");
     let calls = place.calls(Operation::PutMany);
     clock.advance(Duration::from_secs(4));
-    world.replicator().core_for_tests().queue.request_scan(false);
-    eventually("the scan is over", || world.replicator().core_for_tests().queue.is_idle());
+    world.replicator().core_for_tests().request_scan(false);
+    eventually("the scan is over", || world.replicator().core_for_tests().is_idle());
     assert_eq!(place.calls(Operation::PutMany), calls);
     clock.advance(Duration::from_secs(7));
     world.until_drained();

@@ -7,9 +7,10 @@ use tempfile::TempDir;
 use crate::backends::{Backend, BackendSpec, MemoryBackend};
 use crate::content::{Profile, import_file};
 use crate::metadata::{
-    ContentCommit, ContentRecord, CopyRecord, CopyState, Engine, MemoryEngine, Namespace, NewNode,
-    PinState, QueueRecord, VerifyMethod,
+    BackendRecord, ContentCommit, ContentRecord, CopyRecord, CopyState, Engine, MemoryEngine,
+    Namespace, NewNode, PinState, QueueRecord, VerifyMethod,
 };
+use crate::replication::machine::MachineOptions;
 use crate::replication::{Policy, Registry, Replicator, ReplicatorOptions};
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock};
 use crate::store::{BlockIndex, LocalStore, MemoryIndex, StoreOptions};
@@ -48,11 +49,18 @@ impl World {
             dir,
             engine,
             index,
-            registry: Arc::new(Registry::new("device:here".into())),
+            registry: Arc::new(Registry::new(
+                "device:here".into(),
+                Duration::from_mins(15),
+                Arc::new(SystemClock),
+            )),
             bridge: Bridge::start(2).unwrap(),
             clock: Arc::new(SystemClock),
             options: ReplicatorOptions {
-                backoff: (Duration::from_millis(2), Duration::from_millis(20)),
+                machine: MachineOptions {
+                    backoff: (Duration::from_millis(2), Duration::from_millis(20)),
+                    ..MachineOptions::default()
+                },
                 probe_interval: Duration::from_millis(10),
                 call_deadline: Duration::from_secs(5),
                 ..ReplicatorOptions::default()
@@ -78,7 +86,7 @@ impl World {
     }
 
     pub fn add(&self, name: &str, backend: Arc<dyn Backend>) {
-        self.registry.add(spec(name), Ok(backend));
+        self.registry.add(spec(name), BackendRecord::default(), Ok(backend));
     }
 
     pub fn start(&mut self) {
@@ -150,9 +158,8 @@ impl World {
             method: VerifyMethod::Written,
         }];
         let replicator = self.replicator.as_ref();
-        let pin = replicator.map_or(PinState::BelowMin, |replicator| {
-            replicator.judge(policy.min, policy.target, policy.max, &copies)
-        });
+        let pin =
+            replicator.map_or(PinState::BelowMin, |replicator| replicator.judge(policy, &copies));
         let record = ContentRecord {
             size: link.size,
             tsize: link.tsize,

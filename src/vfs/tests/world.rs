@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::log_engine::LogEngine;
 use crate::backends::{Backend, BackendSpec};
 use crate::content::Profile;
-use crate::metadata::{EmbeddedEngine, Engine, Namespace};
+use crate::metadata::{BackendRecord, EmbeddedEngine, Engine, Namespace};
 use crate::replication::{
     Checkpointer, CheckpointerOptions, Policy, Registry, Replicator, ReplicatorOptions,
 };
@@ -178,11 +178,15 @@ impl World {
             }
             Disk::Real => LocalStore::open(&self.path("store"), index, options).unwrap(),
         });
-        let registry = Arc::new(Registry::new("device:here".into()));
+        let registry = Arc::new(Registry::new(
+            "device:here".into(),
+            Duration::from_mins(15),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+        ));
         let mut options = ReplicatorOptions::default();
         if let Some(place) = &self.place {
             let spec = BackendSpec { id: "b".parse().unwrap(), url: "memory:".into() };
-            registry.add(spec, Ok(Arc::clone(place)));
+            registry.add(spec, BackendRecord::default(), Ok(Arc::clone(place)));
             options.level_deadline = Duration::ZERO;
             options.probe_interval = Duration::from_millis(10);
         }

@@ -1,0 +1,201 @@
+//! What a volume knows of a backend beyond how to open it: parameters of its URL.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::types::ByteSize;
+
+/// Bytes at a backend that make an alarm unless `alarm=` says otherwise.
+const ALARM: u64 = 100_000_000_000;
+/// The place in the order of `strategy=priority` of one without `priority=`.
+const PRIORITY: u32 = 100;
+
+/// An amount of money in millionths of whatever the user counts in.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Micros(pub u64);
+
+/// What a backend costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Price {
+    /// A month of 10^9 bytes kept.
+    pub gb_month: Micros,
+    /// 10^9 bytes read.
+    pub gb_out: Micros,
+    /// A request.
+    pub request: Micros,
+}
+
+/// Settings of a backend's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceSettings {
+    /// `tier=`: the tier of policies that it belongs to.
+    pub tier: Option<String>,
+    /// `host=`: the machine (default: this one for directories).
+    pub host: Option<String>,
+    /// `site=`: building or region.
+    pub site: Option<String>,
+    /// `provider=`: company.
+    pub provider: Option<String>,
+    /// `priority=`: the lowest comes first.
+    pub priority: u32,
+    /// `price_gb_month=`, `price_gb_out=`, `price_request=`.
+    pub price: Price,
+    /// `alarm=`: bytes there that make an alarm; nothing stops.
+    pub alarm_bytes: u64,
+    /// `bandwidth=`: bytes a second that are sent there at most.
+    pub bandwidth: Option<u64>,
+    /// `requests=`: contents a second that are sent there at most.
+    pub requests: Option<u32>,
+    /// `parallel=`: batches that are sent there at the same time.
+    pub parallel: Option<usize>,
+}
+
+impl Default for PlaceSettings {
+    fn default() -> Self {
+        Self {
+            tier: None,
+            host: None,
+            site: None,
+            provider: None,
+            priority: PRIORITY,
+            price: Price::default(),
+            alarm_bytes: ALARM,
+            bandwidth: None,
+            requests: None,
+            parallel: None,
+        }
+    }
+}
+
+impl Micros {
+    /// Reads a decimal such as `0.023`; `None` when it is none, or has more than
+    /// six places behind the point.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || part.len() > 6 || (text.contains('.') && !digits(part)) {
+            return None;
+        }
+        let part: u64 = format!("{part:0<6}").parse().ok()?;
+        Some(Self(whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(part)?))
+    }
+}
+
+impl std::fmt::Display for Micros {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0 / 1_000_000)?;
+        let part = format!("{:06}", self.0 % 1_000_000);
+        let part = part.trim_end_matches('0');
+        if part.is_empty() { Ok(()) } else { write!(f, ".{part}") }
+    }
+}
+
+/// A name of letters, digits and `-_.:/`.
+pub(super) fn is_name(value: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+    !value.is_empty() && value.len() <= 64 && value.chars().all(plain)
+}
+
+fn number<T: std::str::FromStr + PartialEq + Default>(key: &str, value: &str) -> Result<T, String> {
+    match value.parse() {
+        Ok(number) if number != T::default() => Ok(number),
+        _ => Err(format!("{key}={value}: write a number above 0")),
+    }
+}
+
+impl PlaceSettings {
+    /// Takes a parameter of a URL; `None` when it is not one of these.
+    pub(super) fn set(&mut self, key: &str, value: &str) -> Option<Result<(), String>> {
+        let name = |to: &mut Option<String>| {
+            if !is_name(value) || value.contains(['/', ':']) && key == "tier" {
+                return Err(format!("{key}= is a name of letters, digits and -_."));
+            }
+            *to = Some(value.to_owned());
+            Ok(())
+        };
+        let money = |to: &mut Micros| {
+            *to = Micros::parse(value)
+                .ok_or_else(|| format!("{key}={value}: write an amount such as 0.023"))?;
+            Ok(())
+        };
+        let bytes = || {
+            let size = value.parse::<ByteSize>().map_err(|error| error.to_string())?.0;
+            if size == 0 { Err(format!("{key}=0 lets nothing through")) } else { Ok(size) }
+        };
+        Some(match key {
+            "tier" => name(&mut self.tier),
+            "host" => name(&mut self.host),
+            "site" => name(&mut self.site),
+            "provider" => name(&mut self.provider),
+            "price_gb_month" => money(&mut self.price.gb_month),
+            "price_gb_out" => money(&mut self.price.gb_out),
+            "price_request" => money(&mut self.price.request),
+            "alarm" => bytes().map(|size| self.alarm_bytes = size),
+            "bandwidth" => bytes().map(|size| self.bandwidth = Some(size)),
+            "priority" => number(key, value).map(|n| self.priority = n),
+            "requests" => number(key, value).map(|n| self.requests = Some(n)),
+            "parallel" => match number::<usize>(key, value) {
+                Ok(n) if n <= 64 => {
+                    self.parallel = Some(n.max(2));
+                    Ok(())
+                }
+                Ok(_) => Err(format!("parallel={value}: write a number from 2 to 64")),
+                Err(error) => Err(error),
+            },
+            _ => return None,
+        })
+    }
+
+    /// Of a URL that was checked when it came in: what does not parse is passed
+    /// over.
+    pub(super) fn of(url: &Url) -> Self {
+        let mut settings = Self::default();
+        for (key, value) in url.query_pairs() {
+            let (key, value): (Cow<'_, str>, Cow<'_, str>) = (key, value);
+            if let Some(Err(reason)) = settings.set(&key, &value) {
+                tracing::warn!(%reason, "a setting of a backend is passed over");
+            }
+        }
+        settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_read_and_written_without_rounding() {
+        for (text, micros) in [("0", 0), ("0.023", 23_000), ("12", 12_000_000), ("1.5", 1_500_000)]
+        {
+            assert_eq!(Micros::parse(text), Some(Micros(micros)));
+            assert_eq!(Micros(micros).to_string(), text);
+        }
+        for bad in ["", ".", "1.", ".5", "-1", "1e3", "0.1234567", "99999999999999999999"] {
+            assert_eq!(Micros::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn settings_are_taken_from_a_url_and_wrong_ones_say_what_to_write() {
+        let url =
+            "file:///x?tier=cloud&site=zurich&price_gb_month=0.023&bandwidth=10MiB&parallel=1";
+        let settings = PlaceSettings::of(&url.parse().unwrap());
+        assert_eq!(settings.tier.as_deref(), Some("cloud"));
+        assert_eq!(settings.price.gb_month, Micros(23_000));
+        assert_eq!((settings.bandwidth, settings.parallel), (Some(10 << 20), Some(2)));
+        assert_eq!(settings.alarm_bytes, 100_000_000_000);
+        for (key, value) in
+            [("tier", "a/b"), ("alarm", "0"), ("priority", "x"), ("price_request", "free")]
+        {
+            let error = PlaceSettings::default().set(key, value).unwrap().unwrap_err();
+            assert!(error.starts_with(key), "{error}");
+        }
+        assert!(PlaceSettings::default().set("colour", "red").is_none());
+    }
+}

@@ -1,0 +1,372 @@
+//! All places of a volume with their health. Pure: the time is given, and what
+//! answers or fails is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::super::{BackendState, BackendStatus};
+use super::health::{Health, HealthChange};
+use super::places::{Candidate, Places};
+use crate::backends::{BackendError, PlaceSettings, Usage};
+use crate::metadata::BackendRecord;
+use crate::types::{BackendId, Timestamp};
+
+/// A place that was full takes part again with this much space (or a twentieth
+/// of a small one), so that it does not come and go with each block.
+const SPACE_AFTER_FULL: u64 = 64 << 20;
+/// Less than this more free space is no reason to look at the queue again.
+const SPACE_STEP: u64 = 1 << 20;
+
+/// What an open backend says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// `dir`, `s3`, ...
+    pub kind: String,
+    /// Its failure domain.
+    pub domain: String,
+    /// What it took survives a crash there.
+    pub durable: bool,
+    /// Nothing can be written now.
+    pub read_only: bool,
+}
+
+/// One backend.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Location without secrets.
+    pub url: String,
+    /// Tier, prices, limits.
+    pub settings: PlaceSettings,
+    /// What survives a restart.
+    pub record: BackendRecord,
+    /// Health.
+    pub health: Health,
+    /// Space, as last seen.
+    pub usage: Usage,
+    facts: Facts,
+    open: bool,
+    /// The least space that was free since contents without room were last
+    /// looked at again.
+    least_free: Option<u64>,
+}
+
+/// The volume's places.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    local: [String; 4],
+    grace: Duration,
+    members: BTreeMap<BackendId, Member>,
+    /// Rises when more can be done than before.
+    epoch: u64,
+    /// Rises when fewer copies count than before.
+    losses: u64,
+    /// Whose record is to be kept.
+    unsaved: BTreeSet<BackendId>,
+}
+
+impl Member {
+    fn state(&self) -> BackendState {
+        let capacity = self.usage.capacity_bytes;
+        let enough = capacity.map_or(SPACE_AFTER_FULL, |all| SPACE_AFTER_FULL.min(all / 20));
+        let cramped = self.health.state == BackendState::Full
+            && self.usage.available_bytes.is_some_and(|free| free < enough);
+        match (self.facts.read_only || self.record.read_only, cramped) {
+            (true, _) => BackendState::ReadOnly,
+            (false, true) => BackendState::Full,
+            (false, false) => BackendState::Up,
+        }
+    }
+}
+
+fn names(device: &str, settings: &PlaceSettings, here: &[String; 4]) -> [String; 4] {
+    let [_, host, site, provider] = here;
+    let or =
+        |own: &Option<String>, default: &String| own.clone().unwrap_or_else(|| default.clone());
+    let host = or(&settings.host, host);
+    [device.to_owned(), host, or(&settings.site, site), or(&settings.provider, provider)]
+}
+
+impl Fleet {
+    /// Without backends; the local store's failure domains, and the time after
+    /// which copies at a place that is away stop counting.
+    #[must_use]
+    pub fn new(local_domain: String, grace: Duration) -> Self {
+        let here = || "this-host".to_owned();
+        Self {
+            local: [local_domain, here(), here(), here()],
+            grace,
+            members: BTreeMap::new(),
+            epoch: 0,
+            losses: 0,
+            unsaved: BTreeSet::new(),
+        }
+    }
+
+    /// Adds a backend that is not open yet. `record`: of an earlier life.
+    pub fn add(
+        &mut self,
+        id: BackendId,
+        url: String,
+        settings: PlaceSettings,
+        record: BackendRecord,
+        now: Timestamp,
+    ) {
+        let member = Member {
+            url,
+            settings,
+            health: Health::unknown(&record, now),
+            record,
+            usage: Usage::default(),
+            facts: Facts {
+                kind: "dir".into(),
+                domain: format!("unknown:{id}"),
+                // Counted among the places to come.
+                durable: true,
+                read_only: false,
+            },
+            open: false,
+            least_free: None,
+        };
+        self.members.insert(id, member);
+        self.epoch += 1;
+    }
+
+    /// Forgets a backend.
+    pub fn remove(&mut self, id: &BackendId) -> bool {
+        self.unsaved.remove(id);
+        self.losses += 1;
+        self.members.remove(id).is_some()
+    }
+
+    /// One backend.
+    #[must_use]
+    pub fn get(&self, id: &BackendId) -> Option<&Member> {
+        self.members.get(id)
+    }
+
+    /// All backends.
+    pub fn members(&self) -> impl Iterator<Item = (&BackendId, &Member)> {
+        self.members.iter()
+    }
+
+    /// Rises when more can be done than before.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Rises when fewer copies count than before.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// It was opened (again).
+    pub fn opened(&mut self, id: &BackendId, facts: Facts, now: Timestamp) -> bool {
+        let Some(member) = self.members.get_mut(id) else { return false };
+        member.facts = facts;
+        member.open = true;
+        self.reached(id, now)
+    }
+
+    /// What an open backend says of itself may change.
+    pub fn set_facts(&mut self, id: &BackendId, facts: Facts) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.facts = facts;
+        }
+    }
+
+    /// It answered a probe or took a write. True when it was not in use before.
+    pub fn reached(&mut self, id: &BackendId, now: Timestamp) -> bool {
+        let Some(member) = self.members.get_mut(id).filter(|member| member.open) else {
+            return false;
+        };
+        let (state, before) = (member.state(), member.health.state);
+        let back = member.health.reached(state, now) == Some(HealthChange::Back);
+        // One that only reads now is a change, too: its copies count again.
+        if back || (before == BackendState::Down && member.health.state != before) {
+            self.epoch += 1;
+        }
+        self.note(id);
+        back
+    }
+
+    /// A read was answered after so long.
+    pub fn answered(&mut self, id: &BackendId, took: Duration) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.health.answered(took);
+        }
+    }
+
+    /// A call failed. True when it takes no part any more.
+    pub fn failed(&mut self, id: &BackendId, error: &BackendError, now: Timestamp) -> bool {
+        let Some(member) = self.members.get_mut(id) else { return false };
+        let before = member.health.state;
+        let change = member.health.failed(error, now);
+        if before == BackendState::Down && member.health.state != before {
+            self.epoch += 1;
+        }
+        self.note(id);
+        change == Some(HealthChange::Lost)
+    }
+
+    /// Time passed: whose copies stop counting.
+    pub fn tick(&mut self, now: Timestamp) -> Vec<BackendId> {
+        let grace = self.grace;
+        let ticked = |(id, member): (&BackendId, &mut Member)| {
+            (member.health.tick(grace, now) == Some(HealthChange::GivenUp)).then(|| id.clone())
+        };
+        let given_up: Vec<BackendId> = self.members.iter_mut().filter_map(ticked).collect();
+        for id in &given_up {
+            self.note(id);
+        }
+        self.losses += given_up.len() as u64;
+        given_up
+    }
+
+    /// When [`Fleet::tick`] will have something to say.
+    #[must_use]
+    pub fn due(&self) -> Option<Timestamp> {
+        self.members.values().filter_map(|member| member.health.due(self.grace)).min()
+    }
+
+    /// A copy there was proven then.
+    pub fn proven(&mut self, id: &BackendId, at: Timestamp) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.health.proven(at);
+        }
+    }
+
+    /// It is to leave, or is not any more.
+    pub fn set_draining(&mut self, id: &BackendId, draining: bool) -> bool {
+        let Some(member) = self.members.get_mut(id) else { return false };
+        member.record.draining = draining;
+        self.unsaved.insert(id.clone());
+        self.epoch += 1;
+        self.losses += 1;
+        true
+    }
+
+    /// Nothing is to be written there, or is again.
+    pub fn set_read_only(&mut self, id: &BackendId, read_only: bool, now: Timestamp) -> bool {
+        let Some(member) = self.members.get_mut(id) else { return false };
+        member.record.read_only = read_only;
+        self.unsaved.insert(id.clone());
+        if member.health.state != BackendState::Down {
+            self.reached(id, now);
+        }
+        true
+    }
+
+    /// The place said how much room it has. With clearly more than before, what
+    /// found too little is due again.
+    pub fn set_usage(&mut self, id: &BackendId, usage: Usage) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let more = match (member.least_free, usage.available_bytes) {
+            (Some(least), Some(free)) => free > least + (least / 20).max(SPACE_STEP),
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let least = if more { None } else { member.least_free };
+        member.least_free = match (least, usage.available_bytes) {
+            (Some(least), Some(free)) => Some(least.min(free)),
+            (_, free) => free,
+        };
+        member.usage = usage;
+        if more {
+            self.epoch += 1;
+        }
+    }
+
+    fn note(&mut self, id: &BackendId) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        let health = &member.health;
+        let record = BackendRecord {
+            away_since: health.away_since,
+            given_up: health.given_up,
+            trusted_since: health.trusted_since,
+            ..member.record.clone()
+        };
+        if record != member.record {
+            member.record = record;
+            self.unsaved.insert(id.clone());
+        }
+    }
+
+    /// Records that changed since the last call, to be kept.
+    pub fn take_unsaved(&mut self) -> Vec<(BackendId, BackendRecord)> {
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let record = |id: BackendId| {
+            let record = self.members.get(&id)?.record.clone();
+            Some((id, record))
+        };
+        unsaved.into_iter().filter_map(record).collect()
+    }
+
+    /// The places as they are now.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        let local = Candidate {
+            id: BackendId::local(),
+            domains: self.local.clone(),
+            durable: true,
+            state: BackendState::Up,
+            readable: true,
+            available: true,
+            space: None,
+            draining: false,
+            given_up: false,
+            trusted_since: Timestamp::default(),
+            latency: Duration::ZERO,
+            settings: PlaceSettings::default(),
+        };
+        let candidate = |(id, member): (&BackendId, &Member)| {
+            let state = member.health.state;
+            Candidate {
+                id: id.clone(),
+                domains: names(&member.facts.domain, &member.settings, &self.local),
+                durable: member.facts.durable,
+                state,
+                readable: member.open && state != BackendState::Down,
+                available: member.open
+                    && matches!(state, BackendState::Up | BackendState::Degraded),
+                space: member.usage.capacity_bytes.zip(member.usage.available_bytes),
+                draining: member.record.draining,
+                given_up: member.health.given_up,
+                trusted_since: member.health.trusted_since,
+                latency: member.health.latency,
+                settings: member.settings.clone(),
+            }
+        };
+        Places::new(std::iter::once(local).chain(self.members.iter().map(candidate)).collect())
+    }
+
+    /// What `status` shows.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<BackendStatus> {
+        let status = |(id, member): (&BackendId, &Member)| BackendStatus {
+            id: id.clone(),
+            kind: member.facts.kind.clone(),
+            url: member.url.clone(),
+            state: member.health.state,
+            domain: member.facts.domain.clone(),
+            usage: member.usage,
+            last_error: member.health.last_error.clone(),
+            draining: member.record.draining,
+            given_up: member.health.given_up,
+            away_since: member.health.away_since,
+            latency: member.health.latency,
+            settings: member.settings.clone(),
+        };
+        self.members.iter().map(status).collect()
+    }
+
+    /// The failure domain of a place.
+    #[must_use]
+    pub fn domain_of(&self, id: &BackendId) -> Option<&str> {
+        if id.is_local() {
+            return Some(&self.local[0]);
+        }
+        self.members.get(id).map(|member| member.facts.domain.as_str())
+    }
+}

@@ -1,0 +1,305 @@
+//! Whether a backend answers. Pure: the time is given.
+//!
+//! `up` -> `degraded` at the first error, -> `down` after some in a row; back when
+//! a probe is answered. One that goes down again soon has to answer more probes, so
+//! that a place that comes and goes is not trusted each time. Away for
+//! longer than the grace period it is *given up*: copies there stop counting, and
+//! count again one by one when each was proven after its return.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::BackendState;
+use super::time::{plus, since};
+use crate::backends::{BackendError, ErrorKind};
+use crate::metadata::BackendRecord;
+use crate::types::Timestamp;
+
+/// Temporary failures in a row after which a backend counts as down.
+const FAILURES_TO_DOWN: u32 = 5;
+/// A call that got no answer was waited for long enough: two in a row do, of
+/// which one may be a probe.
+const FAILURES_OF_A_TIMEOUT: u32 = 3;
+/// Going down again within this time asks for more answers before it is back.
+const FLAP_WINDOW: Duration = Duration::from_mins(15);
+/// Answers at most: one that refuses a call now and then must stay of use.
+const MOST_ANSWERS: u32 = 4;
+/// Buckets of the histogram of latencies: up to 1, 2, 4, ... milliseconds, and
+/// the last one for all above.
+pub const BUCKETS: usize = 18;
+
+/// Health of one backend.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// As it counts now.
+    pub state: BackendState,
+    /// Since when it is out of reach.
+    pub away_since: Option<Timestamp>,
+    /// Away for longer than the grace period.
+    pub given_up: bool,
+    /// Proofs from before do not count.
+    pub trusted_since: Timestamp,
+    /// The newest proof of a copy there that is known.
+    pub newest_proof: Timestamp,
+    /// Last error, for people; empty when none.
+    pub last_error: String,
+    /// Of reads, as a moving average; zero before the first.
+    pub latency: Duration,
+    /// Calls that were answered, by [`BUCKETS`].
+    pub latencies: [u64; BUCKETS],
+    /// Errors by kind, since the start.
+    pub errors: BTreeMap<ErrorKind, u64>,
+    failures: u32,
+    /// Answers since it went down, less the failures.
+    answers: u32,
+    /// Times it went down, each forgotten after a window without.
+    flaps: u32,
+    last_down: Timestamp,
+}
+
+/// What changed for what is planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthChange {
+    /// It takes no part any more.
+    Lost,
+    /// It takes part (again).
+    Back,
+    /// Copies there stop counting.
+    GivenUp,
+}
+
+fn takes_writes(state: BackendState) -> bool {
+    matches!(state, BackendState::Up | BackendState::Degraded)
+}
+
+impl Health {
+    /// Of a backend that was never reached: away since `now`, unless the record
+    /// of an earlier life says since when.
+    #[must_use]
+    pub fn unknown(record: &BackendRecord, now: Timestamp) -> Self {
+        Self {
+            state: BackendState::Down,
+            away_since: Some(record.away_since.map_or(now, |since| since.min(now))),
+            given_up: record.given_up,
+            trusted_since: record.trusted_since,
+            newest_proof: record.trusted_since,
+            last_error: String::new(),
+            latency: Duration::ZERO,
+            latencies: [0; BUCKETS],
+            errors: BTreeMap::new(),
+            failures: 0,
+            answers: 0,
+            flaps: 0,
+            last_down: Timestamp::default(),
+        }
+    }
+
+    /// A call was answered after so long.
+    pub fn answered(&mut self, took: Duration) {
+        self.latency = if self.latency.is_zero() { took } else { (self.latency * 7 + took) / 8 };
+        let bucket = took.as_millis().max(1).next_power_of_two().trailing_zeros() as usize;
+        if let Some(count) = self.latencies.get_mut(bucket.min(BUCKETS - 1)) {
+            *count += 1;
+        }
+        if self.state == BackendState::Degraded {
+            self.state = BackendState::Up;
+        }
+        self.failures = 0;
+    }
+
+    /// A call failed. What says nothing about the place (a block that is not
+    /// there, a wrong request) counts for nothing.
+    pub fn failed(&mut self, error: &BackendError, now: Timestamp) -> Option<HealthChange> {
+        *self.errors.entry(error.kind).or_default() += 1;
+        let before = self.state;
+        if before == BackendState::Down {
+            self.last_error.clone_from(&error.message);
+            let answers = match error.kind {
+                // It says so itself: what lies there can be read.
+                ErrorKind::ReadOnly | ErrorKind::Denied => BackendState::ReadOnly,
+                ErrorKind::Full => BackendState::Full,
+                _ => {
+                    self.answers = self.answers.saturating_sub(1);
+                    return None;
+                }
+            };
+            let change = self.reached(answers, now);
+            self.last_error.clone_from(&error.message);
+            return change;
+        }
+        let after = match error.kind {
+            ErrorKind::NotFound
+            | ErrorKind::Corrupt
+            | ErrorKind::Invalid
+            | ErrorKind::Unsupported => return None,
+            ErrorKind::Unavailable => BackendState::Down,
+            ErrorKind::ReadOnly | ErrorKind::Denied => BackendState::ReadOnly,
+            ErrorKind::Full => BackendState::Full,
+            ErrorKind::Timeout | ErrorKind::Throttled | ErrorKind::Other => {
+                self.failures +=
+                    if error.kind == ErrorKind::Timeout { FAILURES_OF_A_TIMEOUT } else { 1 };
+                match before {
+                    _ if self.failures >= FAILURES_TO_DOWN => BackendState::Down,
+                    BackendState::ReadOnly | BackendState::Full => before,
+                    _ => BackendState::Degraded,
+                }
+            }
+        };
+        self.answers = 0;
+        self.last_error.clone_from(&error.message);
+        self.state = after;
+        if after == BackendState::Down {
+            let soon = since(self.last_down, now) < FLAP_WINDOW;
+            self.flaps = if soon { self.flaps.saturating_add(1) } else { 0 };
+            self.last_down = now;
+            self.away_since = Some(now);
+        }
+        (takes_writes(before) && !takes_writes(after)).then_some(HealthChange::Lost)
+    }
+
+    /// A probe or a write was answered; `state` is what the place can do now.
+    pub fn reached(&mut self, state: BackendState, now: Timestamp) -> Option<HealthChange> {
+        let before = self.state;
+        if before == BackendState::Down {
+            self.answers = self.answers.saturating_add(1);
+            if self.answers < self.answers_to_return() {
+                return None;
+            }
+            self.away_since = None;
+            if std::mem::take(&mut self.given_up) {
+                // After every proof from before, whatever the clock did since.
+                self.trusted_since = now.max(plus(self.newest_proof, Duration::from_nanos(1)));
+            }
+        }
+        self.answers = 0;
+        self.failures = 0;
+        self.state = state;
+        if state != BackendState::Full {
+            self.last_error.clear();
+        }
+        (takes_writes(state) && !takes_writes(before)).then_some(HealthChange::Back)
+    }
+
+    /// Probes that it has to answer when it is down.
+    #[must_use]
+    pub fn answers_to_return(&self) -> u32 {
+        (1 << self.flaps.min(8)).min(MOST_ANSWERS)
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, grace: Duration, now: Timestamp) -> Option<HealthChange> {
+        let away_since = self.away_since?;
+        if away_since > now {
+            // The clock went back: the grace period begins anew.
+            self.away_since = Some(now);
+            return None;
+        }
+        if self.given_up || since(away_since, now) < grace {
+            return None;
+        }
+        self.given_up = true;
+        Some(HealthChange::GivenUp)
+    }
+
+    /// When [`Health::tick`] will have something to say.
+    #[must_use]
+    pub fn due(&self, grace: Duration) -> Option<Timestamp> {
+        self.away_since.filter(|_| !self.given_up).map(|since| plus(since, grace))
+    }
+
+    /// A proof of a copy there was made then.
+    pub fn proven(&mut self, at: Timestamp) {
+        self.newest_proof = self.newest_proof.max(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_mins(15);
+
+    fn at(seconds: u64) -> Timestamp {
+        plus(Timestamp::default(), Duration::from_secs(1_000_000 + seconds))
+    }
+
+    fn up() -> Health {
+        let mut health = Health::unknown(&BackendRecord::default(), at(0));
+        assert_eq!(health.reached(BackendState::Up, at(0)), Some(HealthChange::Back));
+        health
+    }
+
+    fn fail(health: &mut Health, kind: ErrorKind, seconds: u64) -> Option<HealthChange> {
+        health.failed(&BackendError::new(kind, "no"), at(seconds))
+    }
+
+    #[test]
+    fn copies_stop_counting_after_the_grace_period_and_not_before() {
+        let mut health = up();
+        assert_eq!(fail(&mut health, ErrorKind::Unavailable, 10), Some(HealthChange::Lost));
+        assert_eq!(health.due(GRACE), Some(at(910)));
+        assert_eq!(health.tick(GRACE, at(909)), None);
+        assert_eq!(health.tick(GRACE, at(910)), Some(HealthChange::GivenUp));
+        assert_eq!(health.tick(GRACE, at(2000)), None, "it is said once");
+        health.proven(at(5000));
+        assert_eq!(health.reached(BackendState::Up, at(2001)), Some(HealthChange::Back));
+        assert!(health.trusted_since > at(5000), "a proof under a wrong clock does not count");
+        assert!(!health.given_up && health.away_since.is_none());
+    }
+
+    #[test]
+    fn one_that_returns_in_time_keeps_its_copies() {
+        let mut health = up();
+        let trusted = health.trusted_since;
+        fail(&mut health, ErrorKind::Unavailable, 10);
+        health.reached(BackendState::Up, at(600));
+        assert_eq!((health.tick(GRACE, at(5000)), health.trusted_since), (None, trusted));
+    }
+
+    #[test]
+    fn the_grace_period_goes_on_over_a_restart_and_begins_anew_when_the_clock_goes_back() {
+        let mut record = BackendRecord { away_since: Some(at(0)), ..BackendRecord::default() };
+        let mut health = Health::unknown(&record, at(800));
+        assert_eq!(health.tick(GRACE, at(900)), Some(HealthChange::GivenUp));
+        record.away_since = Some(at(9000));
+        let mut health = Health::unknown(&record, at(100));
+        assert_eq!(health.tick(GRACE, at(999)), None);
+        assert_eq!(health.tick(GRACE, at(1000)), Some(HealthChange::GivenUp));
+    }
+
+    #[test]
+    fn one_that_flaps_has_to_answer_more_often() {
+        let mut health = up();
+        for (round, wanted) in [1, 2, 4, 4, 4].into_iter().enumerate() {
+            let now = 100 * round as u64;
+            fail(&mut health, ErrorKind::Unavailable, now);
+            assert_eq!(health.answers_to_return(), wanted);
+            for _ in 1..wanted {
+                assert_eq!(health.reached(BackendState::Up, at(now + 1)), None);
+            }
+            assert_eq!(health.reached(BackendState::Up, at(now + 2)), Some(HealthChange::Back));
+        }
+        fail(&mut health, ErrorKind::Unavailable, 10_000);
+        assert_eq!(health.answers_to_return(), 1, "it was good for a while");
+    }
+
+    #[test]
+    fn an_answer_forgives_errors_and_errors_in_a_row_do_not() {
+        let mut health = up();
+        for _ in 0..4 {
+            assert_eq!(fail(&mut health, ErrorKind::Other, 1), None);
+            assert_eq!(health.state, BackendState::Degraded);
+        }
+        health.answered(Duration::from_millis(3));
+        assert_eq!(health.state, BackendState::Up);
+        assert_eq!(health.latencies[2], 1);
+        for _ in 0..4 {
+            fail(&mut health, ErrorKind::Throttled, 2);
+        }
+        assert_eq!(fail(&mut health, ErrorKind::Other, 3), Some(HealthChange::Lost));
+        assert_eq!(health.errors[&ErrorKind::Throttled], 4);
+    }
+}

@@ -1,0 +1,454 @@
+//! What is known in memory of the durable queue. Pure: the time is given.
+//!
+//! The rows themselves are in the metadata (table `Q`, written in the
+//! transaction of the new root). Here is a bounded window: roots that were just
+//! submitted, and tasks in the lane of each place, riskiest first (fewest
+//! copies), then oldest. What does not fit is left to the next scan of the rows.
+//! A slow place fills its own lane only.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use super::budget::Bucket;
+use super::planner::Job;
+use super::time::since;
+use crate::backends::PlaceSettings;
+use crate::types::{BackendId, Cid, Timestamp};
+
+/// Submitted roots that are not planned yet; more are found by a scan.
+const INCOMING: usize = 16_384;
+/// Tasks of one lane; more are found by a scan.
+const LANE: usize = 8_192;
+/// Contents that a worker takes at once.
+const BATCH: usize = 64;
+/// Bytes of these; a content above goes by itself.
+const BATCH_BYTES: u64 = 4 << 20;
+/// Between two scans at least; and ten times as long as a scan took.
+const SCAN_REST: Duration = Duration::from_millis(20);
+
+/// One content and its work at one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Task {
+    /// The content.
+    pub root: Cid,
+    /// Bytes that it takes at most.
+    pub bytes: u64,
+    /// What is to be done.
+    pub job: Job,
+}
+
+/// What a worker gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// To be done now.
+    Tasks(Vec<Task>),
+    /// Nothing before this time: the limits of the place.
+    Later(Timestamp),
+    /// Nothing.
+    Empty,
+}
+
+/// Keyed by copies that exist, then by order of arrival.
+type Tasks = BTreeMap<(usize, u64), Task>;
+
+#[derive(Debug, Default)]
+struct Lane {
+    small: Tasks,
+    /// One at a time: large contents, repairs, proofs and releases.
+    large: Tasks,
+    /// A task found no room: scan when there is some.
+    overflowed: bool,
+    paused: bool,
+    bytes: Option<Bucket>,
+    contents: Option<Bucket>,
+    /// Bytes that wait.
+    waiting: u64,
+    /// Bytes a second, as a moving average.
+    rate: f64,
+}
+
+/// The window of the queue.
+#[derive(Debug, Default)]
+pub struct Lanes {
+    incoming: VecDeque<Cid>,
+    known: HashSet<Cid>,
+    of_place: HashMap<BackendId, Lane>,
+    /// Contents in lanes or with a worker, and in how many.
+    busy: HashMap<Cid, usize>,
+    /// Submitted again while busy: planned again after that.
+    again: HashSet<Cid>,
+    arrivals: u64,
+    /// The scheduler has roots or rows in hand.
+    planning: bool,
+    /// The rows are to be scanned; whether pauses are over, too.
+    scan: bool,
+    hurry: bool,
+    /// When the next pause of a row ends.
+    next_due: Option<Timestamp>,
+    last_scan: Option<(Timestamp, Duration)>,
+}
+
+impl Lanes {
+    /// Roots whose rows were just written, or who should not wait for theirs.
+    pub fn submit(&mut self, roots: &[Cid]) {
+        for root in roots {
+            if self.busy.contains_key(root) {
+                self.again.insert(*root);
+            } else if self.incoming.len() >= INCOMING {
+                self.scan = true;
+                break;
+            } else if self.known.insert(*root) {
+                self.incoming.push_back(*root);
+            }
+        }
+    }
+
+    /// Asks for a scan of the rows; `hurry` ends all pauses.
+    pub fn request_scan(&mut self, hurry: bool) {
+        self.scan = true;
+        self.hurry |= hurry;
+    }
+
+    /// A row is not to be tried before `time`.
+    pub fn due_at(&mut self, time: Timestamp) {
+        self.next_due = Some(self.next_due.map_or(time, |due| due.min(time)));
+    }
+
+    /// When the next pause of a row ends.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.next_due
+    }
+
+    /// The scheduler takes submitted roots in hand.
+    pub fn take_incoming(&mut self, limit: usize) -> Vec<Cid> {
+        self.planning = true;
+        let count = self.incoming.len().min(limit);
+        let roots: Vec<Cid> = self.incoming.drain(..count).collect();
+        for root in &roots {
+            self.known.remove(root);
+        }
+        roots
+    }
+
+    /// The scheduler has nothing in hand any more.
+    pub fn planned(&mut self) {
+        self.planning = false;
+    }
+
+    /// Whether submitted roots wait.
+    #[must_use]
+    pub fn has_incoming(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// Whether a scan should begin (`Some(hurry)`). Scans take a tenth of the
+    /// time at most, whatever the number of rows.
+    pub fn begin_scan(&mut self, now: Timestamp) -> Option<bool> {
+        let due = self.scan || self.next_due.is_some_and(|due| due <= now);
+        let rested = self.last_scan.is_none_or(|(ended, took)| {
+            // A clock that went back must not hold scans off.
+            ended > now || since(ended, now) >= (took * 10).max(SCAN_REST)
+        });
+        if !due || !rested {
+            return None;
+        }
+        self.scan = false;
+        self.next_due = None;
+        Some(std::mem::take(&mut self.hurry))
+    }
+
+    /// `incomplete`: rows were left out, to be found when a lane has room.
+    pub fn end_scan(&mut self, now: Timestamp, took: Duration, incomplete: bool) {
+        self.last_scan = Some((now, took));
+        if incomplete {
+            self.of_place.values_mut().for_each(|lane| lane.overflowed = true);
+        }
+    }
+
+    /// Whether the content is in hand somewhere.
+    #[must_use]
+    pub fn is_busy(&self, root: &Cid) -> bool {
+        self.busy.contains_key(root) || self.known.contains(root)
+    }
+
+    /// In how many lanes, or with how many workers, the content is.
+    #[must_use]
+    pub fn in_hand(&self, root: &Cid) -> usize {
+        self.busy.get(root).copied().unwrap_or(0)
+    }
+
+    /// Room in the emptiest lane: what a scan should bring.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        LANE - self.of_place.values().map(Lane::len).min().unwrap_or(0).min(LANE)
+    }
+
+    /// Tasks in all lanes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.of_place.values().map(Lane::len).sum()
+    }
+
+    /// No task in any lane.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts the tasks of one content into their lanes. `copies` it has already.
+    pub fn assign(&mut self, copies: usize, tasks: &[(BackendId, Task)]) {
+        if let Some((_, task)) = tasks.first()
+            && self.busy.contains_key(&task.root)
+        {
+            self.again.insert(task.root);
+            return;
+        }
+        for (id, task) in tasks {
+            self.arrivals += 1;
+            let key = (copies, self.arrivals);
+            let lane = self.of_place.entry(id.clone()).or_default();
+            if lane.len() >= LANE {
+                lane.overflowed = true;
+                continue;
+            }
+            let large = task.bytes > BATCH_BYTES || task.job != Job::Send;
+            if large { &mut lane.large } else { &mut lane.small }.insert(key, *task);
+            lane.waiting = lane.waiting.saturating_add(task.bytes);
+            *self.busy.entry(task.root).or_default() += 1;
+        }
+    }
+
+    /// The limits of a place, as its settings have them now.
+    pub fn limit(&mut self, id: &BackendId, settings: &PlaceSettings, now: Timestamp) {
+        let lane = self.of_place.entry(id.clone()).or_default();
+        let bucket = |rate: Option<u64>| rate.map(|rate| Bucket::new(rate, now));
+        lane.bytes = bucket(settings.bandwidth);
+        lane.contents = bucket(settings.requests.map(u64::from));
+    }
+
+    /// Holds a lane, or lets it go on.
+    pub fn pause(&mut self, id: &BackendId, paused: bool) {
+        self.of_place.entry(id.clone()).or_default().paused = paused;
+    }
+
+    /// The next tasks of a lane: many small ones, or a large one. The first
+    /// worker (0) takes small ones only, so that large ones never hold them up.
+    pub fn take(&mut self, id: &BackendId, worker: usize, now: Timestamp) -> Taken {
+        let lane = self.of_place.entry(id.clone()).or_default();
+        if lane.paused {
+            return Taken::Empty;
+        }
+        if lane.len() > 0 {
+            let waits =
+                [&mut lane.bytes, &mut lane.contents].map(|bucket| bucket.as_mut()?.wait(now));
+            if let Some(until) = waits.into_iter().flatten().max() {
+                return Taken::Later(until);
+            }
+        }
+        let taken = lane.next(worker);
+        let bytes: u64 = taken.iter().map(|task| task.bytes).sum();
+        lane.waiting = lane.waiting.saturating_sub(bytes);
+        let sent: u64 =
+            taken.iter().filter(|task| task.job != Job::Release).map(|task| task.bytes).sum();
+        if let Some(bucket) = &mut lane.bytes {
+            bucket.take(sent);
+        }
+        if let Some(bucket) = &mut lane.contents {
+            bucket.take(taken.len() as u64);
+        }
+        if lane.overflowed && lane.len() < LANE / 4 {
+            lane.overflowed = false;
+            self.scan = true;
+        }
+        if taken.is_empty() { Taken::Empty } else { Taken::Tasks(taken) }
+    }
+
+    /// Whether a scan was asked for.
+    #[must_use]
+    pub fn wants_scan(&self) -> bool {
+        self.scan
+    }
+
+    /// A worker is done with these, well or not; true when some are to be
+    /// planned again.
+    pub fn finished(&mut self, roots: &[Cid]) -> bool {
+        let mut again = false;
+        for root in roots {
+            let Some(lanes) = self.busy.get_mut(root) else { continue };
+            *lanes -= 1;
+            if *lanes == 0 {
+                self.busy.remove(root);
+                if self.again.remove(root) && self.known.insert(*root) {
+                    self.incoming.push_back(*root);
+                    again = true;
+                }
+            }
+        }
+        again
+    }
+
+    /// So many bytes went to a place in that time.
+    pub fn moved(&mut self, id: &BackendId, bytes: u64, took: Duration) {
+        let lane = self.of_place.entry(id.clone()).or_default();
+        #[expect(clippy::cast_precision_loss, reason = "a rate is rounded for people")]
+        let rate = bytes as f64 / took.as_secs_f64().max(0.001);
+        lane.rate = if lane.rate == 0.0 { rate } else { lane.rate * 0.9 + rate * 0.1 };
+    }
+
+    /// Tasks and bytes that wait in a lane, and bytes a second (0: not known).
+    #[must_use]
+    pub fn lane(&self, id: &BackendId) -> (usize, u64, f64) {
+        self.of_place.get(id).map_or((0, 0, 0.0), |lane| (lane.len(), lane.waiting, lane.rate))
+    }
+
+    /// Whether nothing is planned, sent or looked for.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.incoming.is_empty() && self.busy.is_empty() && !self.scan && !self.planning
+    }
+
+    /// Tasks of a place that leaves are dropped.
+    pub fn forget(&mut self, id: &BackendId) {
+        let Some(lane) = self.of_place.remove(id) else { return };
+        let roots: Vec<Cid> =
+            lane.small.into_values().chain(lane.large.into_values()).map(|t| t.root).collect();
+        self.finished(&roots);
+        self.submit(&roots);
+    }
+}
+
+impl Lane {
+    fn len(&self) -> usize {
+        self.small.len() + self.large.len()
+    }
+
+    fn next(&mut self, worker: usize) -> Vec<Task> {
+        let small = self.small.first_key_value().map(|(key, _)| *key);
+        let large = self.large.first_key_value().map(|(key, _)| *key);
+        match (small, large) {
+            (small, Some(large)) if worker > 0 && small.is_none_or(|small| large < small) => {
+                self.large.pop_first().map(|(_, task)| task).into_iter().collect()
+            }
+            (Some(_), _) => take_small(&mut self.small),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn take_small(small: &mut Tasks) -> Vec<Task> {
+    let (mut taken, mut bytes) = (Vec::new(), 0);
+    while let Some(entry) = small.first_entry() {
+        bytes += entry.get().bytes;
+        if taken.len() >= BATCH || (bytes > BATCH_BYTES && !taken.is_empty()) {
+            break;
+        }
+        taken.push(entry.remove());
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::time::plus;
+    use super::*;
+    use crate::types::cid;
+
+    const NOW: Timestamp = Timestamp { seconds: 1_000_000, nanoseconds: 0 };
+
+    fn task(n: usize, bytes: u64) -> Task {
+        Task { root: cid::of_raw(&n.to_le_bytes()), bytes, job: Job::Send }
+    }
+
+    fn take(lanes: &mut Lanes, id: &BackendId, worker: usize) -> Vec<Task> {
+        match lanes.take(id, worker, NOW) {
+            Taken::Tasks(tasks) => tasks,
+            Taken::Later(_) | Taken::Empty => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_content_with_fewest_copies_goes_first_then_the_oldest() {
+        let (mut lanes, id) = (Lanes::default(), BackendId::local());
+        for (n, copies) in [(1, 2), (2, 1), (3, 1), (4, 3)] {
+            lanes.assign(copies, &[(id.clone(), task(n, 10))]);
+        }
+        let order: Vec<Cid> = take(&mut lanes, &id, 0).iter().map(|t| t.root).collect();
+        assert_eq!(order, [2, 3, 1, 4].map(|n| task(n, 0).root));
+    }
+
+    #[test]
+    fn a_full_lane_holds_no_other_up_and_asks_for_a_scan_when_it_has_room() {
+        let mut lanes = Lanes::default();
+        let [slow, fast] = ["slow", "fast"].map(|id| id.parse::<BackendId>().unwrap());
+        for n in 0..LANE + 10 {
+            lanes.assign(1, &[(slow.clone(), task(n, 1)), (fast.clone(), task(n, 1))]);
+            let done: Vec<Cid> = take(&mut lanes, &fast, 0).iter().map(|t| t.root).collect();
+            assert_eq!(done.len(), 1);
+            lanes.finished(&done);
+        }
+        assert_eq!(lanes.begin_scan(NOW), None);
+        let mut taken = 0;
+        loop {
+            let done: Vec<Cid> = take(&mut lanes, &slow, 1).iter().map(|t| t.root).collect();
+            if done.is_empty() {
+                break;
+            }
+            taken += done.len();
+            lanes.finished(&done);
+        }
+        assert_eq!(taken, LANE);
+        assert_eq!(lanes.begin_scan(NOW), Some(false));
+    }
+
+    #[test]
+    fn submitted_roots_are_bounded_and_the_rest_is_left_to_a_scan() {
+        let mut lanes = Lanes::default();
+        let roots: Vec<Cid> = (0..=INCOMING).map(|n| task(n, 0).root).collect();
+        lanes.submit(&roots);
+        lanes.submit(&roots[..5]);
+        assert_eq!(lanes.take_incoming(usize::MAX).len(), INCOMING);
+        assert_eq!(lanes.begin_scan(NOW), Some(false));
+    }
+
+    #[test]
+    fn a_content_submitted_while_busy_is_planned_again_after_that() {
+        let (mut lanes, id) = (Lanes::default(), BackendId::local());
+        lanes.assign(1, &[(id.clone(), task(1, 1))]);
+        let root = take(&mut lanes, &id, 0)[0].root;
+        lanes.submit(&[root]);
+        assert!(lanes.take_incoming(9).is_empty());
+        assert!(lanes.finished(&[root]));
+        assert_eq!(lanes.take_incoming(9), [root]);
+        lanes.planned();
+        assert!(lanes.is_idle());
+    }
+
+    #[test]
+    fn large_contents_leave_a_worker_to_small_ones() {
+        let (mut lanes, id) = (Lanes::default(), BackendId::local());
+        lanes.assign(1, &[(id.clone(), task(1, BATCH_BYTES + 1))]);
+        lanes.assign(1, &[(id.clone(), task(2, 1))]);
+        assert_eq!(take(&mut lanes, &id, 0), [task(2, 1)]);
+        assert_eq!(take(&mut lanes, &id, 0), []);
+        assert_eq!(take(&mut lanes, &id, 1), [task(1, BATCH_BYTES + 1)]);
+    }
+
+    #[test]
+    fn a_limited_lane_says_when_it_goes_on_and_a_paused_one_gives_nothing() {
+        let (mut lanes, id) = (Lanes::default(), BackendId::local());
+        let settings = PlaceSettings { bandwidth: Some(1000), ..PlaceSettings::default() };
+        lanes.limit(&id, &settings, NOW);
+        lanes.assign(1, &[(id.clone(), task(1, 3000))]);
+        lanes.assign(1, &[(id.clone(), task(2, 3 << 20))]);
+        lanes.pause(&id, true);
+        assert_eq!(lanes.take(&id, 0, NOW), Taken::Empty);
+        lanes.pause(&id, false);
+        assert_eq!(take(&mut lanes, &id, 0).len(), 2, "one batch may overdraw");
+        lanes.assign(1, &[(id.clone(), task(3, 1))]);
+        let Taken::Later(until) = lanes.take(&id, 0, NOW) else { panic!("not limited") };
+        let wanted = plus(NOW, Duration::from_secs(3000 / 1000 + (3 << 20) / 1000));
+        assert!(since(wanted, until) < Duration::from_secs(2), "{until:?}");
+        assert_eq!(lanes.take(&id, 0, until), Taken::Tasks(vec![task(3, 1)]));
+    }
+}

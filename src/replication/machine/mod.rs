@@ -1,0 +1,242 @@
+//! The replication core: a deterministic state machine without I/O.
+//!
+//! Told what answered, failed and was done, with a clock and the rows of contents
+//! and of the queue, it says what is to be done next: which place is to be sent,
+//! repaired, proven or relieved of which content, riskiest first. Threads, sockets
+//! and disks are the executor's; the simulator drives the same code through years
+//! of failures. It starts no thread, sleeps never, and draws its random numbers
+//! from a seed.
+//!
+//! Locks, each taken alone but for `recording`, under which the others may be:
+//! `recording`, `fleet`, `lanes`, `sweep`, `proofs`, `random`.
+
+mod budget;
+mod fleet;
+mod health;
+mod lanes;
+mod outcome;
+mod placement;
+mod places;
+mod planner;
+mod proofs;
+mod rows;
+mod time;
+
+pub use self::budget::Bucket;
+pub use self::fleet::{Facts, Fleet, Member};
+pub use self::health::{BUCKETS, Health, HealthChange};
+pub use self::lanes::{Lanes, Taken, Task};
+pub use self::outcome::{Outcome, apply};
+pub use self::placement::{Choice, Rank, Wanted, choose, judge, rank};
+pub use self::places::{Candidate, DomainSet, Places, Standing};
+pub use self::planner::{Content, Job, Moment, Plan, Verdict, plan};
+pub use self::time::{plus, since};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use self::proofs::Proofs;
+use self::rows::Sweep;
+use super::{Policy, PolicyBook};
+use crate::metadata::{ContentRecord, MetadataError, Namespace};
+use crate::runtime::Clock;
+use crate::types::{BackendId, Cid};
+
+#[cfg(test)]
+mod tests;
+
+/// Times of the core.
+#[derive(Debug, Clone)]
+pub struct MachineOptions {
+    /// First and longest pause between rounds of one content.
+    pub backoff: (Duration, Duration),
+    /// A copy's proof lets another copy go for so long.
+    pub proof_age: Duration,
+    /// Every content is looked at this often.
+    pub check_interval: Duration,
+    /// Every copy is read back this often.
+    pub scrub_period: Duration,
+    /// Of the jitter.
+    pub seed: u64,
+}
+
+impl Default for MachineOptions {
+    fn default() -> Self {
+        Self {
+            backoff: (Duration::from_secs(1), Duration::from_mins(5)),
+            proof_age: Duration::from_hours(24),
+            check_interval: Duration::from_mins(15),
+            scrub_period: Duration::from_hours(24 * 30),
+            seed: 0,
+        }
+    }
+}
+
+/// What a turn of the scheduler found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// A place came back: what waits for one is due.
+    pub back: bool,
+    /// Copies at these places stopped counting.
+    pub given_up: Vec<BackendId>,
+    /// There is more to do at once.
+    pub more: bool,
+}
+
+/// The core.
+pub struct Machine {
+    namespace: Arc<Namespace>,
+    fleet: Arc<RwLock<Fleet>>,
+    clock: Arc<dyn Clock>,
+    options: MachineOptions,
+    policies: Arc<PolicyBook>,
+    lanes: Mutex<Lanes>,
+    sweep: Mutex<Sweep>,
+    proofs: Mutex<Proofs>,
+    random: Mutex<fastrand::Rng>,
+    /// The fleet's epoch and losses that were acted on.
+    seen: Mutex<(u64, u64)>,
+    /// Results are recorded one transaction at a time: two for the same contents
+    /// would only conflict.
+    recording: Mutex<()>,
+    stopped: AtomicBool,
+}
+
+impl Machine {
+    /// Over these rows and places. All rows are due at once: a place may have
+    /// come while nobody looked.
+    #[must_use]
+    pub fn new(
+        namespace: Arc<Namespace>,
+        fleet: Arc<RwLock<Fleet>>,
+        clock: Arc<dyn Clock>,
+        options: MachineOptions,
+        policies: Arc<PolicyBook>,
+    ) -> Self {
+        let seed = options.seed;
+        let (epoch, losses) = {
+            let fleet = fleet.read();
+            (fleet.epoch(), fleet.losses())
+        };
+        let mut lanes = Lanes::default();
+        lanes.request_scan(true);
+        Self {
+            namespace,
+            fleet,
+            clock,
+            options,
+            policies,
+            lanes: Mutex::new(lanes),
+            sweep: Mutex::default(),
+            proofs: Mutex::default(),
+            random: Mutex::new(fastrand::Rng::with_seed(seed)),
+            seen: Mutex::new((epoch, losses)),
+            recording: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// The places.
+    #[must_use]
+    pub fn fleet(&self) -> &RwLock<Fleet> {
+        &self.fleet
+    }
+
+    /// The window of the queue.
+    #[must_use]
+    pub fn lanes(&self) -> &Mutex<Lanes> {
+        &self.lanes
+    }
+
+    /// Its times.
+    #[must_use]
+    pub fn options(&self) -> &MachineOptions {
+        &self.options
+    }
+
+    /// Long scans end.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// The places as they are now.
+    #[must_use]
+    pub fn places(&self) -> Places {
+        self.fleet.read().places()
+    }
+
+    /// These rows and places, now.
+    #[must_use]
+    pub fn moment<'m>(&self, places: &'m Places) -> Moment<'m> {
+        Moment { places, now: self.clock.now(), proof_age: self.options.proof_age }
+    }
+
+    /// The policy that holds for a content.
+    #[must_use]
+    pub fn policy_of(&self, record: &ContentRecord) -> Arc<Policy> {
+        self.policies.of(&record.policies)
+    }
+
+    /// These contents have rows that are new, or should not wait for theirs.
+    pub fn submit(&self, roots: &[Cid]) {
+        self.lanes.lock().submit(roots);
+    }
+
+    /// One turn of the scheduler: who stopped or began to count, what was
+    /// submitted, what is due, and a part of the look at all contents.
+    ///
+    /// # Errors
+    /// Of the metadata; the work is due again then.
+    pub fn turn(&self) -> Result<Turn, MetadataError> {
+        let now = self.clock.now();
+        let (given_up, unsaved, epoch, losses) = {
+            let mut fleet = self.fleet.write();
+            let given_up = fleet.tick(now);
+            (given_up, fleet.take_unsaved(), fleet.epoch(), fleet.losses())
+        };
+        for (id, record) in unsaved {
+            self.namespace.set_backend_record(&id, Some(&record))?;
+        }
+        let mut turn = Turn { given_up, ..Turn::default() };
+        let (seen_epoch, seen_losses) = std::mem::replace(&mut *self.seen.lock(), (epoch, losses));
+        if seen_epoch != epoch {
+            turn.back = true;
+            self.lanes.lock().request_scan(true);
+        }
+        if seen_losses != losses || seen_epoch != epoch {
+            self.request_sweep();
+        }
+        let done = self.plan_due();
+        self.lanes.lock().planned();
+        done?;
+        turn.more = self.sweep_some()? || self.lanes.lock().has_incoming();
+        Ok(turn)
+    }
+
+    /// The next work of a place, for one of its workers.
+    #[must_use]
+    pub fn take(&self, id: &BackendId, worker: usize) -> Taken {
+        let now = self.clock.now();
+        self.lanes.lock().take(id, worker, now)
+    }
+
+    /// A worker is done with these, well or not; true when some are to be planned
+    /// again.
+    pub fn finished(&self, roots: &[Cid]) -> bool {
+        self.lanes.lock().finished(roots)
+    }
+
+    /// Doubles with each attempt, to a limit, with jitter.
+    fn pause(&self, attempts: u32) -> Duration {
+        let (first, longest) = self.options.backoff;
+        let bound = first.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(longest);
+        bound.mul_f64(0.5 + self.random.lock().f64() / 2.0)
+    }
+}

@@ -1,0 +1,189 @@
+//! Which places get a content, and which copy is given up first. Pure.
+
+use std::cmp::Ordering;
+
+use super::super::{BackendState, Policy, Strategy};
+use super::places::{Candidate, DomainSet, Places};
+use crate::metadata::PinState;
+use crate::types::{BackendId, Cid};
+
+/// Above this, `strategy=size` looks for room, below for speed.
+const LARGE: u64 = 8 << 20;
+
+/// What placement decided, and why it passed the others over.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Indices of places.
+    pub selected: Vec<usize>,
+    /// Which got none, and why.
+    pub passed_over: Vec<(usize, &'static str)>,
+}
+
+/// What is asked of a choice.
+pub struct Wanted<'w> {
+    /// The content.
+    pub root: &'w Cid,
+    /// Bytes that it takes.
+    pub bytes: u64,
+    /// By these rules.
+    pub policy: &'w Policy,
+    /// Distinct domains in all, those that are covered among them.
+    pub copies: usize,
+    /// Only places of this tier.
+    pub tier: Option<&'w str>,
+}
+
+/// Where a number of distinct copies stands.
+#[must_use]
+pub fn judge(min: u8, target: u8, max: u8, copies: usize) -> PinState {
+    match copies {
+        n if n < usize::from(min) => PinState::BelowMin,
+        n if n < usize::from(target) => PinState::BelowTarget,
+        n if n <= usize::from(max) => PinState::AtTarget,
+        _ => PinState::OverMax,
+    }
+}
+
+/// Hashes to 64 well-mixed bits: FNV-1a, then the finisher of splitmix64. The
+/// same for ever, unlike the standard library's hasher, so that a choice holds
+/// over releases.
+fn mix(parts: &[&[u8]]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for byte in parts.iter().flat_map(|part| part.iter()) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+/// Weighted rendezvous hashing: contents spread in proportion to the weights, and
+/// a place that comes or goes moves only its own share.
+#[expect(clippy::cast_precision_loss, reason = "weights need no more than 52 bits")]
+fn rendezvous(root: &Cid, id: &BackendId, weight: u64) -> f64 {
+    let hash = mix(&[&root.to_bytes(), id.as_str().as_bytes()]);
+    let uniform = ((hash >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
+    weight as f64 / -uniform.ln()
+}
+
+/// Free space in tenths, so that a choice does not move with every block that is
+/// written.
+fn tenths(place: &Candidate) -> u64 {
+    place.space.map_or(10, |(capacity, free)| {
+        free.saturating_mul(10).checked_div(capacity).unwrap_or(0).clamp(1, 10)
+    })
+}
+
+/// Powers of two of a quarter of a millisecond: small differences tell nothing.
+fn slowness(place: &Candidate) -> u64 {
+    let quarters = u64::try_from(place.latency.as_micros() / 250).unwrap_or(u64::MAX);
+    u64::from(u64::BITS - quarters.leading_zeros())
+}
+
+/// What a gigabyte costs a month, when a tenth of it is read back; requests are
+/// counted for contents of this size.
+fn cost(place: &Candidate, bytes: u64) -> u64 {
+    let price = &place.settings.price;
+    let requests = price.request.0.saturating_mul(1_000_000_000 / bytes.max(1 << 10));
+    price.gb_month.0.saturating_add(price.gb_out.0 / 10).saturating_add(requests / 12)
+}
+
+/// How well a place suits: the lowest first number, then the highest second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rank(u64, f64);
+
+impl Rank {
+    /// The better comes first.
+    #[must_use]
+    pub fn order(&self, other: &Self) -> Ordering {
+        self.0.cmp(&other.0).then(other.1.total_cmp(&self.1))
+    }
+}
+
+/// The rank of a place by the policy's strategy.
+#[must_use]
+pub fn rank(root: &Cid, bytes: u64, policy: &Policy, place: &Candidate) -> Rank {
+    let spread = |weight| rendezvous(root, &place.id, weight);
+    match policy.strategy {
+        Strategy::Balanced => Rank(0, spread(tenths(place))),
+        Strategy::Cost => Rank(cost(place, bytes), spread(10)),
+        Strategy::Priority => Rank(place.settings.priority.into(), spread(10)),
+        Strategy::Size if bytes >= LARGE => {
+            let free = place.space.map_or(0, |(_, free)| free);
+            // By the power of two of the room: the rest is spread.
+            Rank(u64::from(free.leading_zeros()), spread(10))
+        }
+        Strategy::Performance | Strategy::Size => Rank(slowness(place), spread(10)),
+        Strategy::Custom => {
+            let weight = policy.weights.get(&place.id).copied().unwrap_or(1);
+            Rank(0, spread(weight.into()))
+        }
+    }
+}
+
+/// Places that should get a copy now, when `covered` domains have one already or
+/// will. One in `damaged` (its copy is bad) comes first, then preferred ones, then
+/// those of the policy's tiers, then those that answer without errors, then by
+/// rank.
+#[must_use]
+pub fn choose(
+    wanted: &Wanted<'_>,
+    covered: &DomainSet,
+    damaged: &[usize],
+    places: &Places,
+) -> Choice {
+    let policy = wanted.policy;
+    let in_tier =
+        |place: &Candidate, tier: &str| place.settings.tier.as_deref().is_some_and(|t| t == tier);
+    let mut ordered: Vec<(usize, &Candidate, (bool, bool, bool, bool), Rank)> = places
+        .all
+        .iter()
+        .enumerate()
+        .filter(|(_, place)| !place.id.is_local())
+        .map(|(number, place)| {
+            let listed = policy.tiers.iter().any(|rule| in_tier(place, &rule.tier));
+            let first = (
+                !damaged.contains(&number),
+                !policy.prefer.contains(&place.id),
+                !policy.tiers.is_empty() && !listed,
+                place.state != BackendState::Up,
+            );
+            (number, place, first, rank(wanted.root, wanted.bytes, policy, place))
+        })
+        .collect();
+    ordered.sort_by(|(_, a, a_first, a_rank), (_, b, b_first, b_rank)| {
+        a_first.cmp(b_first).then(a_rank.order(b_rank)).then(a.id.cmp(&b.id))
+    });
+    let mut covered = covered.clone();
+    let mut choice = Choice::default();
+    for (number, place, ..) in ordered {
+        let weightless = policy.strategy == Strategy::Custom
+            && policy.weights.get(&place.id).is_some_and(|weight| *weight == 0);
+        let why_not = match place.state {
+            _ if policy.exclude.contains(&place.id) => Some("excluded by the policy"),
+            _ if weightless => Some("its weight is 0"),
+            _ if place.draining => Some("it is being drained"),
+            BackendState::Down => Some("down"),
+            BackendState::ReadOnly => Some("read-only"),
+            BackendState::Full => Some("full"),
+            _ if !place.durable => Some("not durable"),
+            _ if !place.available => Some("not open"),
+            _ if place.space.is_some_and(|(_, free)| free < wanted.bytes) => {
+                Some("too little space")
+            }
+            _ if wanted.tier.is_some_and(|tier| !in_tier(place, tier)) => Some("of another tier"),
+            _ if covered.contains(places.domain(number, policy.distinct)) => {
+                Some("its failure domain has a copy")
+            }
+            _ if covered.len() >= wanted.copies => Some("not needed"),
+            _ => None,
+        };
+        if let Some(reason) = why_not {
+            choice.passed_over.push((number, reason));
+        } else {
+            covered.insert(places.domain(number, policy.distinct));
+            choice.selected.push(number);
+        }
+    }
+    choice
+}

@@ -1,0 +1,336 @@
+//! The core and the rows of contents and queue.
+
+use std::collections::{BinaryHeap, HashMap};
+
+use super::lanes::Task;
+use super::outcome::{Outcome, apply};
+use super::planner::{Content, Job, Moment, Plan, Verdict, plan};
+use super::time::{plus, since};
+use super::{Machine, Places};
+use crate::metadata::{ContentRecord, CopyRecord, CopyState, MetadataError, QueueRecord};
+use crate::types::{BackendId, Cid, Timestamp};
+
+/// Roots that are planned between two looks at the rest.
+const PLANNED_AT_ONCE: usize = 512;
+/// Rows of one page of a scan.
+const PAGE: usize = 1024;
+
+/// A look at all contents: in pages, between other work.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// Asked for since the last one began.
+    wanted: bool,
+    running: bool,
+    after: Option<Cid>,
+    /// When the last one ended.
+    ended: Option<Timestamp>,
+}
+
+impl Machine {
+    /// Every content is looked at again, soon.
+    pub fn request_sweep(&self) {
+        self.sweep.lock().wanted = true;
+    }
+
+    /// Whether every content was looked at since that was last asked for.
+    #[must_use]
+    pub fn is_swept(&self) -> bool {
+        let sweep = self.sweep.lock();
+        !sweep.wanted && !sweep.running
+    }
+
+    /// What is to be done for a content, by its row.
+    #[must_use]
+    pub fn plan(&self, root: &Cid, record: &ContentRecord, moment: &Moment<'_>) -> Verdict {
+        let policy = self.policy_of(record);
+        plan(&Content { root, record, policy: &policy }, moment)
+    }
+
+    pub(super) fn plan_due(&self) -> Result<(), MetadataError> {
+        let roots = self.lanes.lock().take_incoming(PLANNED_AT_ONCE);
+        self.plan_all(&roots)?;
+        let start = self.clock.now();
+        let Some(hurry) = self.lanes.lock().begin_scan(start) else { return Ok(()) };
+        let scanned = self.scan(hurry);
+        let now = self.clock.now();
+        let mut lanes = self.lanes.lock();
+        lanes.end_scan(now, since(start, now), *scanned.as_ref().unwrap_or(&false));
+        if scanned.is_err() {
+            lanes.request_scan(hurry);
+        }
+        scanned.map(drop)
+    }
+
+    fn plan_all(&self, roots: &[Cid]) -> Result<(), MetadataError> {
+        if roots.is_empty() {
+            return Ok(());
+        }
+        let places = self.places();
+        let mut settled = Vec::new();
+        for root in roots {
+            if !self.plan_one(root, &places)? {
+                settled.push(*root);
+            }
+        }
+        self.settle_all(&settled)
+    }
+
+    /// Puts a content into lanes; false when there is nothing to be done for it.
+    fn plan_one(&self, root: &Cid, places: &Places) -> Result<bool, MetadataError> {
+        let Some(record) = self.namespace.content(root)? else { return Ok(true) };
+        if record.refs == 0 {
+            return Ok(true);
+        }
+        let verdict = self.plan(root, &record, &self.moment(places));
+        let Plan::Act(jobs) = verdict.plan else { return Ok(false) };
+        self.assign(root, &record, verdict.copies, jobs);
+        Ok(true)
+    }
+
+    fn assign(
+        &self,
+        root: &Cid,
+        record: &ContentRecord,
+        copies: usize,
+        jobs: Vec<(BackendId, Job)>,
+    ) {
+        let bytes = record.stored_bytes();
+        let tasks: Vec<(BackendId, Task)> =
+            jobs.into_iter().map(|(id, job)| (id, Task { root: *root, bytes, job })).collect();
+        self.lanes.lock().assign(copies, &tasks);
+    }
+
+    /// Looks through the durable rows and takes up the riskiest that are due.
+    /// Memory: as many roots as a lane has room for. True when some were left out.
+    fn scan(&self, hurry: bool) -> Result<bool, MetadataError> {
+        let (places, room, now) = (self.places(), self.lanes.lock().room(), self.clock.now());
+        let moment = self.moment(&places);
+        // The last to be sent on top, to be dropped first.
+        let mut due: BinaryHeap<(usize, Timestamp, Cid)> = BinaryHeap::new();
+        let (mut after, mut incomplete) = (None, false);
+        loop {
+            let page = self.namespace.queue_page(after.as_ref(), PAGE)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            let mut settled = Vec::new();
+            for (root, row) in page {
+                if self.is_stopped() {
+                    return Ok(false);
+                }
+                if self.lanes.lock().is_busy(&root) {
+                    continue;
+                }
+                if !hurry && row.not_before > now {
+                    self.lanes.lock().due_at(row.not_before);
+                    continue;
+                }
+                let Some(record) = self.namespace.content(&root)? else { continue };
+                let verdict = self.plan(&root, &record, &moment);
+                match verdict.plan {
+                    Plan::Satisfied => settled.push(root),
+                    Plan::Stuck(reason) if row.last_error != reason => settled.push(root),
+                    Plan::Stuck(_) => {}
+                    Plan::Act(_) => due.push((verdict.copies, row.since, root)),
+                }
+                if due.len() > room {
+                    due.pop();
+                    incomplete = true;
+                }
+            }
+            self.settle_all(&settled)?;
+        }
+        for (_, _, root) in due.into_sorted_vec() {
+            self.plan_one(&root, &places)?;
+        }
+        Ok(incomplete)
+    }
+
+    /// A page of the look at all contents, when one is due: rows and pins are
+    /// brought in line with the places as they are now. True when there is more.
+    pub(super) fn sweep_some(&self) -> Result<bool, MetadataError> {
+        let now = self.clock.now();
+        let after = {
+            let mut sweep = self.sweep.lock();
+            if !sweep.running {
+                let late = sweep.ended.is_none_or(|ended| {
+                    ended > now || since(ended, now) >= self.options.check_interval
+                });
+                if !sweep.wanted && !late {
+                    return Ok(false);
+                }
+                sweep.wanted = false;
+                sweep.running = true;
+                sweep.after = None;
+            }
+            sweep.after
+        };
+        let page = self.namespace.contents_page(after.as_ref(), PAGE)?;
+        let places = self.places();
+        let moment = self.moment(&places);
+        let mut changed = Vec::new();
+        let mut newest: HashMap<&BackendId, Timestamp> = HashMap::new();
+        for (root, record) in &page {
+            for copy in &record.copies {
+                let at = newest.entry(&copy.backend).or_insert(copy.at);
+                *at = copy.at.max(*at);
+            }
+            if record.refs == 0 {
+                continue;
+            }
+            self.note_proofs(root, record, &places);
+            if self.lanes.lock().is_busy(root) {
+                continue;
+            }
+            let verdict = self.plan(root, record, &moment);
+            if verdict.pin != record.pin || verdict.plan != Plan::Satisfied {
+                changed.push(*root);
+            }
+        }
+        {
+            let mut fleet = self.fleet.write();
+            newest.iter().for_each(|(id, at)| fleet.proven(id, *at));
+        }
+        self.settle_all(&changed)?;
+        // Rows that were there already are the scan's; new ones are found by it.
+        if !changed.is_empty() {
+            self.lanes.lock().request_scan(false);
+        }
+        let mut sweep = self.sweep.lock();
+        sweep.after = page.last().map(|(root, _)| *root);
+        if sweep.after.is_none() {
+            sweep.running = false;
+            sweep.ended = Some(now);
+        }
+        Ok(sweep.running)
+    }
+
+    /// Records what became of these contents at one place, in one transaction.
+    /// What is decided is decided from the rows as they are now, so results of
+    /// several places and new commits come in any order. `seen` gets each content's
+    /// copy there as it was, and the record as it is, perhaps again after a conflict.
+    ///
+    /// # Errors
+    /// Of the metadata: nothing is recorded then, and the work is repeated.
+    pub fn record(
+        &self,
+        id: &BackendId,
+        outcomes: &[(Cid, Outcome)],
+        seen: &mut dyn FnMut(&Cid, Option<CopyState>, &ContentRecord),
+    ) -> Result<(), MetadataError> {
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        let by_root: HashMap<&Cid, &Outcome> = outcomes.iter().map(|(root, o)| (root, o)).collect();
+        let roots: Vec<Cid> = outcomes.iter().map(|(root, _)| *root).collect();
+        let places = self.places();
+        let moment = self.moment(&places);
+        let known = places.get(id).is_some_and(|place| place.durable);
+        let mut first_due: Option<Timestamp> = None;
+        let mut again = Vec::new();
+        {
+            let _one = self.recording.lock();
+            self.namespace.update_contents(&roots, &mut |root, record, row| {
+                let Some(outcome) = by_root.get(root) else { return };
+                let policy = self.policy_of(record);
+                let held = |copy: &&CopyRecord| copy.backend == *id;
+                let before = record.copies.iter().find(held).map(|copy| copy.state);
+                let mut refused = false;
+                if known {
+                    let applied = apply(root, record, &policy, (id, outcome), &moment);
+                    refused = !applied && matches!(outcome, Outcome::Released(_));
+                }
+                let error = match outcome {
+                    Outcome::Failed(reason) => Some(format!("{id}: {reason}")),
+                    Outcome::Bad(_) => Some(format!("{id}: the copy read back wrong")),
+                    Outcome::Released(_) if refused => {
+                        Some(format!("{id}: the copy stays, too few others could be confirmed"))
+                    }
+                    Outcome::Stored(..) | Outcome::Verified(_) | Outcome::Released(_) => None,
+                };
+                // A copy that is still bad is looked at ever more seldom.
+                let still_bad = matches!(outcome, Outcome::Bad(_))
+                    && matches!(before, Some(CopyState::Corrupt | CopyState::Lost));
+                let pause = refused || still_bad || matches!(outcome, Outcome::Failed(_));
+                self.settle(root, record, row, &moment, (error, pause));
+                seen(root, before, record);
+                if let Some(row) = row {
+                    if row.not_before > moment.now {
+                        let due = first_due.map_or(row.not_before, |due| due.min(row.not_before));
+                        first_due = Some(due);
+                    } else {
+                        again.push(*root);
+                    }
+                }
+            })?;
+        }
+        self.fleet.write().proven(id, moment.now);
+        let mut proofs = self.proofs.lock();
+        for (root, outcome) in outcomes {
+            if matches!(outcome, Outcome::Stored(CopyState::Claimed, _)) {
+                proofs.add(id, root);
+            }
+        }
+        drop(proofs);
+        let mut lanes = self.lanes.lock();
+        if let Some(due) = first_due {
+            lanes.due_at(due);
+        }
+        // What follows from a result (the next tier, a release) does not wait,
+        // unless another lane will see to it.
+        again.retain(|root| lanes.in_hand(root) <= 1);
+        lanes.submit(&again);
+        Ok(())
+    }
+
+    /// Brings a record's numbers, pin and queue row in line with its policies and copies. With an
+    /// error, the row says so; with a pause, it is left alone for a while.
+    pub(in crate::replication) fn settle(
+        &self,
+        root: &Cid,
+        record: &mut ContentRecord,
+        row: &mut Option<QueueRecord>,
+        moment: &Moment<'_>,
+        (error, pause): (Option<String>, bool),
+    ) {
+        let policy = self.policy_of(record);
+        (record.min, record.target, record.max) = (policy.min, policy.target, policy.max);
+        let verdict = self.plan(root, record, moment);
+        record.pin = verdict.pin;
+        let stuck = match verdict.plan {
+            Plan::Satisfied => {
+                *row = None;
+                return;
+            }
+            Plan::Stuck(reason) => Some(reason),
+            Plan::Act(_) => None,
+        };
+        let now = moment.now;
+        let row = row.get_or_insert_with(|| QueueRecord {
+            since: now,
+            attempts: 0,
+            not_before: Timestamp::default(),
+            last_error: String::new(),
+        });
+        if let Some(error) = error.or(stuck) {
+            row.last_error = error;
+        }
+        if pause {
+            row.attempts = row.attempts.saturating_add(1);
+            row.not_before = plus(now, self.pause(row.attempts));
+        }
+    }
+
+    /// Rows of contents that nothing can be done for now say why; rows of
+    /// satisfied ones go.
+    pub(in crate::replication) fn settle_all(&self, roots: &[Cid]) -> Result<(), MetadataError> {
+        if roots.is_empty() {
+            return Ok(());
+        }
+        let places = self.places();
+        let moment = self.moment(&places);
+        let _one = self.recording.lock();
+        self.namespace.update_contents(roots, &mut |root, record, row| {
+            self.settle(root, record, row, &moment, (None, false));
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! What must hold after each event, and when faults have stopped.
+
+use cairnfs::metadata::{CopyState, PinState};
+use cairnfs::replication::machine::judge;
+use cairnfs::types::Cid;
+
+use crate::world::{World, short};
+
+impl World {
+    /// No acknowledged content is lost while fewer than its acknowledged copies
+    /// were lost to faults since all was well.
+    pub fn check(&mut self) {
+        let roots: Vec<Cid> = self.contents.keys().copied().collect();
+        for root in roots {
+            let good = self.good_domains(&root);
+            let known = &self.contents[&root];
+            let Some(acked) = known.acked else { continue };
+            if good >= acked && self.is_as_recorded(&root) {
+                if let Some(known) = self.contents.get_mut(&root) {
+                    known.losses = 0;
+                }
+            } else if good == 0 && known.losses < acked {
+                let losses = known.losses;
+                self.fail(&format!(
+                    "{} is gone: {acked} copies were acknowledged, faults took {losses}",
+                    short(&root)
+                ));
+            }
+        }
+        if self.machine.lanes().lock().len() > 8192 * self.places.len() {
+            self.fail("the window of the queue has no bound");
+        }
+    }
+
+    /// Every copy that is recorded as good is good.
+    fn is_as_recorded(&self, root: &Cid) -> bool {
+        let Some(record) = self.namespace.content(root).unwrap() else { return false };
+        record.good_copies().all(|copy| {
+            self.places.iter().any(|place| place.id == copy.backend && place.is_good(root))
+        })
+    }
+
+    /// A copy was given up: enough others were read back and found good, and are
+    /// recorded so.
+    pub fn check_release(&self, place: usize, root: &Cid) {
+        let Some(known) = self.contents.get(root) else { return };
+        let record = self.namespace.content(root).unwrap().unwrap();
+        let verified = |id: &cairnfs::types::BackendId| {
+            record
+                .copies
+                .iter()
+                .any(|copy| copy.backend == *id && copy.state == CopyState::Verified)
+        };
+        let domains: std::collections::BTreeSet<&String> = self
+            .places
+            .iter()
+            .enumerate()
+            .filter(|(n, other)| {
+                // A proof that rotted since was a proof: `damage` takes it back.
+                *n != place && verified(&other.id) && other.truth.contains_key(root)
+            })
+            .map(|(_, other)| &other.domain)
+            .collect();
+        let places = self.machine.places();
+        let held = places.copies(&record, &self.policy(&record));
+        let min = usize::from(known.policy.0).min(held);
+        if domains.len() < min {
+            self.fail(&format!(
+                "{} was given up at {}, and only {domains:?} of {min} others are proven",
+                short(root),
+                self.places[place].id
+            ));
+        }
+    }
+
+    /// Bytes were deleted: what is recorded as verified is still at least min.
+    pub fn check_above_min(&self, root: &Cid) {
+        let Some(known) = self.contents.get(root) else { return };
+        let good = self.good_domains(root);
+        let losses = known.losses;
+        if good + losses < usize::from(known.policy.0).min(known.acked.unwrap_or(0)) {
+            self.fail(&format!("our own deletion left {good} copies of {}", short(root)));
+        }
+    }
+
+    /// Faults have stopped for long enough: every content that has a good copy left
+    /// has its copies, none has too many, nothing is queued, and counters are right.
+    pub fn check_converged(&mut self) {
+        let roots: Vec<Cid> = self.contents.keys().copied().collect();
+        let mut by_state = [0u64; 4];
+        for root in roots {
+            let record = self.namespace.content(&root).unwrap().unwrap();
+            by_state[record.pin as usize] += 1;
+            let good = self.good_domains(&root);
+            if good == 0 {
+                continue;
+            }
+            let policy = self.policy(&record);
+            let wanted = usize::from(policy.target).min(self.possible(&record));
+            let plan = self.plan_of(&root);
+            let places = self.machine.places();
+            let copies = places.copies(&record, &policy);
+            if good < wanted || copies > usize::from(policy.max) {
+                self.fail(&format!(
+                    "{} has {good} good copies, {copies} known, {wanted} to {} are wanted; \
+                     {plan:?} {record:?}",
+                    short(&root),
+                    policy.max
+                ));
+            }
+            if record.pin != judge(policy.min, policy.target, policy.max, copies) {
+                self.fail(&format!("{} is {:?} with {copies} copies", short(&root), record.pin));
+            }
+            for copy in &record.copies {
+                let place = self.places.iter().find(|place| place.id == copy.backend).unwrap();
+                if copy.state == CopyState::Verified && !place.is_good(&root) {
+                    self.fail(&format!("{} is no good copy of {}", copy.backend, short(&root)));
+                }
+            }
+            let row = self.namespace.queue_page(None, usize::MAX).unwrap();
+            if let Some((_, row)) = row.iter().find(|(of, _)| *of == root) {
+                self.fail(&format!("{} is queued: {row:?} {plan:?} {record:?}", short(&root)));
+            }
+        }
+        let stats = self.namespace.stats();
+        if stats.pins_by_state != by_state {
+            self.fail(&format!("{:?} is counted, {by_state:?} is there", stats.pins_by_state));
+        }
+        if by_state[PinState::OverMax as usize] > 0 {
+            self.fail("copies beyond max are left");
+        }
+    }
+}

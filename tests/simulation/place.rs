@@ -1,0 +1,61 @@
+//! A place that can fail in every way.
+
+use std::collections::BTreeMap;
+
+use cairnfs::types::{BackendId, Cid};
+
+/// What really lies there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bytes {
+    Good,
+    Rotten,
+}
+
+/// A simulated place; the first one is the local store.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub id: BackendId,
+    pub domain: String,
+    pub up: bool,
+    pub full: bool,
+    /// Says yes and stores nothing.
+    pub lies: bool,
+    /// In percent of calls: refused, and done but reported as failed.
+    pub refuses: u8,
+    pub applied_then_failed: u8,
+    /// Times as slow as others.
+    pub slow: u64,
+    pub truth: BTreeMap<Cid, Bytes>,
+    /// Copies that were once read back and good: an honest proof exists.
+    pub proven: BTreeMap<Cid, u64>,
+    /// Given up, to be deleted at that time.
+    pub garbage: BTreeMap<Cid, u64>,
+}
+
+impl Place {
+    pub fn new(id: BackendId, domain: String) -> Self {
+        Self {
+            id,
+            domain,
+            up: true,
+            full: false,
+            lies: false,
+            refuses: 0,
+            applied_then_failed: 0,
+            slow: 1,
+            truth: BTreeMap::new(),
+            proven: BTreeMap::new(),
+            garbage: BTreeMap::new(),
+        }
+    }
+
+    pub fn is_good(&self, root: &Cid) -> bool {
+        self.truth.get(root) == Some(&Bytes::Good)
+    }
+
+    /// All faults end.
+    pub fn heal(&mut self) {
+        (self.up, self.full, self.lies) = (true, false, false);
+        (self.refuses, self.applied_then_failed, self.slow) = (0, 0, 1);
+    }
+}
