@@ -413,6 +413,7 @@ impl Volume {
         let persisted = self.namespace.engine().persist();
         failpoint::reach("daemon.end.persisted");
         self.shutdown.trigger();
+        self.events.hurry();
         let Self { namespace, store, registry, replicator, checkpointer, vfs, events, log, .. } =
             self;
         drop((vfs, replicator, checkpointer, registry, store, events, log));

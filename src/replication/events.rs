@@ -301,6 +301,14 @@ impl Events {
         }
     }
 
+    /// Wakes who waits in [`Events::wait_for_urgent`]: the end has begun.
+    pub fn hurry(&self) {
+        if let Some(inner) = &self.0 {
+            inner.waiting.lock().urgent = true;
+            inner.changed.notify_all();
+        }
+    }
+
     /// Waits until somebody wants events written, or for `time`.
     pub fn wait_for_urgent(&self, time: Duration) {
         let Some(inner) = &self.0 else { return };
