@@ -69,6 +69,29 @@ pub enum Command {
         /// Also when it holds last copies.
         force: bool,
     },
+    /// Lets nothing be written at a backend.
+    BackendReadOnly {
+        /// Its id.
+        id: String,
+        /// Ends that.
+        off: bool,
+    },
+    /// Asks a backend now, forgets its past, and proves its copies.
+    BackendRecover {
+        /// Its id.
+        id: String,
+        /// Answers when they are proven.
+        wait: bool,
+    },
+    /// Makes missing copies now.
+    Heal {
+        /// Only of contents with a copy there.
+        backend: Option<String>,
+        /// Only below it.
+        path: Option<Vec<u8>>,
+        /// Answers when all is done.
+        wait: bool,
+    },
     /// The policy of a path, a named one, or the volume's.
     PolicyShow {
         /// Path.

@@ -206,6 +206,21 @@ impl BackendSpec {
         Ok(Self { id, url: url.into() })
     }
 
+    /// The same place, opened so that nothing is written there.
+    #[must_use]
+    pub fn read_only(&self) -> Self {
+        let Ok(mut url) = Url::parse(&self.url) else { return self.clone() };
+        let mut kept: Vec<(String, String)> = url
+            .query_pairs()
+            .filter(|(key, _)| key != "read_only")
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
+        kept.push(("read_only".into(), "1".into()));
+        url.set_query(None);
+        url.query_pairs_mut().extend_pairs(kept);
+        Self { id: self.id.clone(), url: url.into() }
+    }
+
     /// What the volume knows of its place.
     #[must_use]
     pub fn settings(&self) -> PlaceSettings {

@@ -155,6 +155,27 @@ pub(super) struct EventsArguments {
     pub after: Option<u64>,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  cairn heal ~/data --wait\n  cairn heal --volume ~/volume --backend disk-b\n  cairn heal --path ~/data/thesis --wait\n\nExit code 4 when contents stay below their min; the message says why."
+)]
+pub(super) struct Heal {
+    /// A mountpoint, or any path in it.
+    pub mountpoint: Option<PathBuf>,
+    /// Only what has, or had, a copy at this backend.
+    #[arg(long, value_name = "ID", conflicts_with = "path")]
+    pub backend: Option<String>,
+    /// Only what is below this path of a mount (with --volume, from its root).
+    #[arg(long, value_name = "PATH", conflicts_with = "mountpoint")]
+    pub path: Option<PathBuf>,
+    /// Return when all is healed, or nothing more can be.
+    #[arg(long)]
+    pub wait: bool,
+    /// The volume's folder.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+}
+
 fn severity(text: &str) -> Result<Severity, String> {
     Severity::from_name(text).ok_or_else(|| {
         let names = Severity::ALL.map(Severity::as_str).join(", ");
@@ -230,6 +251,8 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: BackendVerb,
     },
+    /// Make missing copies now: pauses end, places that are away are asked.
+    Heal(Heal),
     /// Policies of a volume, directory or file.
     Policy {
         #[command(subcommand)]
@@ -390,6 +413,32 @@ pub(super) enum BackendVerb {
         /// Give up what only it holds.
         #[arg(long)]
         force: bool,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Let nothing be written or deleted at a backend; it is read, and its copies count.
+    #[command(
+        after_help = "Examples:\n  cairn backend read-only disk-b --volume ~/volume\n  cairn backend read-only disk-b --off"
+    )]
+    ReadOnly {
+        /// Its id.
+        id: String,
+        /// It takes writes again.
+        #[arg(long)]
+        off: bool,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// A backend is well again: ask it now, forget its failures, prove its copies.
+    #[command(after_help = "Example:\n  cairn backend recover disk-b --wait --volume ~/volume")]
+    Recover {
+        /// Its id.
+        id: String,
+        /// Return when each copy there was read back.
+        #[arg(long)]
+        wait: bool,
         /// The volume's folder.
         #[arg(long)]
         volume: Option<PathBuf>,

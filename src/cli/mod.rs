@@ -7,6 +7,7 @@
 
 mod allocator;
 mod arguments;
+mod backend;
 mod car;
 mod cid;
 mod client;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use self::arguments::{Arguments, BackendVerb, ConfigVerb, HooksVerb, Verb};
+use self::arguments::{Arguments, ConfigVerb, HooksVerb, Verb};
 use self::client::Target;
 use self::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
@@ -114,7 +115,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             output.fields(&value, &["path", "result"]);
             Ok(())
         }
-        Verb::Backend { verb } => backend(verb, &output),
+        Verb::Backend { verb } => backend::backend(verb, &output),
+        Verb::Heal(request) => backend::heal(request, &output),
         Verb::Policy { verb } => policy::policy(verb, &output),
         Verb::Quota { verb } => quota::quota(verb, &output),
         Verb::Export { path, output: file, car_version, metadata } => {
@@ -163,63 +165,4 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             clap_mangen::generate_to(Arguments::command(), &dir).map_err(failed)
         }
     }
-}
-
-fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure> {
-    match verb {
-        BackendVerb::Add { url, volume } => {
-            // A relative path is the caller's, not the daemon's.
-            let spec = crate::backends::BackendSpec::parse(&url, &[])
-                .map_err(|e| Failure::new(ErrorCode::Usage, e.to_string()))?;
-            let url = if url.contains("id=") || url.contains(':') { url } else { spec.url };
-            let value = Target::of_volume(volume)?.send(&Command::BackendAdd { url }, output)?;
-            output.fields(&value, &["id", "url", "contents_considered"]);
-            if let Some(twin) = value["same_place_as"].as_str() {
-                output.note(&format!(
-                    "it is on the same device as `{twin}`: copies on both count as one. Use another disk, or say with ?domain=NAME that they fail apart"
-                ));
-            }
-        }
-        BackendVerb::List { volume } => {
-            let value = Target::of_volume(volume)?.send(&Command::BackendList, output)?;
-            output.backends(&value);
-        }
-        BackendVerb::Show { id, volume } => {
-            let value = Target::of_volume(volume)?.send(&Command::BackendList, output)?;
-            let one =
-                value.as_array().into_iter().flatten().find(|backend| backend["id"] == id.clone());
-            let one = one.ok_or_else(|| {
-                Failure::new(
-                    ErrorCode::NotFound,
-                    format!("there is no backend `{id}`; `cairn backend list` shows them"),
-                )
-            })?;
-            output.fields(
-                one,
-                &[
-                    "id",
-                    "kind",
-                    "url",
-                    "state",
-                    "domain",
-                    "copies",
-                    "used_bytes",
-                    "capacity_bytes",
-                    "last_error",
-                ],
-            );
-        }
-        BackendVerb::Remove { id, force, volume } => {
-            let value =
-                Target::of_volume(volume)?.send(&Command::BackendRemove { id, force }, output)?;
-            output.fields(&value, &["id", "last_copies_given_up"]);
-        }
-        BackendVerb::Drain { id, stop, wait, volume } => {
-            let command = Command::BackendDrain { id, stop, wait };
-            let value = Target::of_volume(volume)?.send(&command, output)?;
-            output.fields(&value, &["id", "draining", "copies_left"]);
-        }
-        BackendVerb::Test { url } => setup::backend_test(&url, output)?,
-    }
-    Ok(())
 }

@@ -196,10 +196,10 @@ impl Output {
                 "{:16} {:7} {:10} {:>8} {:>11} {:>11}  {}",
                 plain(&backend["id"]),
                 plain(&backend["kind"]),
-                if backend["draining"] == true {
-                    "draining".to_owned()
-                } else {
-                    plain(&backend["state"])
+                match (&backend["draining"], &backend["read_only"]) {
+                    (Value::Bool(true), _) => "draining".to_owned(),
+                    (_, Value::Bool(true)) if backend["state"] != "down" => "read_only".to_owned(),
+                    _ => plain(&backend["state"]),
                 },
                 backend["copies"],
                 size(&backend["used_bytes"]),

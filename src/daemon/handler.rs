@@ -11,7 +11,7 @@ use super::run::Ending;
 use super::stats::stats;
 use super::unmount::umount;
 use super::volume::{Volume, failed, parse_backends};
-use super::{drain, events, hooks, policy, quota, transfer, volume};
+use super::{drain, events, heal, hooks, policy, quota, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::backends::wrap;
 use crate::config::Config;
@@ -82,7 +82,7 @@ pub fn status_json(volume: &Volume) -> Value {
             "used_bytes": status.usage.used_bytes.unwrap_or(content_bytes),
             "capacity_bytes": status.usage.capacity_bytes,
             "domain": status.domain, "last_error": status.last_error,
-            "draining": status.draining, "copies_count": !status.given_up,
+            "draining": status.draining, "read_only": status.read_only, "copies_count": !status.given_up,
             "tier": status.settings.tier, "latency_ms": status.latency.as_millis() as u64,
         }));
     }
@@ -146,6 +146,11 @@ impl Handler for Commands {
             Command::BackendRemove { id, force } => backend_remove(&volume, &id, force),
             Command::BackendDrain { id, stop, wait } => {
                 drain::drain(&volume, &id, (stop, wait), progress)
+            }
+            Command::BackendReadOnly { id, off } => heal::read_only(&volume, &id, off),
+            Command::BackendRecover { id, wait } => heal::recover(&volume, &id, wait, progress),
+            Command::Heal { backend, path, wait } => {
+                heal::heal(&volume, backend.as_deref(), path.as_deref(), wait, progress)
             }
             Command::PolicyShow { name: Some(name), .. } => policy::show(&volume, &name),
             Command::PolicyDefine { name, text } => policy::define(&volume, &name, &text),

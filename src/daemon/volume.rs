@@ -231,12 +231,14 @@ impl Volume {
             namespace.backend_records().map_err(failed)?.into_iter().collect();
         let call_deadline = Duration::from_secs(config.replication.call_deadline_s);
         for spec in &config.backends {
-            let opened = reach(spec, dir, mode.mountpoint.as_deref(), false)?;
+            let record = known.remove(&spec.id).unwrap_or_default();
+            let as_set = if record.read_only { &spec.read_only() } else { spec };
+            let opened = reach(as_set, dir, mode.mountpoint.as_deref(), false)?;
             let opened = opened.map(|backend| wrap::standard(backend, call_deadline));
             if let Err(error) = &opened {
                 tracing::warn!(backend = %spec.id, %error, "a backend is not in reach; it is tried again");
             }
-            registry.add(spec.clone(), known.remove(&spec.id).unwrap_or_default(), opened);
+            registry.add(spec.clone(), record, opened);
         }
         let definitions = config.policies.clone();
         let level_deadline = Duration::from_secs(config.replication.level_deadline_s);

@@ -40,6 +40,8 @@ pub struct BackendStatus {
     pub last_error: String,
     /// It is to leave: copies there do not count towards the target.
     pub draining: bool,
+    /// The user lets nothing be written there.
+    pub read_only: bool,
     /// Away for longer than the grace period: copies there do not count.
     pub given_up: bool,
     /// Out of reach since then.

@@ -36,6 +36,7 @@ mod registry;
 mod replicator;
 mod send;
 mod status;
+mod upkeep;
 mod verify;
 mod waiters;
 

@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
 
 use super::machine::{Facts, Fleet, Places};
 use super::{BackendState, BackendStatus, Policy};
+use crate::backends::wrap::{ReadOnly, Wrapped};
 use crate::backends::{Backend, BackendError, BackendSpec, Usage};
 use crate::metadata::BackendRecord;
 use crate::runtime::{Cancel, Clock};
@@ -16,6 +18,20 @@ struct Entry {
     backend: Option<Arc<dyn Backend>>,
     /// Set when it goes down; calls that begin later have another.
     down: Cancel,
+    /// The user lets nothing be written there.
+    closed: Arc<AtomicBool>,
+}
+
+impl Entry {
+    /// How it is opened now.
+    fn spec_now(&self) -> BackendSpec {
+        let closed = self.closed.load(Ordering::Acquire);
+        if closed { self.spec.read_only() } else { self.spec.clone() }
+    }
+
+    fn switched(&self, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        Arc::new(Wrapped::new(backend, ReadOnly::new(Arc::clone(&self.closed))))
+    }
 }
 
 /// The volume's backends, opened, with the [`Fleet`] that knows their health. The
@@ -60,20 +76,21 @@ impl Registry {
         backend: Result<Arc<dyn Backend>, BackendError>,
     ) {
         let (id, now) = (spec.id.clone(), self.clock.now());
+        let closed = Arc::new(AtomicBool::new(record.read_only));
         let mut entries = self.entries.write();
         let mut fleet = self.fleet.write();
         fleet.add(id.clone(), spec.url.clone(), spec.settings(), record, now);
-        let backend = match backend {
+        let mut entry = Entry { spec, backend: None, down: Cancel::default(), closed };
+        match backend {
             Ok(backend) => {
                 fleet.opened(&id, facts(backend.as_ref()), now);
-                Some(backend)
+                entry.backend = Some(entry.switched(backend));
             }
             Err(error) => {
                 fleet.failed(&id, &error, now);
-                None
             }
-        };
-        entries.insert(id, Entry { spec, backend, down: Cancel::default() });
+        }
+        entries.insert(id, entry);
     }
 
     /// Whether the volume has such a backend.
@@ -172,7 +189,7 @@ impl Registry {
         let due = entries.iter().filter(|(id, _)| {
             all || fleet.get(id).is_some_and(|member| member.health.state != BackendState::Up)
         });
-        due.map(|(_, entry)| (entry.spec.clone(), entry.backend.clone())).collect()
+        due.map(|(_, entry)| (entry.spec_now(), entry.backend.clone())).collect()
     }
 
     /// A backend answered a probe or took a write. True when it was not in use
@@ -184,7 +201,7 @@ impl Registry {
         let mut fleet = self.fleet.write();
         let back = if let Some(backend) = opened {
             let facts = facts(backend.as_ref());
-            entry.backend = Some(backend);
+            entry.backend = Some(entry.switched(backend));
             fleet.opened(id, facts, now)
         } else {
             // Whether it takes writes may have changed.
@@ -201,6 +218,36 @@ impl Registry {
             tracing::info!(backend = %id, "backend is back");
         }
         back
+    }
+
+    /// The user had it opened anew: what it did before is forgotten, and its copies
+    /// count again when they were proven again.
+    pub(super) fn recovered(&self, id: &BackendId, opened: Arc<dyn Backend>) -> bool {
+        let now = self.clock.now();
+        let mut entries = self.entries.write();
+        let Some(entry) = entries.get_mut(id) else { return false };
+        let facts = facts(opened.as_ref());
+        entry.backend = Some(entry.switched(opened));
+        entry.down = Cancel::default();
+        self.fleet.write().recovered(id, facts, now)
+    }
+
+    /// The user lets nothing be written there, or ends that. False: no such backend.
+    pub(super) fn set_read_only(&self, id: &BackendId, on: bool) -> bool {
+        let entries = self.entries.write();
+        let Some(entry) = entries.get(id) else { return false };
+        entry.closed.store(on, Ordering::Release);
+        let mut fleet = self.fleet.write();
+        if let Some(backend) = &entry.backend {
+            fleet.set_facts(id, facts(backend.as_ref()));
+        }
+        fleet.set_read_only(id, on, self.clock.now())
+    }
+
+    /// How a backend is opened now: without a write while it is set read-only.
+    pub(super) fn spec_of(&self, id: &BackendId) -> Option<BackendSpec> {
+        let entries = self.entries.read();
+        entries.get(id).map(Entry::spec_now)
     }
 
     /// A call failed: the breaker counts. What says nothing about the place

@@ -10,6 +10,7 @@ mod support;
 mod access_times;
 mod acl;
 mod attributes;
+mod backends;
 mod cars;
 mod crash;
 mod damage;

@@ -8,12 +8,14 @@ mod fault;
 mod limit;
 mod metered;
 mod retry;
+mod switch;
 mod timeout;
 
 pub use self::fault::{Fault, FaultPlan};
 pub use self::limit::Limit;
 pub use self::metered::{Metered, OperationStats};
 pub use self::retry::Retry;
+pub use self::switch::ReadOnly;
 pub use self::timeout::Timeout;
 
 use std::ops::Range;
@@ -51,6 +53,11 @@ pub trait Around: Send + Sync + 'static {
     fn listed(&self, page: ListPage) -> ListPage {
         page
     }
+
+    /// Lets nothing be written, not even by a probe.
+    fn is_closed(&self) -> bool {
+        false
+    }
 }
 
 /// A backend with something around its calls.
@@ -82,7 +89,8 @@ impl<A: Around> Backend for Wrapped<A> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        let inner = self.inner.capabilities();
+        Capabilities { read_only: inner.read_only || self.around.is_closed(), ..inner }
     }
 
     async fn put(&self, block: &Block) -> Result<(), BackendError> {
@@ -135,6 +143,9 @@ impl<A: Around> Backend for Wrapped<A> {
     }
 
     async fn probe(&self) -> Result<(), BackendError> {
+        if self.around.is_closed() {
+            return self.usage().await.map(drop);
+        }
         self.around.around(Operation::Probe, 0, &|| self.inner.probe()).await
     }
 }

@@ -255,6 +255,22 @@ impl Fleet {
         if member.health.state != BackendState::Down {
             self.reached(id, now);
         }
+        // What was to go there has to find another place.
+        self.losses += 1;
+        true
+    }
+
+    /// The user says that it is well again, and it was opened anew: its past is
+    /// forgotten, and each copy there counts again when it was proven.
+    pub fn recovered(&mut self, id: &BackendId, facts: Facts, now: Timestamp) -> bool {
+        let Some(member) = self.members.get_mut(id) else { return false };
+        member.facts = facts;
+        member.open = true;
+        let state = member.state();
+        member.health.recovered(state, now);
+        self.epoch += 1;
+        self.losses += 1;
+        self.note(id);
         true
     }
 
@@ -353,6 +369,7 @@ impl Fleet {
             usage: member.usage,
             last_error: member.health.last_error.clone(),
             draining: member.record.draining,
+            read_only: member.record.read_only,
             given_up: member.health.given_up,
             away_since: member.health.away_since,
             latency: member.health.latency,

@@ -25,7 +25,7 @@ const FAILURES_OF_A_TIMEOUT: u32 = 3;
 /// Going down again within this time asks for more answers before it is back.
 const FLAP_WINDOW: Duration = Duration::from_mins(15);
 /// Answers at most: one that refuses a call now and then must stay of use.
-const MOST_ANSWERS: u32 = 4;
+pub const MOST_ANSWERS: u32 = 4;
 /// Buckets of the histogram of latencies: up to 1, 2, 4, ... milliseconds, and
 /// the last one for all above.
 pub const BUCKETS: usize = 18;
@@ -183,6 +183,18 @@ impl Health {
         (takes_writes(state) && !takes_writes(before)).then_some(HealthChange::Back)
     }
 
+    /// The user vouches for it: no errors and no flapping are held against it any
+    /// more. Its copies have to be proven again: nobody knows what happened there.
+    pub fn recovered(&mut self, state: BackendState, now: Timestamp) {
+        self.away_since = None;
+        self.given_up = false;
+        self.trusted_since = now.max(plus(self.newest_proof, Duration::from_nanos(1)));
+        (self.answers, self.failures, self.flaps) = (0, 0, 0);
+        self.last_down = Timestamp::default();
+        self.state = state;
+        self.last_error.clear();
+    }
+
     /// Probes that it has to answer when it is down.
     #[must_use]
     pub fn answers_to_return(&self) -> u32 {
@@ -284,6 +296,25 @@ mod tests {
         }
         fail(&mut health, ErrorKind::Unavailable, 10_000);
         assert_eq!(health.answers_to_return(), 1, "it was good for a while");
+    }
+
+    #[test]
+    fn one_that_the_user_recovers_has_no_past_and_has_to_prove_its_copies() {
+        let mut health = up();
+        for now in [10, 20, 30] {
+            fail(&mut health, ErrorKind::Unavailable, now);
+            for _ in 0..4 {
+                health.reached(BackendState::Up, at(now + 1));
+            }
+        }
+        fail(&mut health, ErrorKind::Unavailable, 40);
+        health.tick(GRACE, at(5000));
+        health.proven(at(9000));
+        health.recovered(BackendState::Up, at(6000));
+        assert!(health.trusted_since > at(9000), "a proof under a wrong clock does not count");
+        assert!(!health.given_up && health.away_since.is_none());
+        fail(&mut health, ErrorKind::Unavailable, 6001);
+        assert_eq!(health.answers_to_return(), 1, "it starts anew");
     }
 
     #[test]

@@ -20,16 +20,18 @@ mod places;
 mod planner;
 mod proofs;
 mod rows;
+mod survey;
 mod time;
 
 pub use self::budget::Bucket;
 pub use self::fleet::{Facts, Fleet, Member};
-pub use self::health::{BUCKETS, Health, HealthChange};
+pub use self::health::{BUCKETS, Health, HealthChange, MOST_ANSWERS};
 pub use self::lanes::{Lanes, Taken, Task};
 pub use self::outcome::{Outcome, apply};
 pub use self::placement::{Choice, Rank, Wanted, choose, judge, rank};
 pub use self::places::{Candidate, DomainSet, Places, Standing};
 pub use self::planner::{Content, Job, Moment, Plan, Verdict, plan};
+pub use self::survey::{Ailing, Proven, Stuck};
 pub use self::time::{plus, since};
 
 use std::sync::Arc;

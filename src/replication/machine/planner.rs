@@ -180,7 +180,8 @@ impl<'c> Content<'c> {
             .kept
             .iter()
             .map(|(number, _)| (*number, &places.all[*number]))
-            .filter(|(_, place)| !place.id.is_local())
+            // Of what cannot be deleted, giving it up gains nothing.
+            .filter(|(_, place)| !place.id.is_local() && place.state != BackendState::ReadOnly)
             .map(|(number, place)| {
                 let listed = self.policy.tiers.iter().any(|rule| of_tier(place, &rule.tier));
                 let best = (
