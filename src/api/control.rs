@@ -92,6 +92,11 @@ pub enum Command {
         /// Answers when all is done.
         wait: bool,
     },
+    /// What the loss of places would mean.
+    SimulateLoss {
+        /// Their ids; `local` is the volume's own store.
+        ids: Vec<String>,
+    },
     /// The policy of a path, a named one, or the volume's.
     PolicyShow {
         /// Path.

@@ -176,6 +176,19 @@ pub(super) struct Heal {
     pub volume: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  cairn simulate-loss disk-b --volume ~/volume\n  cairn simulate-loss local disk-b --json     (this machine and that disk at once)\n\nNothing is changed. lost: no copy is left; uncertain: none that was read back."
+)]
+pub(super) struct SimulateLoss {
+    /// Backends that are lost at once; `local` is the volume's own store.
+    #[arg(required = true, value_name = "BACKEND")]
+    pub backends: Vec<String>,
+    /// The volume's folder.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+}
+
 fn severity(text: &str) -> Result<Severity, String> {
     Severity::from_name(text).ok_or_else(|| {
         let names = Severity::ALL.map(Severity::as_str).join(", ");
@@ -253,6 +266,9 @@ pub(super) enum Verb {
     },
     /// Make missing copies now: pauses end, places that are away are asked.
     Heal(Heal),
+    /// Say what the loss of backends would mean: what is gone, what is to be copied, how
+    /// long that takes and what it costs.
+    SimulateLoss(SimulateLoss),
     /// Policies of a volume, directory or file.
     Policy {
         #[command(subcommand)]

@@ -12,6 +12,7 @@ mod car;
 mod cid;
 mod client;
 mod events;
+mod loss;
 mod mount;
 mod output;
 mod policy;
@@ -117,6 +118,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Verb::Backend { verb } => backend::backend(verb, &output),
         Verb::Heal(request) => backend::heal(request, &output),
+        Verb::SimulateLoss(request) => loss::simulate(request, &output),
         Verb::Policy { verb } => policy::policy(verb, &output),
         Verb::Quota { verb } => quota::quota(verb, &output),
         Verb::Export { path, output: file, car_version, metadata } => {

@@ -11,7 +11,7 @@ use super::run::Ending;
 use super::stats::stats;
 use super::unmount::umount;
 use super::volume::{Volume, failed, parse_backends};
-use super::{drain, events, heal, hooks, policy, quota, transfer, volume};
+use super::{drain, events, heal, hooks, loss, policy, quota, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::backends::wrap;
 use crate::config::Config;
@@ -149,6 +149,7 @@ impl Handler for Commands {
             }
             Command::BackendReadOnly { id, off } => heal::read_only(&volume, &id, off),
             Command::BackendRecover { id, wait } => heal::recover(&volume, &id, wait, progress),
+            Command::SimulateLoss { ids } => loss::simulate(&volume, &ids, progress),
             Command::Heal { backend, path, wait } => {
                 heal::heal(&volume, backend.as_deref(), path.as_deref(), wait, progress)
             }

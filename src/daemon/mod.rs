@@ -15,6 +15,7 @@ mod handler;
 mod heal;
 mod hooks;
 mod identity;
+mod loss;
 mod memory;
 mod policy;
 mod quota;

@@ -26,6 +26,7 @@ mod health;
 mod level;
 mod local;
 mod local_manifests;
+pub mod loss;
 pub mod machine;
 mod policy;
 mod policy_book;

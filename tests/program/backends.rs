@@ -154,3 +154,37 @@ fn heal_makes_what_is_missing_now_and_says_what_cannot_be_made() {
     volume.cairn(&["heal", "--wait"]).ok();
     volume.cairn(&["fsck"]).ok();
 }
+
+#[test]
+fn a_simulated_loss_names_what_would_be_gone_and_changes_nothing() {
+    let Some(world) = World::mountable("backends::loss") else { return };
+    let volume = world.volume(&["b", "c"], "min=1,target=2,max=2,prefer=b");
+    let mount = volume.mount();
+    write(&mount, 0);
+    fs::write(mount.path("alone"), "only here").unwrap();
+    world.cairn(&["policy", "set", "min=1,target=1,max=1", &mount.text("alone")]).ok();
+    wait_until("all are proven", || settled(&volume));
+    let loss = |ids: &[&str]| {
+        let words: Vec<&str> = ["--json", "simulate-loss"].iter().chain(ids).copied().collect();
+        volume.cairn(&words).ok().json()
+    };
+    let one = loss(&["b"]);
+    assert_eq!((&one["lost"]["contents"], &one["below_min"]["contents"]), (&0.into(), &0.into()));
+    assert_eq!(one["heal"]["backends"][0]["id"], "c", "{one}");
+    assert_eq!(one["heal"]["copies"], one["below_target"]["contents"]);
+    let both = loss(&["local", "b", "b"]);
+    let lost = both["lost"]["contents"].as_u64().unwrap();
+    assert_eq!(lost, FILES as u64 + 1, "{both}");
+    let here = loss(&["local"]);
+    let alone = loss(&["local"])["paths"].to_string();
+    if here["lost"]["contents"] == 1 {
+        assert!(alone.contains("/alone"), "{alone}");
+    }
+    assert_eq!(here["heal"]["not_measured"], serde_json::json!(["local"]), "{here}");
+    let told = volume.cairn(&["simulate-loss", "local", "b"]).ok().stdout;
+    assert!(told.contains("lost          13 contents"), "{told}");
+    assert!(told.contains("/f0"), "{told}");
+    volume.cairn(&["simulate-loss", "nowhere"]).fails(3, &["there is no backend `nowhere`"]);
+    assert!(settled(&volume), "a question changed something");
+    mount.umount().ok();
+}
