@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::pins::{PinCommand, QueueCommand};
 use crate::metadata::EventQuery;
 use crate::types::AccessTimes;
 
@@ -129,6 +130,16 @@ pub enum Command {
         path: Option<Vec<u8>>,
         /// Text form; for paths also a name with parts after it, and empty inherits.
         text: String,
+    },
+    /// About pins.
+    Pin {
+        /// What.
+        pin: PinCommand,
+    },
+    /// About the queue.
+    Queue {
+        /// What.
+        queue: QueueCommand,
     },
     /// Sets limits of a directory.
     QuotaSet {

@@ -5,7 +5,9 @@
 //! `{"error":..}`. The socket is in the volume's folder, for its owner only.
 
 mod control;
+mod pins;
 
 pub use self::control::{
     Command, ErrorCode, Failure, Handler, ProgressReport, connect, connect_stream, serve,
 };
+pub use self::pins::{PinCommand, QueueCommand, What};

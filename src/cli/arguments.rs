@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::pins::PinVerb;
+use super::queue::QueueVerb;
 use crate::metadata::Severity;
 use crate::telemetry::LogFormat;
 use crate::types::ByteSize;
@@ -273,6 +275,16 @@ pub(super) enum Verb {
     Policy {
         #[command(subcommand)]
         verb: PolicyVerb,
+    },
+    /// Contents and their copies: list, count, verify, replicate, unpin.
+    Pin {
+        #[command(subcommand)]
+        verb: PinVerb,
+    },
+    /// What waits for copies: list, pause, resume, retry, cancel.
+    Queue {
+        #[command(subcommand)]
+        verb: QueueVerb,
     },
     /// Limits on the bytes and inodes of the volume and of directories.
     Quota {

@@ -15,7 +15,9 @@ mod events;
 mod loss;
 mod mount;
 mod output;
+mod pins;
 mod policy;
+mod queue;
 mod quota;
 mod setup;
 
@@ -120,6 +122,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         Verb::Heal(request) => backend::heal(request, &output),
         Verb::SimulateLoss(request) => loss::simulate(request, &output),
         Verb::Policy { verb } => policy::policy(verb, &output),
+        Verb::Pin { verb } => pins::pin(verb, &output),
+        Verb::Queue { verb } => queue::queue(verb, &output),
         Verb::Quota { verb } => quota::quota(verb, &output),
         Verb::Export { path, output: file, car_version, metadata } => {
             car::export(&path, &file, car_version, metadata, &output)

@@ -148,7 +148,11 @@ impl Output {
             pins["over_max"],
             pins["unverified"],
         ));
-        line(&format!("queue       {} pending, {} failed", queue["pending"], queue["failed"]));
+        let paused = if queue["paused"] == true { ", PAUSED (`cairn queue resume`)" } else { "" };
+        line(&format!(
+            "queue       {} pending, {} failed{paused}",
+            queue["pending"], queue["failed"]
+        ));
         line(&format!(
             "checkpoint  {} ({} s old, {} copies) {}",
             checkpoint["sequence"],
@@ -196,9 +200,11 @@ impl Output {
                 "{:16} {:7} {:10} {:>8} {:>11} {:>11}  {}",
                 plain(&backend["id"]),
                 plain(&backend["kind"]),
-                match (&backend["draining"], &backend["read_only"]) {
-                    (Value::Bool(true), _) => "draining".to_owned(),
-                    (_, Value::Bool(true)) if backend["state"] != "down" => "read_only".to_owned(),
+                match (&backend["draining"], &backend["read_only"], &backend["paused"]) {
+                    (Value::Bool(true), ..) => "draining".to_owned(),
+                    (_, Value::Bool(true), _) if backend["state"] != "down" =>
+                        "read_only".to_owned(),
+                    (.., Value::Bool(true)) => "paused".to_owned(),
                     _ => plain(&backend["state"]),
                 },
                 backend["copies"],

@@ -11,7 +11,7 @@ use super::run::Ending;
 use super::stats::stats;
 use super::unmount::umount;
 use super::volume::{Volume, failed, parse_backends};
-use super::{drain, events, heal, hooks, loss, policy, quota, transfer, volume};
+use super::{drain, events, heal, hooks, loss, pins, policy, queue, quota, transfer, volume};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::backends::wrap;
 use crate::config::Config;
@@ -82,7 +82,8 @@ pub fn status_json(volume: &Volume) -> Value {
             "used_bytes": status.usage.used_bytes.unwrap_or(content_bytes),
             "capacity_bytes": status.usage.capacity_bytes,
             "domain": status.domain, "last_error": status.last_error,
-            "draining": status.draining, "read_only": status.read_only, "copies_count": !status.given_up,
+            "draining": status.draining, "read_only": status.read_only, "paused": status.paused,
+            "copies_count": !status.given_up,
             "tier": status.settings.tier, "latency_ms": status.latency.as_millis() as u64,
         }));
     }
@@ -108,7 +109,10 @@ pub fn status_json(volume: &Volume) -> Value {
             "total": stats.pins, "at_target": at_target, "below_target": below_target,
             "below_min": below_min, "over_max": over_max, "unverified": stats.unverified,
         },
-        "queue": { "pending": progress.pending, "failed": progress.failed },
+        "queue": {
+            "pending": progress.pending, "failed": progress.failed,
+            "paused": volume.registry.fleet().read().is_paused(),
+        },
         "backends": backends,
         "checkpoint": {
             "sequence": checkpoint.sequence, "cid": checkpoint.cid,
@@ -167,6 +171,8 @@ impl Handler for Commands {
                 policy::set_path(&volume, &path, &text, progress)
             }
             Command::PolicySet { path: None, text } => policy::set_volume(&volume, &text, progress),
+            Command::Pin { pin } => pins::carry_out(&volume, &pin, progress),
+            Command::Queue { queue } => queue::carry_out(&volume, &queue, progress),
             Command::QuotaSet { path, bytes, inodes } => quota::set(&volume, &path, bytes, inodes),
             Command::QuotaShow { path } => quota::show(&volume, &path),
             Command::QuotaList { path } => quota::list(&volume, &path),

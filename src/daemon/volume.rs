@@ -227,6 +227,8 @@ impl Volume {
         let store = Arc::new(LocalStore::open(&dir.join("store"), index, options).map_err(failed)?);
         let grace = Duration::from_secs(config.replication.grace_s);
         let registry = Arc::new(Registry::new(local_domain(dir)?, grace, Arc::clone(&clock)));
+        let paused = namespace.is_queue_paused().map_err(failed)?;
+        registry.fleet().write().set_paused(None, paused);
         let mut known: BTreeMap<BackendId, BackendRecord> =
             namespace.backend_records().map_err(failed)?.into_iter().collect();
         let call_deadline = Duration::from_secs(config.replication.call_deadline_s);

@@ -14,6 +14,8 @@
 //! | `T` ino:8 leaf:8 | their valid 4 KiB pages in one leaf (32 bytes, a bitmap), or a run of whole leaves |
 //! | `C` cid | content |
 //! | `Q` cid | queue |
+//! | `K` state:1 copies:1 since:8 cid | pin that is not at its target, or waits in the queue |
+//! | `L` state:1 id 0 cid | copy of a pin that is known to be bad |
 //! | `H` id | what is known of a backend |
 //! | `N` number:4 | the rules that a policy's number stands for |
 //! | `W` ino:8 | contents there are to be brought in line with their policies |
@@ -28,6 +30,7 @@
 //! | `Fevents` | first event that is not taken |
 //! | `Fsealed` | first event that is in no file of events |
 //! | `Falarms` | alarms that hold |
+//! | `Fpaused` | the user holds the whole queue |
 //! | `Fcheckpoint` | newest checkpoint that was begun |
 //! | `Fpolicies` | mark of the policies in the settings that all contents have |
 //!
@@ -47,6 +50,8 @@ pub(crate) const USAGE: u8 = b'U';
 pub(crate) const STAGED: u8 = b'T';
 pub(crate) const CONTENT: u8 = b'C';
 pub(crate) const QUEUE: u8 = b'Q';
+pub(crate) const AT_RISK: u8 = b'K';
+pub(crate) const DAMAGED: u8 = b'L';
 pub(crate) const BACKEND: u8 = b'H';
 pub(crate) const POLICY: u8 = b'N';
 pub(crate) const WALK: u8 = b'W';
@@ -64,6 +69,7 @@ pub(crate) const MARKS_TAKEN: &[u8] = b"Fmarks";
 pub(crate) const EVENTS_TAKEN: &[u8] = b"Fevents";
 pub(crate) const EVENTS_SEALED: &[u8] = b"Fsealed";
 pub(crate) const ALARMS: &[u8] = b"Falarms";
+pub(crate) const PAUSED: &[u8] = b"Fpaused";
 pub(crate) const CHECKPOINT: &[u8] = b"Fcheckpoint";
 pub(crate) const POLICIES: &[u8] = b"Fpolicies";
 

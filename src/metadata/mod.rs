@@ -36,8 +36,8 @@ pub use self::memory::{MemoryEngine, MemoryState};
 pub(crate) use self::namespace::{AlarmsRecord, OrphanRecord, UsageRecord};
 pub use self::namespace::{
     Change, ContentCommit, Created, DirectoryPage, EventRecord, KeepStrictest, MarkToken,
-    Namespace, NewNode, Problem, QuotaLimits, QuotaUsage, Removed, RenameMode, SetAttributes,
-    Stats, merge_policies,
+    Namespace, NewNode, PinOrder, PinPage, PinRow, Problem, QuotaLimits, QuotaUsage, Removed,
+    RenameMode, SetAttributes, Stats, merge_policies,
 };
 pub use self::records::{
     BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState,

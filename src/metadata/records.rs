@@ -173,6 +173,7 @@ pub struct ContentRecord {
 }
 
 /// What is known of a backend beyond its settings: survives a restart.
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate fact")]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendRecord {
     /// Out of reach since then.
@@ -186,6 +187,8 @@ pub struct BackendRecord {
     pub draining: bool,
     /// The user lets nothing be written there.
     pub read_only: bool,
+    /// The user holds the queue's work there.
+    pub paused: bool,
 }
 
 /// What a number among a content's policies stands for.
@@ -206,6 +209,8 @@ pub struct QueueRecord {
     pub not_before: Timestamp,
     /// Why the last round failed, for people; empty when none has.
     pub last_error: String,
+    /// The user wants no round before `not_before`, whatever comes.
+    pub cancelled: bool,
 }
 
 /// A file whose staged bytes are durable but not sealed (`LOCAL_DURABILITY`). Its
@@ -225,11 +230,31 @@ pub struct StagedRecord {
     pub pages: Vec<(u64, Vec<u8>)>,
 }
 
+impl QueueRecord {
+    /// Asked for now, for the first time.
+    #[must_use]
+    pub fn new(since: Timestamp) -> Self {
+        Self {
+            since,
+            attempts: 0,
+            not_before: Timestamp::default(),
+            last_error: String::new(),
+            cancelled: false,
+        }
+    }
+}
+
 impl ContentRecord {
     /// Whether a backend's word is all we have for one of the copies.
     #[must_use]
     pub fn is_unverified(&self) -> bool {
         self.copies.iter().any(|copy| copy.state == CopyState::Claimed)
+    }
+
+    /// Whether one of its copies is in this state.
+    #[must_use]
+    pub fn has_copy(&self, state: CopyState) -> bool {
+        self.copies.iter().any(|copy| copy.state == state)
     }
 
     /// Bytes that a place needs for it at most: holes are one block everywhere.
@@ -268,12 +293,22 @@ impl Stored for ContentRecord {
     const ADDED: &'static [&'static [u8]] = &[&[0], &[0, 0, 0]];
 }
 
-impl Stored for BackendRecord {}
+impl Stored for BackendRecord {
+    const VERSION: u8 = 2;
+    /// `paused`: it was not.
+    const ADDED: &'static [&'static [u8]] = &[&[0]];
+}
+
+impl Stored for QueueRecord {
+    const VERSION: u8 = 2;
+    /// `cancelled`: it was not.
+    const ADDED: &'static [&'static [u8]] = &[&[0]];
+}
+
 impl Stored for PolicyRecord {}
 
 impl Stored for DentryRecord {}
 impl Stored for OrderRecord {}
-impl Stored for QueueRecord {}
 impl Stored for StagedRecord {}
 impl Stored for u32 {}
 impl Stored for u64 {}

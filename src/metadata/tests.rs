@@ -3,6 +3,7 @@ mod crash;
 mod engines;
 mod failing;
 mod model;
+mod pins;
 mod policies;
 mod quota_errors;
 mod quotas;

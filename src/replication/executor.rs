@@ -123,12 +123,13 @@ impl Drop for Slot {
 /// Gives tasks back to the queue, also when a worker panics.
 struct InHand<'c> {
     core: &'c Core,
+    id: &'c BackendId,
     roots: Vec<Cid>,
 }
 
 impl Drop for InHand<'_> {
     fn drop(&mut self) {
-        if self.core.machine.finished(&self.roots) {
+        if self.core.machine.finished(self.id, &self.roots) {
             self.core.scheduler.ring();
         }
     }
@@ -159,10 +160,11 @@ fn work(core: &Core, slot: &Slot) {
         let tasks = next(core, slot);
         let Some(first) = tasks.first() else { continue };
         let roots: Vec<Cid> = tasks.iter().map(|task| task.root).collect();
-        let taken = InHand { core, roots: roots.clone() };
+        let taken = InHand { core, id, roots: roots.clone() };
         let outcomes = match first.job {
             Job::Release => release(core, id, &tasks),
-            Job::Verify | Job::Send | Job::Repair if id.is_local() => bring_here(core, &tasks),
+            Job::Verify if id.is_local() => prove_here(core, &tasks),
+            Job::Send | Job::Repair if id.is_local() => bring_here(core, &tasks),
             job => match core.registry.until_down(id) {
                 Some(place) if job == Job::Verify => prove(core, (id, &place.0, place.1), &tasks),
                 Some(place) => {
@@ -250,6 +252,22 @@ fn confirm(core: &Core, id: &BackendId, root: &Cid) -> Result<Vec<BackendId>, Re
         }
     }
     Ok(confirmed)
+}
+
+/// Reads the local copy back from the disk; what is not here is brought.
+fn prove_here(core: &Core, tasks: &[Task]) -> Vec<(Cid, Outcome)> {
+    let mut outcomes = Vec::new();
+    for task in tasks {
+        match verify::here(core, &[task.root]) {
+            Ok((proven, _)) if proven.is_empty() => {
+                outcomes.extend(bring_here(core, std::slice::from_ref(task)));
+            }
+            Ok((proven, _)) => outcomes.extend(proven),
+            Err(ReplicationError::ShuttingDown) => break,
+            Err(error) => outcomes.push((task.root, Outcome::Failed(error.to_string()))),
+        }
+    }
+    outcomes
 }
 
 /// Heals the local copy (after a recovery, or a lost disk).

@@ -139,7 +139,7 @@ impl Replicator {
     }
 }
 
-fn missing(have: usize, target: usize, row: Option<&QueueRecord>) -> String {
+pub(super) fn missing(have: usize, target: usize, row: Option<&QueueRecord>) -> String {
     let lacks = format!("{} of {target} copies", have.min(target));
     match row {
         None if have >= target => String::new(),

@@ -22,6 +22,7 @@ pub enum BackendState {
 }
 
 /// What `status` shows of a backend; kept in memory, never asked for live.
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate fact")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// Id.
@@ -42,6 +43,8 @@ pub struct BackendStatus {
     pub draining: bool,
     /// The user lets nothing be written there.
     pub read_only: bool,
+    /// The user holds the work there.
+    pub paused: bool,
     /// Away for longer than the grace period: copies there do not count.
     pub given_up: bool,
     /// Out of reach since then.

@@ -101,7 +101,9 @@ pub(super) async fn wait(
             }
             let no_place =
                 reachable < want && (have >= reachable || policy.on_degraded == OnDegraded::Fail);
-            let late = start.elapsed() >= core.options.level_deadline;
+            let row = core.namespace.queue_row(&root)?;
+            let cancelled = row.is_some_and(|row| core.machine.is_cancelled(&row));
+            let late = cancelled || start.elapsed() >= core.options.level_deadline;
             if no_place || late || core.is_stopped() {
                 return degraded(&core, &policy, (have, want), no_place.then_some(&places));
             }
@@ -144,6 +146,9 @@ fn why(core: &Core, places: &Places) -> String {
         vec![format!("local: {}", places.domain_of(&BackendId::local()).unwrap_or_default())];
     for status in core.registry.statuses() {
         reasons.push(match status.last_error.as_str() {
+            _ if places.get(&status.id).is_some_and(|place| place.paused) => {
+                format!("{}: paused (`cairn queue resume`)", status.id)
+            }
             "" => format!("{}: {}", status.id, status.domain),
             error => format!("{}: {error}", status.id),
         });

@@ -314,6 +314,7 @@ mod tests {
             available: !down,
             space: None,
             draining: false,
+            paused: false,
             given_up: false,
             trusted_since: Timestamp::default(),
             latency: Duration::ZERO,

@@ -28,10 +28,12 @@ mod local;
 mod local_manifests;
 pub mod loss;
 pub mod machine;
+mod pins;
 mod policy;
 mod policy_book;
 mod policy_text;
 mod probe;
+mod queue;
 mod recover;
 mod registry;
 mod replicator;
@@ -50,6 +52,7 @@ pub use self::events::Events;
 pub use self::explain::{ExplainedPlace, ExplainedWait, Explanation};
 pub use self::health::{BackendState, BackendStatus};
 pub use self::local::LocalBackend;
+pub use self::pins::{CopyStatus, PinFilter, PinQuery, ShownCopy, ShownPin, ShownPins, ShownRow};
 pub use self::policy::{
     Domain, InvalidPolicy, Level, OnDegraded, Policy, Strategy, TierClock, TierRule, WaitOn,
     WriteResult,
@@ -58,6 +61,7 @@ pub use self::policy_book::{
     Definition, PolicyBook, Resolved, TooManyPolicies, check_definition, check_name, expression,
     split_rule,
 };
+pub use self::queue::{ShownItem, ShownQueue, ShownWork};
 pub use self::recover::{RecoverSource, Recovered, recover};
 pub use self::registry::Registry;
 pub use self::replicator::{Progress, Replicator, ReplicatorOptions};

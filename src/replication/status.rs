@@ -87,7 +87,7 @@ mod tests {
 
     fn row(attempts: u32, error: &str) -> QueueRecord {
         let (since, not_before) = (Timestamp::default(), Timestamp::default());
-        QueueRecord { since, attempts, not_before, last_error: error.into() }
+        QueueRecord { since, attempts, not_before, last_error: error.into(), cancelled: false }
     }
 
     #[test]

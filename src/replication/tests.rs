@@ -7,6 +7,7 @@ mod copies;
 mod events;
 mod faults;
 mod harness;
+mod pins;
 mod policy;
 mod policy_book;
 mod reads;

@@ -30,6 +30,7 @@ mod lifecycle;
 mod memory;
 mod names;
 mod packages;
+mod pins;
 mod policies;
 mod postgres;
 mod programs;

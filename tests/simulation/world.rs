@@ -263,7 +263,7 @@ impl World {
         let outcomes = self.work(running.place, &tasks);
         self.record(running.place, outcomes);
         let roots: Vec<Cid> = tasks.iter().map(|task| task.root).collect();
-        self.machine.finished(&roots);
+        self.machine.finished(&self.places[running.place].id, &roots);
         if !self.places[running.place].up {
             self.machine.submit(&roots);
         }

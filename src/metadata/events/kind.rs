@@ -91,6 +91,9 @@ kinds! {
     CopyReleased, "copy_released", Info, "a copy was given up";
     ContentAtRisk, "content_at_risk", Alarm, "no good copy of a content is known";
     PinRemoved, "pin_removed", Notice, "a content is not wanted any more";
+    QueuePaused, "queue_paused", Notice, "the queue, or a backend's part of it, is held";
+    QueueResumed, "queue_resumed", Notice, "the queue, or a backend's part of it, goes on";
+    QueueCancelled, "queue_cancelled", Notice, "what a content lacks is not made for a day";
     RoundFailed, "round_failed", Warning, "a content could not be sent; it is tried again";
     BlockDeleted, "block_deleted", Info, "a block was removed from a place";
     BlockCollected, "block_collected", Info, "a collection removed blocks";

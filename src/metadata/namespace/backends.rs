@@ -29,6 +29,29 @@ impl Namespace {
         rows.iter().map(row).collect()
     }
 
+    /// Whether the user holds the whole queue.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn is_queue_paused(&self) -> Result<bool, MetadataError> {
+        Ok(self.engine.get(keys::PAUSED)?.is_some())
+    }
+
+    /// Holds the whole queue, or lets it go on.
+    ///
+    /// # Errors
+    /// `Storage`, `Contended`.
+    pub fn set_queue_paused(&self, paused: bool) -> Result<(), MetadataError> {
+        self.run(|tx| {
+            if paused {
+                tx.inner.put(keys::PAUSED, &[1]);
+            } else {
+                tx.inner.delete(keys::PAUSED);
+            }
+            Ok(())
+        })
+    }
+
     /// Keeps what is known of a backend; `None` forgets it.
     ///
     /// # Errors

@@ -4,10 +4,12 @@ use std::ops::ControlFlow;
 use super::repair::Fixes;
 use super::stats::{Delta, Stats};
 use super::tree::order_key;
-use super::{FIRST_COOKIE, MAX_DEPTH, Namespace, Problem, UsageRecord, quota_count};
+use super::{
+    FIRST_COOKIE, MAX_DEPTH, Namespace, PinOrder, Problem, UsageRecord, pins, quota_count,
+};
 use crate::metadata::records::{OrderRecord, Stored, decode, encode};
 use crate::metadata::{
-    ContentRecord, DentryRecord, InodeRecord, MetadataError, QueueRecord, Reader, keys,
+    ContentRecord, CopyState, DentryRecord, InodeRecord, MetadataError, QueueRecord, Reader, keys,
 };
 use crate::types::{Cid, FileKind, Ino, Name};
 
@@ -74,6 +76,7 @@ impl Namespace {
             check.tree()?;
         }
         check.indexes()?;
+        check.pin_indexes()?;
         check.numbers()?;
         check.circles()?;
         check.quotas()?;
@@ -176,12 +179,66 @@ impl Check<'_> {
             check.delta.content(None, Some(&record));
             if found != record.refs {
                 check.tell(Problem::ReferenceCount { root, found, said: record.refs });
-                check.fixes.put(key, encode(&ContentRecord { refs: found, ..record }));
+                if found == 0 {
+                    // It is no pin any more.
+                    for key in check.pin_keys(&root, &record)? {
+                        check.fixes.remove(&key);
+                    }
+                }
+                check.fixes.put(key, encode(&ContentRecord { refs: found, ..record.clone() }));
             }
-            Ok(())
+            check.pin(&root, &ContentRecord { refs: found, ..record })
         })?;
         for (root, (_, ino)) in refs {
             self.tell(Problem::UnknownContent { ino, root });
+        }
+        Ok(())
+    }
+
+    /// The indexes of a pin, as its rows want them.
+    fn pin(&mut self, root: &Cid, record: &ContentRecord) -> Result<(), MetadataError> {
+        for key in self.pin_keys(root, record)? {
+            if self.reader.get(&key)?.is_none() {
+                self.index(&key, "missing");
+                self.fixes.put(&key, Vec::new());
+            }
+        }
+        Ok(())
+    }
+
+    fn pin_keys(&self, root: &Cid, record: &ContentRecord) -> Result<Vec<Vec<u8>>, MetadataError> {
+        let key = keys::of_cid(keys::QUEUE, root);
+        let row = self.reader.get(&key)?.and_then(|value| decode(&key, &value).ok());
+        let mut wanted = pins::damage_keys(root, record);
+        wanted.extend(pins::risk_key(root, record, row.as_ref()));
+        Ok(wanted)
+    }
+
+    /// Rows of the indexes of pins that no pin has.
+    fn pin_indexes(&mut self) -> Result<(), MetadataError> {
+        for (table, order) in [
+            (keys::AT_RISK, PinOrder::ByRisk),
+            (keys::DAMAGED, PinOrder::Damaged(CopyState::Corrupt, None)),
+        ] {
+            self.each(table, &mut |check, key, _| {
+                let root = order.root_in(key);
+                let wanted = match &root {
+                    Some(root) => {
+                        let content = keys::of_cid(keys::CONTENT, root);
+                        let record = check.reader.get(&content)?;
+                        match record.and_then(|value| decode(&content, &value).ok()) {
+                            Some(record) => check.pin_keys(root, &record)?,
+                            None => Vec::new(),
+                        }
+                    }
+                    None => Vec::new(),
+                };
+                if !wanted.iter().any(|wanted| wanted == key) {
+                    check.index(key, "left over");
+                    check.fixes.remove(key);
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }

@@ -66,8 +66,9 @@ impl Tx<'_> {
         after.refs = after.refs.saturating_sub(1);
         self.put_content(root, Some(&before), &after);
         if after.refs == 0 {
-            let row = self.get(&keys::of_cid(keys::QUEUE, root))?;
+            let row: Option<QueueRecord> = self.get(&keys::of_cid(keys::QUEUE, root))?;
             self.set_queue(root, row.as_ref(), None);
+            self.index_pin(root, (Some(&before), row.as_ref()), (Some(&after), None));
         }
         Ok(())
     }
@@ -111,18 +112,18 @@ impl Tx<'_> {
         if before.as_ref() != Some(&after) {
             self.put_content(root, before.as_ref(), &after);
         }
-        if commit.enqueue && matches!(after.pin, PinState::BelowMin | PinState::BelowTarget) {
-            let row: Option<QueueRecord> = self.get(&keys::of_cid(keys::QUEUE, root))?;
-            if row.is_none() {
-                let new = QueueRecord {
-                    since: commit.mtime,
-                    attempts: 0,
-                    not_before: Timestamp::default(),
-                    last_error: String::new(),
-                };
-                self.set_queue(root, None, Some(&new));
-            }
-        }
+        let row: Option<QueueRecord> = match before {
+            Some(_) => self.get(&keys::of_cid(keys::QUEUE, root))?,
+            // What is new to the volume waits for nothing yet.
+            None => None,
+        };
+        let short = matches!(after.pin, PinState::BelowMin | PinState::BelowTarget);
+        // What was cancelled is asked for anew by a file that is written.
+        let asks = row.as_ref().is_none_or(|row| row.cancelled);
+        let new = (commit.enqueue && short && asks).then(|| QueueRecord::new(commit.mtime));
+        let new = new.or_else(|| row.clone());
+        self.set_queue(root, row.as_ref(), new.as_ref());
+        self.index_pin(root, (before.as_ref(), row.as_ref()), (Some(&after), new.as_ref()));
         Ok(())
     }
 
@@ -285,6 +286,8 @@ impl Namespace {
                         tx.put_content(root, Some(&before), &after);
                     }
                     tx.set_queue(root, row.as_ref(), new_row.as_ref());
+                    let was = (Some(&before), row.as_ref());
+                    tx.index_pin(root, was, (Some(&after), new_row.as_ref()));
                 }
                 Ok(())
             })?;

@@ -107,6 +107,7 @@ fn load(tx: &mut Tx<'_>, change: &Change) -> Result<(), MetadataError> {
         }
         Change::Content(root, Some(record)) => {
             tx.delta.content(None, Some(record));
+            tx.index_pin(root, (None, None), (Some(record), None));
             tx.put(keys::of_cid(keys::CONTENT, root), record);
         }
         // Deletions are resolved by the reader; events have `load_events`.

@@ -15,6 +15,7 @@ mod events;
 mod inodes;
 mod load;
 mod marks;
+mod pins;
 mod policies;
 mod problem;
 mod quota;
@@ -38,6 +39,7 @@ pub(crate) use self::events::AlarmsRecord;
 pub use self::events::EventRecord;
 pub use self::inodes::SetAttributes;
 pub use self::marks::{Change, MarkToken};
+pub use self::pins::{PinOrder, PinPage, PinRow};
 pub use self::policies::{KeepStrictest, merge_policies};
 pub use self::problem::Problem;
 #[cfg(test)]
@@ -57,8 +59,9 @@ use crate::types::{FileKind, Ino, Timestamp};
 /// The format of the keys and records of a volume. 2: `holes` in inodes and
 /// contents, runs of whole leaves in staged bitmaps. 3: policies and times of
 /// contents, rows of backends. 4: severity, backend and count of events, which stay
-/// until a file has them. Rows of earlier formats are read as they are.
-const FORMAT: u32 = 4;
+/// until a file has them. 5: indexes of pins, which are made when a tree of an earlier
+/// format is opened. Rows of earlier formats are read as they are.
+const FORMAT: u32 = 5;
 /// Inode numbers are reserved in batches, so that a create writes no counter.
 const INO_BATCH: u64 = 4096;
 /// Tries of a transaction before it shuts the others out.
@@ -211,8 +214,10 @@ impl Namespace {
         if format == 0 {
             tree.initialise(now)?;
         } else if format < FORMAT {
+            let (corrupt, lost) = if format < 5 { tree.build_pin_indexes()? } else { (0, 0) };
             // A program that knows less must not meet rows that it cannot read.
             tree.run(|tx| {
+                (tx.delta.corrupt, tx.delta.lost, tx.delta.touched) = (corrupt, lost, true);
                 tx.inner.put(keys::FORMAT, &encode(&FORMAT));
                 tx.inner.put(keys::EVENTS_SEALED, &encode(&events_sealed));
                 Ok(())

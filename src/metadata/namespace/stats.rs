@@ -1,10 +1,14 @@
 use std::collections::BTreeMap;
 
 use crate::metadata::records::Stored;
-use crate::metadata::{ContentRecord, InodeRecord, QueueRecord};
+use crate::metadata::{ContentRecord, CopyState, InodeRecord, QueueRecord};
 use crate::types::{BackendId, FileKind};
 
-impl Stored for Stats {}
+impl Stored for Stats {
+    const VERSION: u8 = 2;
+    /// `corrupt` and `lost`: counted when the tree gets format 5.
+    const ADDED: &'static [&'static [u8]] = &[&[0, 0]];
+}
 
 /// Counters of the whole volume; exact after every commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -27,6 +31,10 @@ pub struct Stats {
     pub failed: u64,
     /// Per backend: copies and bytes (content size) of pins.
     pub backends: BTreeMap<BackendId, (u64, u64)>,
+    /// Pins with a copy whose bytes are wrong.
+    pub corrupt: u64,
+    /// Pins with a copy that is gone.
+    pub lost: u64,
 }
 
 /// What one transaction adds to the counters.
@@ -41,7 +49,9 @@ pub(super) struct Delta {
     queued: i64,
     failed: i64,
     backends: BTreeMap<BackendId, (i64, i64)>,
-    touched: bool,
+    pub corrupt: i64,
+    pub lost: i64,
+    pub touched: bool,
     /// Bytes of contents that lost their last reference.
     pub released: u64,
 }
@@ -80,6 +90,8 @@ impl Delta {
             self.pins += sign;
             self.pins_by_state[record.pin as usize] += sign;
             self.unverified += sign * i64::from(record.is_unverified());
+            self.corrupt += sign * i64::from(record.has_copy(CopyState::Corrupt));
+            self.lost += sign * i64::from(record.has_copy(CopyState::Lost));
             for copy in record.good_copies() {
                 let (copies, bytes) = self.backends.entry(copy.backend.clone()).or_default();
                 *copies += sign;
@@ -113,6 +125,8 @@ impl Stats {
         add(&mut sum.unverified, delta.unverified);
         add(&mut sum.queued, delta.queued);
         add(&mut sum.failed, delta.failed);
+        add(&mut sum.corrupt, delta.corrupt);
+        add(&mut sum.lost, delta.lost);
         for (id, (copies, bytes)) in &delta.backends {
             let entry = sum.backends.entry(id.clone()).or_default();
             add(&mut entry.0, *copies);

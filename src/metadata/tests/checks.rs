@@ -176,8 +176,7 @@ fn rows_that_belong_to_nothing_go() {
         });
     }
     repaired("left over", |tree, _| {
-        let row =
-            QueueRecord { since: at(1), attempts: 0, not_before: at(1), last_error: String::new() };
+        let row = QueueRecord::new(at(1));
         set(tree, &keys::of_cid(keys::QUEUE, &cid::of_raw(b"none")), Some(&encode(&row)));
     });
     repaired("extended attributes", |tree, sample| {

@@ -121,9 +121,11 @@ fn every_record_keeps_its_stored_form() {
         attempts: 3,
         not_before: at(60),
         last_error: "backend b2: no route to host".into(),
+        cancelled: true,
     };
     pinned("policy", &PolicyRecord { expression: "@target=4;archive,min=3".into() });
     pinned("queue", &queue);
+    reads(1, "queue", &QueueRecord { cancelled: false, ..queue });
     let staged = StagedRecord {
         size: 3 << 20,
         base: Some(cid::of_dag_pb(b"base")),
@@ -153,8 +155,11 @@ fn every_record_keeps_its_stored_form() {
         queued: 10,
         failed: 11,
         backends: [("local".parse().unwrap(), (12, 13))].into(),
+        corrupt: 14,
+        lost: 15,
     };
     pinned("stats", &stats);
+    reads(1, "stats", &Stats { corrupt: 0, lost: 0, ..stats });
     pinned("number", &u64::MAX);
     pinned("usage", &UsageRecord { bytes: 5 << 40, inodes: 1_000_000, counted: true });
     let backend = BackendRecord {
@@ -163,8 +168,10 @@ fn every_record_keeps_its_stored_form() {
         trusted_since: at(1_700_000_900),
         draining: true,
         read_only: false,
+        paused: true,
     };
     pinned("backend", &backend);
+    reads(1, "backend", &BackendRecord { paused: false, ..backend });
     pinned("orphan", &OrphanRecord { quotas: vec![Ino(1 << 40), Ino(1)] });
 }
 

@@ -62,6 +62,8 @@ pub struct Fleet {
     losses: u64,
     /// Whose record is to be kept.
     unsaved: BTreeSet<BackendId>,
+    /// The user holds all work.
+    paused: bool,
 }
 
 impl Member {
@@ -99,6 +101,7 @@ impl Fleet {
             epoch: 0,
             losses: 0,
             unsaved: BTreeSet::new(),
+            paused: false,
         }
     }
 
@@ -247,6 +250,27 @@ impl Fleet {
         true
     }
 
+    /// Holds the work of a backend (`None`: all work), or lets it go on. Held, it is as
+    /// if it were away for what is written, and can be read.
+    pub fn set_paused(&mut self, id: Option<&BackendId>, paused: bool) -> bool {
+        match id.map(|id| self.members.get_mut(id)) {
+            None => self.paused = paused,
+            Some(None) => return false,
+            Some(Some(member)) => {
+                member.record.paused = paused;
+                self.unsaved.extend(id.cloned());
+            }
+        }
+        self.epoch += 1;
+        true
+    }
+
+    /// Whether all work is held.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Nothing is to be written there, or is again.
     pub fn set_read_only(&mut self, id: &BackendId, read_only: bool, now: Timestamp) -> bool {
         let Some(member) = self.members.get_mut(id) else { return false };
@@ -331,6 +355,7 @@ impl Fleet {
             available: true,
             space: None,
             draining: false,
+            paused: self.paused,
             given_up: false,
             trusted_since: Timestamp::default(),
             latency: Duration::ZERO,
@@ -348,6 +373,7 @@ impl Fleet {
                     && matches!(state, BackendState::Up | BackendState::Degraded),
                 space: member.usage.capacity_bytes.zip(member.usage.available_bytes),
                 draining: member.record.draining,
+                paused: self.paused || member.record.paused,
                 given_up: member.health.given_up,
                 trusted_since: member.health.trusted_since,
                 latency: member.health.latency,
@@ -370,6 +396,7 @@ impl Fleet {
             last_error: member.health.last_error.clone(),
             draining: member.record.draining,
             read_only: member.record.read_only,
+            paused: member.record.paused,
             given_up: member.health.given_up,
             away_since: member.health.away_since,
             latency: member.health.latency,

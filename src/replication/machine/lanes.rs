@@ -63,8 +63,25 @@ struct Lane {
     contents: Option<Bucket>,
     /// Bytes that wait.
     waiting: u64,
-    /// Bytes a second, as a moving average.
+    /// Bytes a second of one worker, as a moving average.
     rate: f64,
+    /// With workers: in how many batches, and which.
+    batches: usize,
+    in_hand: HashMap<Cid, Task>,
+}
+
+/// Where the work for a content is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    /// At which place.
+    pub place: BackendId,
+    /// What is to be done.
+    pub job: Job,
+    /// A worker has it; else it waits in the lane.
+    pub in_hand: bool,
+    /// When it should be done: the bytes before it and its own over what the lane's
+    /// workers move. `None` before the first was measured.
+    pub eta: Option<Duration>,
 }
 
 /// The window of the queue.
@@ -77,6 +94,9 @@ pub struct Lanes {
     busy: HashMap<Cid, usize>,
     /// Submitted again while busy: planned again after that.
     again: HashSet<Cid>,
+    /// By its last result more is to be done for it: planned when the last worker is
+    /// done.
+    follow: HashSet<Cid>,
     arrivals: u64,
     /// The scheduler has roots or rows in hand.
     planning: bool,
@@ -232,6 +252,85 @@ impl Lanes {
         self.of_place.entry(id.clone()).or_default().paused = paused;
     }
 
+    /// A result was recorded: whether more is to be done by the row as it is now. The
+    /// last worker that has the content brings it back, whoever that will be.
+    pub fn follows(&mut self, root: &Cid, due: bool) {
+        match (self.busy.contains_key(root), due) {
+            (false, true) => self.submit(&[*root]),
+            (true, true) => {
+                self.follow.insert(*root);
+            }
+            (_, false) => {
+                self.follow.remove(root);
+            }
+        }
+    }
+
+    /// Work that waits in a lane is planned again: somewhere else, perhaps.
+    pub fn empty(&mut self, id: &BackendId) {
+        let Some(lane) = self.of_place.get_mut(id) else { return };
+        let (small, large) = (std::mem::take(&mut lane.small), std::mem::take(&mut lane.large));
+        lane.waiting = 0;
+        let tasks = small.into_values().chain(large.into_values());
+        let roots: Vec<Cid> = tasks.map(|task| task.root).collect();
+        self.finished(&roots);
+        self.submit(&roots);
+    }
+
+    /// Work for a content that waits goes; what a worker has is done.
+    pub fn withdraw(&mut self, root: &Cid) {
+        let mut gone = Vec::new();
+        for lane in self.of_place.values_mut() {
+            for tasks in [&mut lane.small, &mut lane.large] {
+                tasks.retain(|_, task| {
+                    if task.root == *root {
+                        lane.waiting = lane.waiting.saturating_sub(task.bytes);
+                        gone.push(*root);
+                    }
+                    task.root != *root
+                });
+            }
+        }
+        self.again.remove(root);
+        self.follow.remove(root);
+        self.finished(&gone);
+    }
+
+    /// Where the work for these contents is.
+    #[must_use]
+    pub fn work(&self, roots: &[Cid]) -> HashMap<Cid, Vec<Work>> {
+        let mut asked: HashMap<Cid, Vec<Work>> = HashMap::new();
+        for root in roots.iter().filter(|root| self.busy.contains_key(*root)) {
+            asked.insert(*root, Vec::new());
+        }
+        if asked.is_empty() {
+            return asked;
+        }
+        for (id, lane) in &self.of_place {
+            let mut found = |task: &Task, in_hand, before: u64| {
+                if let Some(work) = asked.get_mut(&task.root) {
+                    let eta = lane.eta(before.saturating_add(task.bytes));
+                    work.push(Work { place: id.clone(), job: task.job, in_hand, eta });
+                }
+            };
+            lane.in_hand.values().for_each(|task| found(task, true, 0));
+            let mut before = lane.in_hand.values().map(|task| task.bytes).sum::<u64>();
+            let (mut small, mut large) =
+                (lane.small.iter().peekable(), lane.large.iter().peekable());
+            loop {
+                let next = match (small.peek(), large.peek()) {
+                    (Some((a, _)), Some((b, _))) if a < b => small.next(),
+                    (_, Some(_)) => large.next(),
+                    (_, None) => small.next(),
+                };
+                let Some((_, task)) = next else { break };
+                found(task, false, before);
+                before = before.saturating_add(task.bytes);
+            }
+        }
+        asked
+    }
+
     /// The next tasks of a lane: many small ones, or a large one. The first
     /// worker (0) takes small ones only, so that large ones never hold them up.
     pub fn take(&mut self, id: &BackendId, worker: usize, now: Timestamp) -> Taken {
@@ -247,6 +346,8 @@ impl Lanes {
             }
         }
         let taken = lane.next(worker);
+        lane.batches += usize::from(!taken.is_empty());
+        lane.in_hand.extend(taken.iter().map(|task| (task.root, *task)));
         let bytes: u64 = taken.iter().map(|task| task.bytes).sum();
         lane.waiting = lane.waiting.saturating_sub(bytes);
         let sent: u64 =
@@ -270,16 +371,27 @@ impl Lanes {
         self.scan
     }
 
-    /// A worker is done with these, well or not; true when some are to be
+    /// A worker of a lane is done with these, well or not; true when some are to be
     /// planned again.
-    pub fn finished(&mut self, roots: &[Cid]) -> bool {
+    pub fn done(&mut self, id: &BackendId, roots: &[Cid]) -> bool {
+        if let Some(lane) = self.of_place.get_mut(id) {
+            lane.batches = lane.batches.saturating_sub(1);
+            for root in roots {
+                lane.in_hand.remove(root);
+            }
+        }
+        self.finished(roots)
+    }
+
+    fn finished(&mut self, roots: &[Cid]) -> bool {
         let mut again = false;
         for root in roots {
             let Some(lanes) = self.busy.get_mut(root) else { continue };
             *lanes -= 1;
             if *lanes == 0 {
                 self.busy.remove(root);
-                if self.again.remove(root) && self.known.insert(*root) {
+                let follows = self.follow.remove(root);
+                if (self.again.remove(root) || follows) && self.known.insert(*root) {
                     self.incoming.push_back(*root);
                     again = true;
                 }
@@ -319,6 +431,13 @@ impl Lanes {
 }
 
 impl Lane {
+    /// For so many bytes.
+    fn eta(&self, bytes: u64) -> Option<Duration> {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = bytes as f64 / (self.rate * self.batches.max(1) as f64);
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+
     fn len(&self) -> usize {
         self.small.len() + self.large.len()
     }
@@ -422,6 +541,39 @@ mod tests {
         assert_eq!(lanes.take_incoming(9), [root]);
         lanes.planned();
         assert!(lanes.is_idle());
+    }
+
+    #[test]
+    fn an_eta_is_what_comes_before_over_what_the_lane_moves() {
+        let (mut lanes, id) = (Lanes::default(), BackendId::local());
+        let large = |n| task(n, BATCH_BYTES + 1);
+        let roots: Vec<Cid> = (1..=3).map(|n| large(n).root).collect();
+        for n in 1..=3 {
+            lanes.assign(n, &[(id.clone(), large(n))]);
+        }
+        let etas = |lanes: &Lanes| {
+            let work = lanes.work(&roots);
+            let of = |root: &Cid| work.get(root).and_then(|work| work.first()).cloned();
+            roots.iter().map(of).collect::<Vec<Option<Work>>>()
+        };
+        assert!(etas(&lanes).iter().flatten().all(|work| work.eta.is_none()), "nothing is known");
+        lanes.moved(&id, BATCH_BYTES + 1, Duration::from_secs(2));
+        assert_eq!(take(&mut lanes, &id, 1)[0].root, roots[0]);
+        let seconds = |work: &Option<Work>| work.as_ref()?.eta.map(|eta| eta.as_secs());
+        let found = etas(&lanes);
+        assert_eq!(found.iter().map(seconds).collect::<Vec<_>>(), [2, 4, 6].map(Some));
+        let in_hand = |work: &Option<Work>| work.as_ref().is_some_and(|work| work.in_hand);
+        assert_eq!(found.iter().map(in_hand).collect::<Vec<_>>(), [true, false, false]);
+        // Two workers move twice as much.
+        take(&mut lanes, &id, 2);
+        assert_eq!(seconds(&etas(&lanes)[2]), Some(3));
+        lanes.done(&id, &roots[..1]);
+        assert_eq!(etas(&lanes)[0], None);
+        lanes.withdraw(&roots[2]);
+        assert_eq!(etas(&lanes)[2], None);
+        assert_eq!(lanes.lane(&id).1, 0, "no bytes wait");
+        lanes.done(&id, &roots[1..2]);
+        assert!(lanes.busy.is_empty());
     }
 
     #[test]

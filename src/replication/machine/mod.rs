@@ -8,7 +8,7 @@
 //! from a seed.
 //!
 //! Locks, each taken alone but for `recording`, under which the others may be:
-//! `recording`, `fleet`, `lanes`, `sweep`, `proofs`, `random`.
+//! `recording`, `fleet`, `lanes`, `sweep`, `proofs`, `random`, `watched`.
 
 mod budget;
 mod fleet;
@@ -19,6 +19,7 @@ mod placement;
 mod places;
 mod planner;
 mod proofs;
+mod queue;
 mod rows;
 mod survey;
 mod time;
@@ -26,14 +27,16 @@ mod time;
 pub use self::budget::Bucket;
 pub use self::fleet::{Facts, Fleet, Member};
 pub use self::health::{BUCKETS, Health, HealthChange, MOST_ANSWERS};
-pub use self::lanes::{Lanes, Taken, Task};
+pub use self::lanes::{Lanes, Taken, Task, Work};
 pub use self::outcome::{Outcome, apply};
 pub use self::placement::{Choice, Rank, Wanted, choose, judge, rank};
 pub use self::places::{Candidate, DomainSet, Places, Standing};
 pub use self::planner::{Content, Job, Moment, Plan, Verdict, plan};
+pub(super) use self::queue::CANCELLED;
 pub use self::survey::{Ailing, Proven, Stuck};
 pub use self::time::{plus, since};
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -101,6 +104,8 @@ pub struct Machine {
     random: Mutex<fastrand::Rng>,
     /// The fleet's epoch and losses that were acted on.
     seen: Mutex<(u64, u64)>,
+    /// Contents whose next results at a place somebody waits for.
+    watched: Mutex<HashMap<Cid, Vec<(BackendId, Outcome)>>>,
     /// Results are recorded one transaction at a time: two for the same contents
     /// would only conflict.
     recording: Mutex<()>,
@@ -136,6 +141,7 @@ impl Machine {
             proofs: Mutex::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             seen: Mutex::new((epoch, losses)),
+            watched: Mutex::default(),
             recording: Mutex::default(),
             stopped: AtomicBool::new(false),
         }
@@ -229,10 +235,10 @@ impl Machine {
         self.lanes.lock().take(id, worker, now)
     }
 
-    /// A worker is done with these, well or not; true when some are to be planned
-    /// again.
-    pub fn finished(&self, roots: &[Cid]) -> bool {
-        self.lanes.lock().finished(roots)
+    /// A worker of a place is done with these, well or not; true when some are to be
+    /// planned again.
+    pub fn finished(&self, id: &BackendId, roots: &[Cid]) -> bool {
+        self.lanes.lock().done(id, roots)
     }
 
     /// Doubles with each attempt, to a limit, with jitter.

@@ -163,6 +163,7 @@ pub fn choose(
             _ if policy.exclude.contains(&place.id) => Some("excluded by the policy"),
             _ if weightless => Some("its weight is 0"),
             _ if place.draining => Some("it is being drained"),
+            _ if place.paused => Some("paused"),
             BackendState::Down => Some("down"),
             BackendState::ReadOnly => Some("read-only"),
             BackendState::Full => Some("full"),

@@ -29,6 +29,8 @@ pub struct Candidate {
     pub space: Option<(u64, u64)>,
     /// It leaves.
     pub draining: bool,
+    /// The user holds the work there.
+    pub paused: bool,
     /// Away for longer than the grace period.
     pub given_up: bool,
     /// Proofs from before do not count.
@@ -75,7 +77,7 @@ impl Candidate {
     /// Takes a write of so many bytes now.
     #[must_use]
     pub fn takes(&self, size: u64) -> bool {
-        self.available && self.space.is_none_or(|(_, free)| free >= size)
+        self.available && !self.paused && self.space.is_none_or(|(_, free)| free >= size)
     }
 }
 

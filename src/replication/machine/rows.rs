@@ -1,6 +1,7 @@
 //! The core and the rows of contents and queue.
 
 use std::collections::{BinaryHeap, HashMap};
+use std::time::Duration;
 
 use super::lanes::Task;
 use super::outcome::{Outcome, apply};
@@ -12,6 +13,8 @@ use crate::types::{BackendId, Cid, Timestamp};
 
 /// Roots that are planned between two looks at the rest.
 const PLANNED_AT_ONCE: usize = 512;
+/// For so long a content that was cancelled is left alone.
+pub(super) const CANCELLED_FOR: Duration = Duration::from_hours(24);
 /// Rows of one page of a scan.
 const PAGE: usize = 1024;
 
@@ -24,6 +27,11 @@ pub(super) struct Sweep {
     after: Option<Cid>,
     /// When the last one ended.
     ended: Option<Timestamp>,
+}
+
+/// The user wants no round for it now. A clock that went back ends it, too.
+pub(super) fn is_cancelled(row: &QueueRecord, now: Timestamp) -> bool {
+    row.cancelled && row.not_before > now && since(now, row.not_before) <= CANCELLED_FOR
 }
 
 impl Machine {
@@ -81,22 +89,28 @@ impl Machine {
         if record.refs == 0 {
             return Ok(true);
         }
+        let row = self.namespace.queue_row(root)?;
+        if row.is_some_and(|row| is_cancelled(&row, self.clock.now())) {
+            return Ok(true);
+        }
         let verdict = self.plan(root, &record, &self.moment(places));
         let Plan::Act(jobs) = verdict.plan else { return Ok(false) };
-        self.assign(root, &record, verdict.copies, jobs);
+        self.assign((root, &record), verdict.copies, jobs, places);
         Ok(true)
     }
 
     fn assign(
         &self,
-        root: &Cid,
-        record: &ContentRecord,
+        (root, record): (&Cid, &ContentRecord),
         copies: usize,
         jobs: Vec<(BackendId, Job)>,
+        places: &Places,
     ) {
         let bytes = record.stored_bytes();
+        let held = |id: &BackendId| places.get(id).is_some_and(|place| place.paused);
+        let jobs = jobs.into_iter().filter(|(id, _)| !held(id));
         let tasks: Vec<(BackendId, Task)> =
-            jobs.into_iter().map(|(id, job)| (id, Task { root: *root, bytes, job })).collect();
+            jobs.map(|(id, job)| (id, Task { root: *root, bytes, job })).collect();
         self.lanes.lock().assign(copies, &tasks);
     }
 
@@ -120,7 +134,7 @@ impl Machine {
                 if self.lanes.lock().is_busy(&root) {
                     continue;
                 }
-                if !hurry && row.not_before > now {
+                if (!hurry && row.not_before > now) || is_cancelled(&row, now) {
                     self.lanes.lock().due_at(row.not_before);
                     continue;
                 }
@@ -226,7 +240,7 @@ impl Machine {
         let moment = self.moment(&places);
         let known = places.get(id).is_some_and(|place| place.durable);
         let mut first_due: Option<Timestamp> = None;
-        let mut again = Vec::new();
+        let mut due: HashMap<Cid, bool> = HashMap::new();
         {
             let _one = self.recording.lock();
             self.namespace.update_contents(&roots, &mut |root, record, row| {
@@ -253,16 +267,19 @@ impl Machine {
                 let pause = refused || still_bad || matches!(outcome, Outcome::Failed(_));
                 self.settle(root, record, row, &moment, (error, pause));
                 seen(root, before, record);
-                if let Some(row) = row {
-                    if row.not_before > moment.now {
-                        let due = first_due.map_or(row.not_before, |due| due.min(row.not_before));
-                        first_due = Some(due);
-                    } else {
-                        again.push(*root);
-                    }
+                let waits = row.as_ref().map(|row| row.not_before).filter(|at| *at > moment.now);
+                if let Some(until) = waits {
+                    first_due = Some(first_due.map_or(until, |first| first.min(until)));
                 }
+                due.insert(*root, row.is_some() && waits.is_none());
             })?;
+            // What follows from a result (the next tier, a release) does not wait.
+            let mut lanes = self.lanes.lock();
+            for (root, _) in outcomes {
+                lanes.follows(root, due.get(root).copied().unwrap_or(false));
+            }
         }
+        self.tell_watchers(id, outcomes);
         self.fleet.write().proven(id, moment.now);
         let mut proofs = self.proofs.lock();
         for (root, outcome) in outcomes {
@@ -275,10 +292,6 @@ impl Machine {
         if let Some(due) = first_due {
             lanes.due_at(due);
         }
-        // What follows from a result (the next tier, a release) does not wait,
-        // unless another lane will see to it.
-        again.retain(|root| lanes.in_hand(root) <= 1);
-        lanes.submit(&again);
         Ok(())
     }
 
@@ -305,12 +318,11 @@ impl Machine {
             Plan::Act(_) => None,
         };
         let now = moment.now;
-        let row = row.get_or_insert_with(|| QueueRecord {
-            since: now,
-            attempts: 0,
-            not_before: Timestamp::default(),
-            last_error: String::new(),
-        });
+        let row = row.get_or_insert_with(|| QueueRecord::new(now));
+        if is_cancelled(row, now) {
+            return;
+        }
+        row.cancelled = false;
         if let Some(error) = error.or(stuck) {
             row.last_error = error;
         }

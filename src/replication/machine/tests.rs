@@ -25,6 +25,7 @@ fn place(name: &str, domain: &str, state: BackendState, free: u64) -> Candidate 
         available: up,
         space: Some((1000, free)),
         draining: false,
+        paused: false,
         given_up: false,
         trusted_since: Timestamp::default(),
         latency: Duration::ZERO,

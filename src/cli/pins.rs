@@ -1,0 +1,438 @@
+//! `cairn pin`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::client::Target;
+use super::output::Output;
+use crate::api::{Command, ErrorCode, Failure, PinCommand, What};
+use crate::types::{ByteSize, Cid};
+
+/// Bytes of paths that one request holds.
+const REQUEST: usize = 64 << 10;
+
+/// Files, directories and CIDs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Named {
+    /// Paths in a mount, or CIDs.
+    #[arg(value_name = "PATH|CID")]
+    pub of: Vec<OsString>,
+    /// The volume's folder (for CIDs, and for one that is not mounted).
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+}
+
+/// Files, directories and CIDs, at least one.
+#[derive(Debug, clap::Args)]
+pub(super) struct NamedSome {
+    /// Paths in a mount, or CIDs.
+    #[arg(value_name = "PATH|CID", required = true)]
+    pub of: Vec<OsString>,
+    /// The volume's folder (for CIDs, and for one that is not mounted).
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PinVerb {
+    /// List pins: contents of files, with their copies.
+    #[command(
+        after_help = "Examples:\n  cairn pin ls ~/data --state below_min\n  cairn pin ls ~/data --backend disk-b --state corrupt\n  cairn pin ls --prefix ~/data/thesis\n  cairn --json pin ls ~/data --limit 1000 --after CURSOR     (`next` of the page before)\n\nStates of a pin: below_min, below_target, at_target, over_max. Of a copy: wanted, queued, sending, claimed, verified, stale, corrupt, lost, draining, blocked."
+    )]
+    Ls {
+        #[command(flatten)]
+        target: super::arguments::MountOrVolume,
+        /// Of a pin, or of one of its copies.
+        #[arg(long)]
+        state: Option<String>,
+        /// With a copy there; with a copy's state, in that state there.
+        #[arg(long, value_name = "ID")]
+        backend: Option<String>,
+        /// Files below a path, or the beginning of CIDs.
+        #[arg(long, value_name = "PATH|CID")]
+        prefix: Option<OsString>,
+        /// At least so large.
+        #[arg(long, value_name = "SIZE")]
+        min_size: Option<ByteSize>,
+        /// At most so large.
+        #[arg(long, value_name = "SIZE")]
+        max_size: Option<ByteSize>,
+        /// At most so many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+        /// Go on after the page that ended with this.
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+    },
+    /// Count pins and copies; or show each copy of some, and what is missing and why.
+    #[command(
+        after_help = "Examples:\n  cairn pin status --volume ~/volume     (counters: the same cost whatever the number)\n  cairn pin status ~/data/thesis/chapter-1.tex"
+    )]
+    Status {
+        #[command(flatten)]
+        named: Named,
+    },
+    /// Read copies back and hash them, now; bad ones are repaired.
+    #[command(
+        after_help = "Examples:\n  cairn pin verify ~/data/thesis --wait\n  cairn pin verify ~/data/thesis --backend disk-b --wait\n\nExit codes with --wait: 6 when a copy is bad and cannot be repaired, 4 when one could not be read."
+    )]
+    Verify {
+        #[command(flatten)]
+        named: NamedSome,
+        /// Only the copies there.
+        #[arg(long, value_name = "ID")]
+        backend: Option<String>,
+        /// Return when all were read.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Make the copies that are missing, without waiting for the end of pauses.
+    #[command(
+        after_help = "Example:\n  cairn pin replicate ~/data/thesis --wait     (exit code 4 when nothing more can be done now)"
+    )]
+    Replicate {
+        #[command(flatten)]
+        named: NamedSome,
+        /// Return when the target holds, or nothing can be done.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// End the wish for copies elsewhere: one proven copy stays.
+    #[command(
+        after_help = "Examples:\n  cairn pin unpin ~/data/cache --dry-run\n  cairn pin unpin ~/data/cache\n\nIt is a policy of the path's own (min=1,target=1,max=1); `cairn policy set '' PATH` ends it. What another file asks for stays."
+    )]
+    Unpin {
+        #[command(flatten)]
+        named: NamedSome,
+        /// Only say what would become of them.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// A path that is there, else a CID; where it lies.
+fn what(text: &OsString, begins: bool) -> Result<(Option<Target>, What), Failure> {
+    let path = Path::new(text);
+    let cid = text.to_str().filter(|text| Cid::try_from(*text).is_ok());
+    let there = path.symlink_metadata().is_ok();
+    if let Some(cid) = cid.filter(|_| !there) {
+        return Ok((None, What::Cid(cid.to_owned())));
+    }
+    if let Some((target, inner)) = Target::try_of_path(path)? {
+        return Ok((Some(target), What::Path(inner)));
+    }
+    if let Some(text) = text.to_str().filter(|text| begins && !there && !text.contains('/')) {
+        return Ok((None, What::Cid(text.to_owned())));
+    }
+    let text = format!(
+        "{} is neither in a cairn mount nor a CID; with --volume, give a path from the volume's root as ./PATH",
+        path.display()
+    );
+    Err(Failure::new(ErrorCode::NotFound, text))
+}
+
+/// Where all of these lie, and what they are.
+pub(super) fn whats(
+    of: &[OsString],
+    volume: Option<PathBuf>,
+) -> Result<(Target, Vec<What>), Failure> {
+    let mut found: Option<Target> = None;
+    let mut all = Vec::with_capacity(of.len());
+    for text in of {
+        let (target, what) = match (&volume, Path::new(text).strip_prefix("./")) {
+            (Some(_), Ok(inner)) => {
+                let inner = std::os::unix::ffi::OsStrExt::as_bytes(inner.as_os_str()).to_vec();
+                (None, What::Path(inner))
+            }
+            _ => what(text, false)?,
+        };
+        if let Some(target) = target {
+            if found.as_ref().is_some_and(|found| found.volume() != target.volume()) {
+                let text = "these lie in several volumes: name those of one at a time";
+                return Err(Failure::new(ErrorCode::Usage, text));
+            }
+            found = Some(target);
+        }
+        all.push(what);
+    }
+    let target = match (found, volume) {
+        (Some(target), None) => target,
+        (_, volume) => Target::of_volume(volume)?,
+    };
+    Ok((target, all))
+}
+
+/// As many in a request as fit.
+pub(super) fn requests(all: Vec<What>) -> Vec<Vec<What>> {
+    let (mut parts, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for what in all {
+        bytes += match &what {
+            What::Path(path) => path.len(),
+            What::Cid(text) => text.len(),
+        };
+        part.push(what);
+        if bytes >= REQUEST {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+    }
+    parts.push(part);
+    parts
+}
+
+pub(super) fn pin(verb: PinVerb, output: &Output) -> Result<(), Failure> {
+    let send = |target: &Target, pin| target.send(&Command::Pin { pin }, output);
+    match verb {
+        PinVerb::Ls { target, state, backend, prefix, min_size, max_size, limit, after } => {
+            let prefix = prefix.map(|text| what(&text, true)).transpose()?;
+            let (of_prefix, prefix) = match prefix {
+                Some((target, what)) => (target, Some(what)),
+                None => (None, None),
+            };
+            let target = match of_prefix {
+                Some(target) => target,
+                None => Target::of_volume_or_path(target.mountpoint, target.volume)?,
+            };
+            let list = PinCommand::List {
+                state,
+                backend,
+                prefix,
+                min_size: min_size.map(|size| size.0),
+                max_size: max_size.map(|size| size.0),
+                limit,
+                after,
+            };
+            let value = pages(list, &mut |list| send(&target, list))?;
+            output.lines(&value, &listed(&value));
+            if let Some(next) = value["next"].as_str() {
+                output.note(&format!("there are more: --after {next}"));
+            }
+            Ok(())
+        }
+        PinVerb::Status { named } => {
+            let (target, all) = whats(&named.of, named.volume)?;
+            if all.is_empty() {
+                let value = send(&target, PinCommand::Status { of: all })?;
+                output.lines(&value, &totals(&value));
+                return Ok(());
+            }
+            let mut pins = Vec::new();
+            for of in requests(all) {
+                let value = send(&target, PinCommand::Status { of })?;
+                pins.extend(value["pins"].as_array().cloned().unwrap_or_default());
+            }
+            let value = json!({ "pins": pins });
+            let lines: Vec<String> = pins.iter().flat_map(status).collect();
+            output.lines(&value, &lines);
+            Ok(())
+        }
+        PinVerb::Verify { named, backend, wait } => {
+            let (target, all) = whats(&named.of, named.volume)?;
+            let mut sum = Value::Null;
+            for of in requests(all) {
+                let command = PinCommand::Verify { of, backend: backend.clone(), wait };
+                add(&mut sum, send(&target, command)?);
+            }
+            let fields: &[&str] =
+                if wait { &["contents", "verified", "repaired"] } else { &["contents"] };
+            output.fields(&sum, fields);
+            Ok(())
+        }
+        PinVerb::Replicate { named, wait } => {
+            let (target, all) = whats(&named.of, named.volume)?;
+            let mut sum = Value::Null;
+            for of in requests(all) {
+                add(&mut sum, send(&target, PinCommand::Replicate { of, wait })?);
+            }
+            let fields: &[&str] = if wait { &["contents", "complete"] } else { &["contents"] };
+            output.fields(&sum, fields);
+            Ok(())
+        }
+        PinVerb::Unpin { named, dry_run } => {
+            let (target, all) = whats(&named.of, named.volume)?;
+            let mut rows = Vec::new();
+            for of in requests(all) {
+                let value = send(&target, PinCommand::Unpin { of, dry_run })?;
+                rows.extend(value["unpinned"].as_array().cloned().unwrap_or_default());
+            }
+            let lines: Vec<String> = rows.iter().map(unpinned).collect();
+            output.lines(&json!({ "dry_run": dry_run, "unpinned": rows }), &lines);
+            if dry_run {
+                output.note("this was a dry run: nothing was changed");
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Adds numbers; the rest stays as it was first.
+pub(super) fn add(sum: &mut Value, more: Value) {
+    let (Some(fields), Some(new)) = (sum.as_object_mut(), more.as_object()) else {
+        *sum = more;
+        return;
+    };
+    for (name, value) in new {
+        let before = fields.get(name).and_then(Value::as_u64);
+        if let (Some(before), Some(value)) = (before, value.as_u64()) {
+            fields.insert(name.clone(), (before + value).into());
+        }
+    }
+}
+
+/// Asks until the limit is reached or nothing is left: each answer looks at a bounded
+/// number of rows, and may be empty.
+fn pages(
+    mut command: PinCommand,
+    send: &mut dyn FnMut(PinCommand) -> Result<Value, Failure>,
+) -> Result<Value, Failure> {
+    let (mut pins, mut examined) = (Vec::new(), 0);
+    loop {
+        let value = send(command.clone())?;
+        examined += value["examined"].as_u64().unwrap_or(0);
+        let page = value["pins"].as_array().cloned().unwrap_or_default();
+        let count = u16::try_from(page.len()).unwrap_or(u16::MAX);
+        pins.extend(page);
+        let next = value["next"].as_str().map(str::to_owned);
+        let PinCommand::List { limit, after, .. } = &mut command else { return Ok(value) };
+        *limit = limit.saturating_sub(count);
+        if *limit == 0 || next.is_none() {
+            return Ok(json!({ "pins": pins, "examined": examined, "next": next }));
+        }
+        *after = next;
+    }
+}
+
+fn of(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn size(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "-".into(), |bytes| ByteSize(bytes).to_string())
+}
+
+pub(super) fn copies(pin: &Value) -> String {
+    let copies = pin["copies"].as_array().map_or(&[][..], Vec::as_slice);
+    let one = |copy: &Value| match copy["backend"].as_str() {
+        Some(id) => format!("{id}:{}", of(&copy["state"])),
+        None => of(&copy["state"]),
+    };
+    copies.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn listed(value: &Value) -> Vec<String> {
+    let pins = value["pins"].as_array().map_or(&[][..], Vec::as_slice);
+    let line = |pin: &Value| {
+        let path = pin["path"].as_str().map(|path| format!("  {path}")).unwrap_or_default();
+        format!(
+            "{:12} {:>10} {:>2}/{} {}  {}{path}",
+            of(&pin["pin"]),
+            size(&pin["size"]),
+            pin["have"],
+            pin["target"],
+            of(&pin["cid"]),
+            copies(pin),
+        )
+    };
+    pins.iter().map(line).collect()
+}
+
+fn status(pin: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    if pin["path"].is_string() {
+        lines.push(format!("path     {}", of(&pin["path"])));
+    }
+    if pin["cid"].is_null() {
+        lines.push("content  none: there is nothing to copy".to_owned());
+        return lines;
+    }
+    lines.push(format!(
+        "content  {} ({}, in {} files)",
+        of(&pin["cid"]),
+        size(&pin["size"]),
+        pin["files"]
+    ));
+    lines.push(format!(
+        "pin      {}, {} of {} copies ({})",
+        of(&pin["pin"]),
+        pin["have"],
+        pin["target"],
+        of(&pin["status"])
+    ));
+    for copy in pin["copies"].as_array().into_iter().flatten() {
+        let reason = copy["reason"].as_str().filter(|reason| !reason.is_empty());
+        lines.push(format!(
+            "copy     {:16} {:9} {} {}{}",
+            of(&copy["backend"]),
+            of(&copy["state"]),
+            of(&copy["at"]),
+            of(&copy["method"]),
+            reason.map(|reason| format!("  {}", reason.escape_debug())).unwrap_or_default()
+        ));
+    }
+    if let Some(missing) = pin["missing"].as_str().filter(|missing| !missing.is_empty()) {
+        lines.push(format!("missing  {}", missing.escape_debug()));
+    }
+    if pin["queue"].is_object() {
+        let row = &pin["queue"];
+        lines.push(format!(
+            "queue    since {}, {} attempts, next {}",
+            of(&row["since"]),
+            row["attempts"],
+            row["next_try"].as_str().unwrap_or("now")
+        ));
+    }
+    lines
+}
+
+fn totals(value: &Value) -> Vec<String> {
+    let (pins, queue) = (&value["pins"], &value["queue"]);
+    let mut lines = vec![
+        format!(
+            "pins      {}: {} at target, {} below target, {} below min, {} over max",
+            pins["total"],
+            pins["at_target"],
+            pins["below_target"],
+            pins["below_min"],
+            pins["over_max"]
+        ),
+        format!(
+            "copies    {} pins with one that is only claimed, {} corrupt, {} lost",
+            pins["claimed"], pins["corrupt"], pins["lost"]
+        ),
+    ];
+    for backend in value["backends"].as_array().into_iter().flatten() {
+        lines.push(format!(
+            "backend   {:16} {:>10} copies {:>11}",
+            of(&backend["id"]),
+            of(&backend["copies"]),
+            size(&backend["bytes"])
+        ));
+    }
+    let paused = if queue["paused"] == true { ", PAUSED" } else { "" };
+    lines.push(format!(
+        "queue     {} pending, {} failed{paused}",
+        queue["pending"], queue["failed"]
+    ));
+    lines
+}
+
+fn unpinned(row: &Value) -> String {
+    let shared = match row["shared"].as_u64() {
+        Some(0) | None => String::new(),
+        Some(shared) => format!(", {shared} of them in other files, too: what those ask for stays"),
+    };
+    format!(
+        "{}: {} contents with {} copies elsewhere, which go when another is proven{shared} (undo: {})",
+        of(&row["path"]),
+        row["contents"],
+        row["copies_elsewhere"],
+        of(&row["undo"])
+    )
+}

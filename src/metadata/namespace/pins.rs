@@ -1,0 +1,258 @@
+use std::ops::ControlFlow;
+
+use super::{Namespace, Tx};
+use crate::metadata::records::{damaged, decode};
+use crate::metadata::{
+    ContentRecord, CopyState, MetadataError, PinState, QueueRecord, Reader, keys,
+};
+use crate::types::{BackendId, Cid};
+
+/// Rows that one transaction builds or clears at most.
+const PAGE: usize = 512;
+
+/// Which pins are listed, and in which order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PinOrder {
+    /// All of whose CID the bytes are in this range, by these bytes.
+    ByCid(Vec<u8>, Vec<u8>),
+    /// Those that are not at their target or wait in the queue, riskiest first:
+    /// by state, then fewest copies, then since when they wait.
+    ByRisk,
+    /// The share of one state in that.
+    InState(PinState),
+    /// Those with a copy that is known to be bad, at one backend or at any.
+    Damaged(CopyState, Option<BackendId>),
+}
+
+/// A pin that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinRow {
+    /// Its root.
+    pub root: Cid,
+    /// Its record.
+    pub record: ContentRecord,
+    /// Where the list goes on after it.
+    pub key: Vec<u8>,
+}
+
+/// A part of a list of pins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PinPage {
+    /// Those that were wanted.
+    pub pins: Vec<PinRow>,
+    /// Rows that were looked at.
+    pub examined: usize,
+    /// Where the list goes on; `None` at its end.
+    pub next: Option<Vec<u8>>,
+}
+
+impl PinOrder {
+    /// All pins.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::ByCid(Vec::new(), vec![0xff])
+    }
+
+    /// The keys that it reads.
+    fn range(&self) -> (Vec<u8>, Vec<u8>) {
+        let below = |prefix: Vec<u8>| {
+            let end = keys::end_of(&prefix);
+            (prefix, end)
+        };
+        match self {
+            Self::ByCid(from, to) => {
+                let key = |bytes: &[u8]| [&[keys::CONTENT], bytes].concat();
+                (key(from), key(to))
+            }
+            Self::ByRisk => below(vec![keys::AT_RISK]),
+            Self::InState(state) => below(vec![keys::AT_RISK, *state as u8]),
+            Self::Damaged(state, None) => below(vec![keys::DAMAGED, *state as u8]),
+            Self::Damaged(state, Some(id)) => below(damage_prefix(*state, id)),
+        }
+    }
+
+    /// Whether a list of this order can go on after `key`.
+    #[must_use]
+    pub fn has(&self, key: &[u8]) -> bool {
+        let (start, end) = self.range();
+        start.as_slice() <= key && key < end.as_slice()
+    }
+
+    /// The CID at the end of a key.
+    pub(super) fn root_in(&self, key: &[u8]) -> Option<Cid> {
+        let bytes = match self {
+            Self::ByCid(..) => key.get(1..)?,
+            Self::ByRisk | Self::InState(_) => key.get(11..)?,
+            Self::Damaged(..) => {
+                let end = key.get(2..)?.iter().position(|byte| *byte == 0)?;
+                key.get(end + 3..)?
+            }
+        };
+        Cid::try_from(bytes).ok()
+    }
+}
+
+/// Key of table `K`; `None` for a pin that is as it should be, and for what is none.
+pub(super) fn risk_key(
+    root: &Cid,
+    record: &ContentRecord,
+    row: Option<&QueueRecord>,
+) -> Option<Vec<u8>> {
+    if record.refs == 0 || (record.pin == PinState::AtTarget && row.is_none()) {
+        return None;
+    }
+    let copies = u8::try_from(record.good_copies().count()).unwrap_or(u8::MAX);
+    let since = row.map_or(record.created_s, |row| row.since.seconds);
+    let mut key = vec![keys::AT_RISK, record.pin as u8, copies];
+    // Times before 1970 come first.
+    key.extend_from_slice(&(since.cast_unsigned() ^ (1 << 63)).to_be_bytes());
+    key.extend_from_slice(&root.to_bytes());
+    Some(key)
+}
+
+fn damage_prefix(state: CopyState, id: &BackendId) -> Vec<u8> {
+    let mut key = vec![keys::DAMAGED, state as u8];
+    key.extend_from_slice(id.as_str().as_bytes());
+    key.push(0);
+    key
+}
+
+/// Keys of table `L`.
+pub(super) fn damage_keys(root: &Cid, record: &ContentRecord) -> Vec<Vec<u8>> {
+    let bad = record.copies.iter().filter(|copy| {
+        record.refs > 0 && matches!(copy.state, CopyState::Corrupt | CopyState::Lost)
+    });
+    bad.map(|copy| {
+        let mut key = damage_prefix(copy.state, &copy.backend);
+        key.extend_from_slice(&root.to_bytes());
+        key
+    })
+    .collect()
+}
+
+/// A content and its row of the queue.
+pub(super) type Indexed<'i> = (Option<&'i ContentRecord>, Option<&'i QueueRecord>);
+
+impl Tx<'_> {
+    /// Brings the indexes of a pin in line with its change. A content that goes the
+    /// usual way has a row for as long as it waits in the queue.
+    pub(super) fn index_pin(&mut self, root: &Cid, before: Indexed<'_>, after: Indexed<'_>) {
+        let risk = |(record, row): Indexed<'_>| risk_key(root, record?, row);
+        let damage = |(record, _): Indexed<'_>| {
+            record.map_or_else(Vec::new, |record| damage_keys(root, record))
+        };
+        let keys = |of: Indexed<'_>| damage(of).into_iter().chain(risk(of)).collect::<Vec<_>>();
+        let (old, new) = (keys(before), keys(after));
+        for key in old.iter().filter(|key| !new.contains(key)) {
+            self.inner.delete(key);
+        }
+        for key in new.iter().filter(|key| !old.contains(key)) {
+            self.inner.put(key, &[]);
+        }
+    }
+}
+
+/// Keys of a range, at most a page.
+fn key_page(reader: &dyn Reader, start: &[u8], end: &[u8]) -> Result<Vec<Vec<u8>>, MetadataError> {
+    let mut page = Vec::new();
+    reader.scan(start, end, &mut |key, _| {
+        page.push(key.to_vec());
+        if page.len() == PAGE { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(page)
+}
+
+impl Namespace {
+    /// Pins that `wanted` wants, at most `limit`, after one key, in the order of their
+    /// keys. Looks at `most` rows at most, so that it costs the same however few are
+    /// wanted: a page may be empty and not the last.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn pins_page(
+        &self,
+        order: &PinOrder,
+        after: Option<&[u8]>,
+        (limit, most): (usize, usize),
+        wanted: &mut dyn FnMut(&Cid, &ContentRecord) -> bool,
+    ) -> Result<PinPage, MetadataError> {
+        let (mut start, end) = order.range();
+        if let Some(after) = after.filter(|after| **after >= *start) {
+            start = [after, &[0]].concat();
+        }
+        let mut page = PinPage::default();
+        if start >= end {
+            return Ok(page);
+        }
+        let snapshot = self.engine.snapshot()?;
+        let reader = snapshot.as_ref();
+        let mut outcome = Ok(());
+        let mut last: Option<Vec<u8>> = None;
+        let mut look = |page: &mut PinPage, key: &[u8], value: &[u8]| {
+            page.examined += 1;
+            let root = order.root_in(key).ok_or_else(|| damaged(key, "it names no content"))?;
+            let record: Option<ContentRecord> = if matches!(order, PinOrder::ByCid(..)) {
+                Some(decode(key, value)?)
+            } else {
+                let key = keys::of_cid(keys::CONTENT, &root);
+                reader.get(&key)?.map(|value| decode(&key, &value)).transpose()?
+            };
+            if let Some(record) = record.filter(|record| record.refs > 0 && wanted(&root, record)) {
+                page.pins.push(PinRow { root, record, key: key.to_vec() });
+            }
+            Ok(())
+        };
+        reader.scan(&start, &end, &mut |key, value| {
+            if page.pins.len() >= limit || page.examined >= most {
+                // There is more: the page goes on after the last row that was looked at.
+                page.next.clone_from(&last);
+                return ControlFlow::Break(());
+            }
+            last = Some(key.to_vec());
+            outcome = look(&mut page, key, value);
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome.map(|()| page)
+    }
+
+    /// Makes the indexes of pins of a tree that has none, in bounded pages; done again
+    /// from the start when it is cut off. How many pins have a copy that is corrupt,
+    /// and one that is lost.
+    pub(super) fn build_pin_indexes(&self) -> Result<(i64, i64), MetadataError> {
+        for table in [keys::AT_RISK, keys::DAMAGED] {
+            // What an earlier try left; who has not known of it may have changed contents.
+            let mut start = vec![table];
+            loop {
+                let page = key_page(self.engine.snapshot()?.as_ref(), &start, &[table + 1])?;
+                let Some(last) = page.last() else { break };
+                self.run(|tx| {
+                    page.iter().for_each(|key| tx.inner.delete(key));
+                    Ok(())
+                })?;
+                start = [last.as_slice(), &[0]].concat();
+            }
+        }
+        let (mut start, mut corrupt, mut lost) = (vec![keys::CONTENT], 0, 0);
+        loop {
+            let page = key_page(self.engine.snapshot()?.as_ref(), &start, &[keys::CONTENT + 1])?;
+            let Some(last) = page.last() else { return Ok((corrupt, lost)) };
+            let (more_corrupt, more_lost) = self.run(|tx| {
+                let (mut corrupt, mut lost) = (0, 0);
+                for key in &page {
+                    // What does not decode is told by a check; it stops no start.
+                    let Ok(Some(record)) = tx.get::<ContentRecord>(key) else { continue };
+                    let Ok(root) = Cid::try_from(&key[1..]) else { continue };
+                    let row = tx.get(&keys::of_cid(keys::QUEUE, &root)).ok().flatten();
+                    tx.index_pin(&root, (None, None), (Some(&record), row.as_ref()));
+                    let has = |state| i64::from(record.refs > 0 && record.has_copy(state));
+                    corrupt += has(CopyState::Corrupt);
+                    lost += has(CopyState::Lost);
+                }
+                Ok((corrupt, lost))
+            })?;
+            corrupt += more_corrupt;
+            lost += more_lost;
+            start = [last.as_slice(), &[0]].concat();
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The indexes of pins: what is listed, at what cost, and how an older tree gets them.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::super::records::decode;
+use super::super::{
+    Commit, ContentCommit, ContentRecord, CopyRecord, CopyState, Engine, MemoryEngine, Namespace,
+    PinOrder, PinState, QueueRecord, VerifyMethod, keys,
+};
+use super::{assert_sound, at, name, node, on_both, tree_over};
+use crate::types::{Cid, FileKind, Ino, cid};
+
+fn copy(backend: &str, state: CopyState) -> CopyRecord {
+    CopyRecord { backend: backend.parse().unwrap(), state, at: at(9), method: VerifyMethod::None }
+}
+
+fn record(pin: PinState, copies: Vec<CopyRecord>) -> ContentRecord {
+    ContentRecord {
+        size: 5,
+        tsize: 5,
+        blocks: 1,
+        refs: 0,
+        profile: String::new(),
+        min: 2,
+        target: 3,
+        max: 4,
+        pin,
+        copies,
+        holes: 0,
+        policies: Vec::new(),
+        created_s: 40,
+        accessed_s: 0,
+    }
+}
+
+/// A file with a content.
+fn add(tree: &Namespace, text: &str, record: ContentRecord, enqueue: bool) -> (Ino, Cid) {
+    let ino = tree.create(Ino::ROOT, &name(text), &node(FileKind::File)).unwrap().ino;
+    let root = cid::of_raw(text.as_bytes());
+    let commit = ContentCommit {
+        shared: false,
+        ino,
+        version: 0,
+        root: Some(root),
+        record,
+        enqueue,
+        size: 5,
+        mtime: at(30),
+    };
+    assert_eq!(tree.commit_contents(&[commit]).unwrap(), [true]);
+    (ino, root)
+}
+
+/// One of each kind: by state, with and without a row, with bad copies, unlinked.
+fn sample(tree: &Namespace) {
+    use CopyState::{Claimed, Corrupt, Lost, Verified};
+    let local = || copy("local", Verified);
+    add(tree, "new", record(PinState::BelowMin, vec![local()]), true);
+    add(tree, "alone", record(PinState::BelowMin, vec![local()]), false);
+    let two = vec![local(), copy("b", Claimed)];
+    add(tree, "short", record(PinState::BelowTarget, two), true);
+    let bad = vec![local(), copy("b", Corrupt), copy("c", Lost), copy("d", Verified)];
+    add(tree, "damaged", record(PinState::AtTarget, bad), false);
+    let many = vec![local(), copy("b", Verified), copy("c", Verified), copy("d", Verified)];
+    let (_, root) = add(tree, "many", record(PinState::OverMax, many.clone()), false);
+    tree.update_contents(&[root], &mut |_, _, row| {
+        *row = Some(QueueRecord {
+            since: at(20),
+            attempts: 3,
+            not_before: at(99),
+            last_error: "d: no".into(),
+            cancelled: false,
+        });
+    })
+    .unwrap();
+    add(tree, "good", record(PinState::AtTarget, many), false);
+    add(tree, "gone", record(PinState::BelowMin, vec![copy("b", Lost)]), true);
+    tree.unlink(Ino::ROOT, &name("gone"), at(31)).unwrap();
+}
+
+/// An engine with the rows of a tree of format 4: each key and value behind its length.
+fn of_format_4() -> Arc<dyn Engine> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/tree-4");
+    let bytes = std::fs::read(path).unwrap();
+    let mut rest = bytes.as_slice();
+    let mut part = || {
+        let (length, more) = rest.split_first_chunk::<4>()?;
+        let (part, more) = more.split_at(u32::from_be_bytes(*length) as usize);
+        rest = more;
+        Some(part)
+    };
+    let engine = MemoryEngine::default();
+    let mut tx = engine.begin().unwrap();
+    while let Some(key) = part() {
+        tx.put(key, part().unwrap());
+    }
+    assert_eq!(tx.commit().unwrap(), Commit::Done);
+    Arc::new(engine)
+}
+
+fn keys_of(tree: &Namespace, table: u8) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    let mut keep = |key: &[u8], _: &[u8]| {
+        found.push(key.to_vec());
+        ControlFlow::Continue(())
+    };
+    tree.engine().snapshot().unwrap().scan(&[table], &[table + 1], &mut keep).unwrap();
+    found
+}
+
+fn put(tree: &Namespace, key: &[u8], value: &[u8]) {
+    let mut tx = tree.engine().begin().unwrap();
+    tx.put(key, value);
+    assert_eq!(tx.commit().unwrap(), Commit::Done);
+}
+
+#[test]
+fn a_tree_of_format_4_gets_its_indexes_when_it_is_opened() {
+    let fresh = tree_over(Arc::new(MemoryEngine::default()));
+    sample(&fresh);
+    let tree = tree_over(of_format_4());
+    assert_sound(&tree);
+    assert_eq!(tree.stats(), fresh.stats());
+    assert_eq!((tree.stats().corrupt, tree.stats().lost), (1, 2));
+    for table in [keys::AT_RISK, keys::DAMAGED] {
+        assert!(!keys_of(&tree, table).is_empty());
+        assert_eq!(keys_of(&tree, table), keys_of(&fresh, table));
+    }
+    let format = tree.engine().get(keys::FORMAT).unwrap().unwrap();
+    assert_eq!(decode::<u32>(keys::FORMAT, &format).unwrap(), 5);
+}
+
+#[test]
+fn an_upgrade_that_was_cut_off_begins_anew() {
+    let engine = of_format_4();
+    let wanted = keys_of(&tree_over(of_format_4()), keys::AT_RISK);
+    {
+        // Of a try before, and of contents that an older program changed since.
+        let tree = tree_over(Arc::new(MemoryEngine::default()));
+        for n in 0..1500u32 {
+            add(&tree, &n.to_string(), record(PinState::BelowMin, Vec::new()), false);
+        }
+        let mut tx = engine.begin().unwrap();
+        keys_of(&tree, keys::AT_RISK).iter().for_each(|key| tx.put(key, &[]));
+        assert_eq!(tx.commit().unwrap(), Commit::Done);
+    }
+    let tree = tree_over(Arc::clone(&engine));
+    assert_eq!(keys_of(&tree, keys::AT_RISK), wanted);
+    assert_sound(&tree);
+}
+
+/// All pages of a list, with each page's bound held.
+fn listed(
+    tree: &Namespace,
+    order: &PinOrder,
+    (limit, most): (usize, usize),
+    wanted: &mut dyn FnMut(&Cid, &ContentRecord) -> bool,
+) -> Vec<Cid> {
+    let (mut after, mut found) = (None, Vec::new());
+    loop {
+        let page = tree.pins_page(order, after.as_deref(), (limit, most), wanted).unwrap();
+        assert!(page.pins.len() <= limit && page.examined <= most, "{page:?}");
+        found.extend(page.pins.iter().map(|pin| pin.root));
+        let Some(next) = page.next else { return found };
+        assert!(order.has(&next) && after.is_none_or(|after| next > after), "it does not move on");
+        after = Some(next);
+    }
+}
+
+#[test]
+fn lists_come_page_by_page_whatever_the_pages_are() {
+    on_both(|tree| {
+        sample(tree);
+        let root = |text: &str| cid::of_raw(text.as_bytes());
+        let of = |order: &PinOrder| {
+            let whole = listed(tree, order, (100, 100), &mut |_, _| true);
+            for pages in [(1, 1), (1, 100), (2, 3), (100, 1)] {
+                assert_eq!(listed(tree, order, pages, &mut |_, _| true), whole, "{order:?}");
+            }
+            whole
+        };
+        let all = of(&PinOrder::all());
+        assert_eq!(all.len() as u64, tree.stats().pins);
+        let below_min = of(&PinOrder::InState(PinState::BelowMin));
+        // As risky as others, and for longer: its age is its content's.
+        assert_eq!(below_min, [root("gone"), root("new"), root("alone")]);
+        assert_eq!(of(&PinOrder::InState(PinState::BelowTarget)), [root("short")]);
+        assert_eq!(of(&PinOrder::InState(PinState::AtTarget)), []);
+        let risky = of(&PinOrder::ByRisk);
+        assert_eq!(risky, [below_min, vec![root("short"), root("many")]].concat());
+        let damaged = |state, id: Option<&str>| {
+            of(&PinOrder::Damaged(state, id.map(|id| id.parse().unwrap())))
+        };
+        assert_eq!(damaged(CopyState::Corrupt, None), [root("damaged")]);
+        assert_eq!(damaged(CopyState::Corrupt, Some("b")), [root("damaged")]);
+        assert_eq!(damaged(CopyState::Corrupt, Some("c")), []);
+        assert_eq!(damaged(CopyState::Lost, None), [root("gone"), root("damaged")]);
+    });
+}
+
+#[test]
+fn a_page_looks_at_no_more_rows_than_it_may_however_few_are_wanted() {
+    on_both(|tree| {
+        let good = || record(PinState::AtTarget, vec![copy("local", CopyState::Verified)]);
+        for n in 0..300u32 {
+            add(tree, &n.to_string(), good(), false);
+        }
+        let (_, rare) = add(tree, "rare", record(PinState::BelowMin, Vec::new()), false);
+        // One of 301 by its state: one row. By anything else: as many as a page may.
+        let page = |order: &PinOrder, wanted: &mut dyn FnMut(&Cid, &ContentRecord) -> bool| {
+            tree.pins_page(order, None, (100, 50), wanted).unwrap()
+        };
+        let found = page(&PinOrder::InState(PinState::BelowMin), &mut |_, _| true);
+        assert_eq!((found.pins[0].root, found.examined, found.next), (rare, 1, None));
+        let found = page(&PinOrder::all(), &mut |_, record| record.size == 0);
+        assert_eq!((found.pins.len(), found.examined), (0, 50));
+        assert!(found.next.is_some());
+        let mut wanted = |root: &Cid, _: &ContentRecord| *root == rare;
+        assert_eq!(listed(tree, &PinOrder::all(), (100, 50), &mut wanted), [rare]);
+        // By a range of CIDs: only rows in it.
+        let bytes = rare.to_bytes();
+        let order = PinOrder::ByCid(bytes[..6].to_vec(), keys::end_of(&bytes[..6]));
+        let found = page(&order, &mut |_, _| true);
+        assert_eq!((found.pins[0].root, found.next), (rare, None));
+        assert!(found.examined < 3);
+    });
+}
+
+#[test]
+fn rows_of_the_indexes_that_are_wrong_are_found_and_set_right() {
+    let damages: [fn(&Namespace); 4] = [
+        |tree: &Namespace| {
+            let key = keys_of(tree, keys::AT_RISK)[0].clone();
+            let mut tx = tree.engine().begin().unwrap();
+            tx.delete(&key);
+            tx.commit().unwrap();
+        },
+        |tree: &Namespace| {
+            let mut key = keys_of(tree, keys::AT_RISK)[0].clone();
+            key[2] += 1;
+            put(tree, &key, &[]);
+        },
+        |tree: &Namespace| {
+            let mut key = keys_of(tree, keys::DAMAGED)[0].clone();
+            key[2] = b'z';
+            put(tree, &key, &[]);
+        },
+        |tree: &Namespace| put(tree, &[keys::DAMAGED, 2, b'x'], &[]),
+    ];
+    for damage in damages {
+        let tree = tree_over(Arc::new(MemoryEngine::default()));
+        sample(&tree);
+        damage(&tree);
+        assert!(tree.check(true, &mut |_| ()).unwrap() > 0);
+        assert_sound(&tree);
+    }
+}
