@@ -187,7 +187,16 @@ pub(super) fn pin(verb: PinVerb, output: &Output) -> Result<(), Failure> {
     let send = |target: &Target, pin| target.send(&Command::Pin { pin }, output);
     match verb {
         PinVerb::Ls { target, state, backend, prefix, min_size, max_size, limit, after } => {
-            let prefix = prefix.map(|text| what(&text, true)).transpose()?;
+            // A path in the mount is what is meant; the mount itself is all.
+            let at = target.mountpoint.as_ref().filter(|_| target.volume.is_none());
+            let prefix = match (prefix, at) {
+                (Some(text), _) => Some(what(&text, true)?),
+                (None, Some(path)) => match Target::of_path(path)? {
+                    (target, inner) if !inner.is_empty() => Some((Some(target), What::Path(inner))),
+                    _ => None,
+                },
+                (None, None) => None,
+            };
             let (of_prefix, prefix) = match prefix {
                 Some((target, what)) => (target, Some(what)),
                 None => (None, None),

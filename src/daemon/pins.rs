@@ -19,7 +19,9 @@ use crate::types::{BackendId, Cid, FileKind, Ino, cid};
 type Progress<'p> = &'p mut dyn FnMut(ProgressReport);
 
 /// Entries of the tree that one page looks at.
-const EXAMINED: usize = 8192;
+const EXAMINED: usize = 4096;
+/// Pins of files that are planned at a time.
+const PLANNED: usize = 64;
 /// Contents that are in hand at a time.
 const WINDOW: usize = 256;
 /// Contents that are only asked for, at most: lanes hold some thousand.
@@ -196,22 +198,38 @@ fn list_below(
             TreeWalk::resume(namespace, ino, path.to_vec(), &position).map_err(failed)?
         }
     };
-    let mut examined = 0;
+    let places = volume.registry.fleet().read().places();
+    let moment = replicator.machine().moment(&places);
+    let (mut examined, limit) = (0, query.limit.max(1));
     let next = loop {
-        if pins.len() >= query.limit.max(1) || examined >= EXAMINED {
+        // Those that may be wanted are planned together.
+        let (mut paths, mut found, mut ended) = (Vec::new(), Vec::new(), false);
+        while found.len() < PLANNED.min(limit - pins.len()) && examined < EXAMINED {
+            let Some((path, dentry)) = walk.next(namespace).map_err(failed)? else {
+                ended = true;
+                break;
+            };
+            examined += 1;
+            if dentry.kind != FileKind::File {
+                continue;
+            }
+            let content = content_of(volume, dentry.ino)?;
+            if let Some(content) = content.filter(|(_, record)| query.may_match(record, &moment)) {
+                paths.push(path);
+                found.push(content);
+            }
+        }
+        for (pin, path) in replicator.show_pins(&found).map_err(failed)?.iter().zip(&paths) {
+            if query.matches(pin) {
+                pins.push(shown(Some(path), pin)?);
+            }
+        }
+        if ended {
+            break None;
+        }
+        if pins.len() >= limit || examined >= EXAMINED {
             let position: Vec<String> = walk.position().iter().map(ToString::to_string).collect();
             break Some(format!("t{}", position.join(".")));
-        }
-        let Some((path, dentry)) = walk.next(namespace).map_err(failed)? else { break None };
-        examined += 1;
-        if dentry.kind != FileKind::File {
-            continue;
-        }
-        let Some((root, record)) = content_of(volume, dentry.ino)? else { continue };
-        for pin in replicator.show_pins(&[(root, record)]).map_err(failed)? {
-            if query.matches(&pin) {
-                pins.push(shown(Some(&path), &pin)?);
-            }
         }
     };
     Ok(json!({ "pins": pins, "examined": examined, "next": next }))
@@ -329,9 +347,9 @@ pub(super) fn each_content(
             }
             What::Path(path) => path,
         };
-        let (ino, text) = resolve(volume, path)?;
+        let (ino, _) = resolve(volume, path)?;
         if let Some((root, record)) = content_of(volume, ino)? {
-            each(&text, root, record)?;
+            each(&text_of(path), root, record)?;
         }
         let kind = volume.namespace.inode(ino).map_err(failed)?.kind;
         if kind != FileKind::Directory {
@@ -440,8 +458,7 @@ fn verify(
         if asked.is_empty() {
             return Ok(());
         }
-        let bytes = record.stored_bytes();
-        while !machine.ask_for_proofs(&asked, (&root, bytes), wait) {
+        while !machine.ask_for_proofs(&asked, (&root, &record), wait) {
             // In hand already, or no room: what is asked for before comes first.
             settle_some(volume, &mut window, &mut proofs)?;
             ended(volume)?;

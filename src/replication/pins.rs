@@ -328,7 +328,8 @@ impl PinQuery {
     }
 
     /// What its record says already; the rest says [`PinQuery::matches`].
-    fn may_match(&self, record: &ContentRecord, moment: &Moment<'_>) -> bool {
+    #[must_use]
+    pub fn may_match(&self, record: &ContentRecord, moment: &Moment<'_>) -> bool {
         let size = self.min_size.is_none_or(|least| record.size >= least)
             && self.max_size.is_none_or(|most| record.size <= most);
         if !size {

@@ -125,6 +125,8 @@ fn pins_are_listed_by_page_state_backend_size_path_and_cid() {
         let paths = sorted(&below, "path");
         assert_eq!(paths, ["/dir/deep er/od\u{fffd}d\\nname", "/dir/twin"]);
     }
+    let named = world.cairn(&["--json", "pin", "ls", &dir]).ok().json();
+    assert_eq!(named["pins"].as_array().unwrap().len(), 2, "{named}");
     let file = mount.text("f3");
     let one = pages(&mount, 10, &["--prefix", &file]);
     assert_eq!(one.len(), 1);

@@ -98,27 +98,27 @@ impl Machine {
         Ok(cancelled)
     }
 
-    /// Has the copies at these places read back, in their lanes; false when the content
+    /// Has the copies at these places read back, in their lanes, behind what is riskier; false when the content
     /// is in hand already, or a place is held: to be asked again. `watch` keeps what
     /// becomes of them until [`Machine::unwatch`].
     #[must_use]
     pub fn ask_for_proofs(
         &self,
         ids: &[BackendId],
-        (root, bytes): (&Cid, u64),
+        (root, record): (&Cid, &ContentRecord),
         watch: bool,
     ) -> bool {
         let places = self.places();
         if ids.iter().any(|id| places.get(id).is_none_or(|place| place.paused)) {
             return false;
         }
-        let task = Task { root: *root, bytes, job: Job::Verify };
+        let task = Task { root: *root, bytes: record.stored_bytes(), job: Job::Verify };
         let tasks: Vec<(BackendId, Task)> = ids.iter().map(|id| (id.clone(), task)).collect();
         let mut lanes = self.lanes.lock();
         if lanes.is_busy(root) || self.watched.lock().contains_key(root) {
             return false;
         }
-        lanes.assign(0, &tasks);
+        lanes.assign(record.good_copies().count(), &tasks);
         let taken = lanes.in_hand(root) > 0;
         if taken && watch {
             self.watched.lock().insert(*root, Vec::new());

@@ -144,8 +144,8 @@ fn a_copy_is_read_back_when_that_is_asked_for_and_repaired() {
     };
     let before = ["local", "a", "b"].map(|name| proven(&world, name));
     assert!(places[0].corrupt(&root));
-    let machine = world.replicator().machine();
-    let asked = || machine.ask_for_proofs(&["local", "a", "b"].map(id), (&root, 300), true);
+    let (machine, record) = (world.replicator().machine(), world.record(&root));
+    let asked = || machine.ask_for_proofs(&["local", "a", "b"].map(id), (&root, &record), true);
     eventually("it is free", asked);
     assert!(!asked(), "somebody waits for it");
     eventually("all were read", || {
@@ -215,7 +215,8 @@ fn pins_are_found_by_their_state_and_by_that_of_their_copies() {
     assert_eq!(find(None, None), every);
     assert_eq!(find(Some("below_min"), None), [stuck]);
     assert_eq!(find(Some("below_min"), Some("a")), []);
-    assert_eq!(find(Some("blocked"), None), [stuck]);
+    // Between two rounds.
+    eventually("it is blocked", || find(Some("blocked"), None) == [stuck]);
     assert_eq!(find(Some("verified"), Some("local")), every);
     assert_eq!(find(None, Some("b")), sorted(whole.clone()));
     assert_eq!(find(Some("claimed"), None), []);
