@@ -93,6 +93,50 @@ pub enum Command {
         /// Answers when all is done.
         wait: bool,
     },
+    /// Adopts what lies at a backend already.
+    BackendImport {
+        /// Its id.
+        id: String,
+        /// A folder of files that are named by their CID; what it has is put there.
+        folder: Option<Vec<u8>>,
+        /// Only says what would be adopted.
+        dry_run: bool,
+    },
+    /// A backend takes another one's place.
+    BackendReplace {
+        /// The id of the one that leaves.
+        old: String,
+        /// Where the new one is; none goes on with what is under way.
+        url: Option<String>,
+        /// Answers when the old one is gone.
+        wait: bool,
+        /// Ends it.
+        stop: bool,
+    },
+    /// Copies move from fuller places to emptier ones.
+    BackendRebalance {
+        /// Answers when nothing is left to move.
+        wait: bool,
+        /// Only says what would move.
+        dry_run: bool,
+        /// Ends it.
+        stop: bool,
+    },
+    /// Copies move from one backend to another.
+    Migrate {
+        /// From.
+        from: String,
+        /// To.
+        to: String,
+        /// Only of what is below.
+        path: Option<Vec<u8>>,
+        /// Answers when nothing is left to move.
+        wait: bool,
+        /// Only says what would move.
+        dry_run: bool,
+        /// Ends it.
+        stop: bool,
+    },
     /// What the loss of places would mean.
     SimulateLoss {
         /// Their ids; `local` is the volume's own store.

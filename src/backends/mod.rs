@@ -17,7 +17,7 @@ mod overlap;
 mod settings;
 pub mod wrap;
 
-pub use self::dir::{DirBackend, DirOptions};
+pub use self::dir::{DirBackend, DirOptions, block_paths};
 pub use self::error::{BackendError, ErrorKind};
 pub use self::memory::MemoryBackend;
 pub use self::open::{BackendSpec, InvalidBackendUrl, open};

@@ -46,6 +46,8 @@ pub struct PlaceSettings {
     pub price: Price,
     /// `alarm=`: bytes there that make an alarm; nothing stops.
     pub alarm_bytes: u64,
+    /// `stop=`: with so many bytes there it takes no new copies.
+    pub stop_bytes: Option<u64>,
     /// `bandwidth=`: bytes a second that are sent there at most.
     pub bandwidth: Option<u64>,
     /// `requests=`: contents a second that are sent there at most.
@@ -64,10 +66,20 @@ impl Default for PlaceSettings {
             priority: PRIORITY,
             price: Price::default(),
             alarm_bytes: ALARM,
+            stop_bytes: None,
             bandwidth: None,
             requests: None,
             parallel: None,
         }
+    }
+}
+
+impl Price {
+    /// A month of so many bytes kept.
+    #[must_use]
+    pub fn of_month(&self, bytes: u64) -> Micros {
+        let micros = u128::from(self.gb_month.0) * u128::from(bytes) / 1_000_000_000;
+        Micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 }
 
@@ -136,6 +148,7 @@ impl PlaceSettings {
             "price_gb_out" => money(&mut self.price.gb_out),
             "price_request" => money(&mut self.price.request),
             "alarm" => bytes().map(|size| self.alarm_bytes = size),
+            "stop" => bytes().map(|size| self.stop_bytes = Some(size)),
             "bandwidth" => bytes().map(|size| self.bandwidth = Some(size)),
             "priority" => number(key, value).map(|n| self.priority = n),
             "requests" => number(key, value).map(|n| self.requests = Some(n)),
@@ -189,7 +202,9 @@ mod tests {
         assert_eq!(settings.tier.as_deref(), Some("cloud"));
         assert_eq!(settings.price.gb_month, Micros(23_000));
         assert_eq!((settings.bandwidth, settings.parallel), (Some(10 << 20), Some(2)));
-        assert_eq!(settings.alarm_bytes, 100_000_000_000);
+        assert_eq!((settings.alarm_bytes, settings.stop_bytes), (100_000_000_000, None));
+        let stops = PlaceSettings::of(&"file:///x?stop=2GB&alarm=1GB".parse().unwrap());
+        assert_eq!((stops.alarm_bytes, stops.stop_bytes), (1_000_000_000, Some(2_000_000_000)));
         for (key, value) in
             [("tier", "a/b"), ("alarm", "0"), ("priority", "x"), ("price_request", "free")]
         {

@@ -191,6 +191,38 @@ pub(super) struct SimulateLoss {
     pub volume: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  cairn migrate disk-b disk-c --dry-run --volume ~/volume\n  cairn migrate disk-b disk-c --path ~/data/old --wait\n  cairn migrate disk-b disk-c --stop --volume ~/volume\n\nEach content gets its new copy first, which is read back; then the old one is given up.\nWhat its policy keeps where it is stays."
+)]
+pub(super) struct Migrate {
+    /// The backend that copies leave.
+    pub from: String,
+    /// The one that they go to.
+    pub to: String,
+    /// Only of files below this path of a mount (with --volume, from its root).
+    #[arg(long)]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub manner: Manner,
+    /// The volume's folder.
+    #[arg(long)]
+    pub volume: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Manner {
+    /// Return when nothing is left to move (exit code 4: it does not get on).
+    #[arg(long)]
+    pub wait: bool,
+    /// Only say how many copies and bytes would move.
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
+    /// End it; what has moved stays where it is.
+    #[arg(long, conflicts_with_all = ["wait", "dry_run"])]
+    pub stop: bool,
+}
+
 fn severity(text: &str) -> Result<Severity, String> {
     Severity::from_name(text).ok_or_else(|| {
         let names = Severity::ALL.map(Severity::as_str).join(", ");
@@ -271,6 +303,8 @@ pub(super) enum Verb {
     /// Say what the loss of backends would mean: what is gone, what is to be copied, how
     /// long that takes and what it costs.
     SimulateLoss(SimulateLoss),
+    /// Move copies from one backend to another.
+    Migrate(Migrate),
     /// Policies of a volume, directory or file.
     Policy {
         #[command(subcommand)]
@@ -404,6 +438,7 @@ pub(super) enum BackendVerb {
         volume: Option<PathBuf>,
     },
     /// List backends.
+    #[command(visible_alias = "ls")]
     List {
         /// The volume's folder.
         #[arg(long)]
@@ -441,6 +476,55 @@ pub(super) enum BackendVerb {
         /// Give up what only it holds.
         #[arg(long)]
         force: bool,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Adopt what lies at a backend already: contents that are whole there become copies,
+    /// which are read back, and nothing is sent.
+    #[command(
+        after_help = "Examples:\n  cairn backend import disk-b --dry-run --volume ~/volume\n  cairn backend import disk-b --from /mnt/old/blocks     (files that are named by their CID)\n\nOnly contents of this volume are looked for. CAR archives are not read: `cairn import` makes files of one."
+    )]
+    Import {
+        /// Its id.
+        id: String,
+        /// A folder of files that are named by their CID (flat, or as a backend has them):
+        /// what is there is checked and copied to the backend, without the network.
+        #[arg(long, value_name = "FOLDER")]
+        from: Option<PathBuf>,
+        /// Only say what would be adopted.
+        #[arg(long)]
+        dry_run: bool,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Put a new backend in the place of another, which leaves when others have all.
+    #[command(
+        after_help = "Examples:\n  cairn backend replace disk-b /mnt/new/cairn --wait --volume ~/volume\n  cairn backend replace disk-b --wait     (goes on with it)\n  cairn backend replace disk-b --stop     (disk-b is used again)"
+    )]
+    Replace {
+        /// The id of the one that leaves.
+        old: String,
+        /// The URL of the new one.
+        url: Option<String>,
+        /// Return when the old one is gone (exit code 4: it does not get on).
+        #[arg(long)]
+        wait: bool,
+        /// End it; the new backend stays, too.
+        #[arg(long, conflicts_with = "wait")]
+        stop: bool,
+        /// The volume's folder.
+        #[arg(long)]
+        volume: Option<PathBuf>,
+    },
+    /// Move copies from fuller backends to emptier ones of the same tier.
+    #[command(
+        after_help = "Examples:\n  cairn backend rebalance --dry-run --volume ~/volume\n  cairn backend rebalance --wait\n\nPlaces are even when none has 5 percent of its room more than its share."
+    )]
+    Rebalance {
+        #[command(flatten)]
+        manner: Manner,
         /// The volume's folder.
         #[arg(long)]
         volume: Option<PathBuf>,

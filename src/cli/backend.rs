@@ -1,8 +1,10 @@
 //! `cairn backend` and `cairn heal`.
 
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
 use serde_json::Value;
 
-use super::arguments::{BackendVerb, Heal};
+use super::arguments::{BackendVerb, Heal, Manner, Migrate};
 use super::client::Target;
 use super::output::Output;
 use super::setup;
@@ -55,6 +57,28 @@ pub(super) fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure>
             let value = Target::of_volume(volume)?.send(&command, output)?;
             output.fields(&value, &["id", "draining", "copies_left"]);
         }
+        BackendVerb::Import { id, from, dry_run, volume } => {
+            let folder = from.map(std::path::absolute).transpose().map_err(super::failed)?;
+            let folder = folder.map(|path| path.into_os_string().into_vec());
+            let command = Command::BackendImport { id, folder, dry_run };
+            let value = Target::of_volume(volume)?.send(&command, output)?;
+            let shown = ["id", "looked", "known", "adopted", "adopted_bytes", "incomplete"];
+            output.fields(&value, &shown);
+            if let Some(archives) = value["archives_not_read"].as_u64().filter(|n| *n > 0) {
+                output.note(&format!(
+                    "{archives} CAR archives lie there, which this verb does not read: `cairn import FILE PATH` makes files of one"
+                ));
+            }
+        }
+        BackendVerb::Replace { old, url, wait, stop, volume } => {
+            let url = url.map(absolute).transpose()?;
+            let command = Command::BackendReplace { old, url, wait, stop };
+            moved(&Target::of_volume(volume)?.send(&command, output)?, output);
+        }
+        BackendVerb::Rebalance { manner: Manner { wait, dry_run, stop }, volume } => {
+            let command = Command::BackendRebalance { wait, dry_run, stop };
+            moved(&Target::of_volume(volume)?.send(&command, output)?, output);
+        }
         BackendVerb::ReadOnly { id, off, volume } => {
             let command = Command::BackendReadOnly { id, off };
             let value = Target::of_volume(volume)?.send(&command, output)?;
@@ -85,6 +109,39 @@ fn note_twin(value: &Value, output: &Output) {
     }
 }
 
+fn moved(value: &Value, output: &Output) {
+    output.fields(value, &["what", "moved", "moved_bytes", "left", "left_bytes"]);
+    for id in value["room_not_known"].as_array().into_iter().flatten() {
+        output.note(&format!(
+            "{} does not say how much room it has, and takes no part",
+            id.as_str().unwrap_or_default()
+        ));
+    }
+    for (kind, word) in [("stays", "stay"), ("waits", "wait")] {
+        for (why, count) in value[kind].as_object().into_iter().flatten() {
+            output.note(&format!("{count} contents {word}: {why}"));
+        }
+    }
+}
+
+pub(super) fn migrate(request: Migrate, output: &Output) -> Result<(), Failure> {
+    let (target, path) = match (request.path, request.volume) {
+        (Some(path), None) => {
+            let (target, path) = Target::of_path(&path)?;
+            (target, Some(path))
+        }
+        (Some(path), volume) => {
+            (Target::of_volume(volume)?, Some(path.as_os_str().as_bytes().to_vec()))
+        }
+        (None, volume) => (Target::of_volume(volume)?, None),
+    };
+    let Manner { wait, dry_run, stop } = request.manner;
+    let (from, to) = (request.from, request.to);
+    let command = Command::Migrate { from, to, path, wait, dry_run, stop };
+    moved(&target.send(&command, output)?, output);
+    Ok(())
+}
+
 pub(super) fn heal(request: Heal, output: &Output) -> Result<(), Failure> {
     let (target, path) = match (request.path, request.volume) {
         (Some(path), None) => {
@@ -92,7 +149,6 @@ pub(super) fn heal(request: Heal, output: &Output) -> Result<(), Failure> {
             (target, Some(path))
         }
         (Some(path), volume) => {
-            use std::os::unix::ffi::OsStrExt;
             (Target::of_volume(volume)?, Some(path.as_os_str().as_bytes().to_vec()))
         }
         (None, volume) => (Target::of_volume_or_path(request.mountpoint, volume)?, None),

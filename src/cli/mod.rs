@@ -120,6 +120,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Verb::Backend { verb } => backend::backend(verb, &output),
         Verb::Heal(request) => backend::heal(request, &output),
+        Verb::Migrate(request) => backend::migrate(request, &output),
         Verb::SimulateLoss(request) => loss::simulate(request, &output),
         Verb::Policy { verb } => policy::policy(verb, &output),
         Verb::Pin { verb } => pins::pin(verb, &output),

@@ -168,6 +168,15 @@ impl Output {
             size(&memory["most_resident_bytes"]),
         ));
         self.backends(&value["backends"]);
+        for one in value["moves"].as_array().into_iter().flatten() {
+            line(&format!(
+                "moving      {}: {} contents ({}) moved, {} left",
+                plain(&one["what"]),
+                one["moved"],
+                size(&one["moved_bytes"]),
+                one["left"],
+            ));
+        }
         for alarm in value["alarms"].as_array().into_iter().flatten() {
             line(&format!(
                 "ALARM       {} {} since {}: {}. {}",
@@ -214,6 +223,10 @@ impl Output {
             ));
             if let Some(error) = backend["last_error"].as_str().filter(|error| !error.is_empty()) {
                 line(&format!("{:16} {}", "", error.escape_debug()));
+            }
+            if backend["stopped"] == true {
+                let text = "at its stop= threshold: it takes no new copies";
+                line(&format!("{:16} {text}", ""));
             }
             if backend["copies_count"] == false {
                 let text = "away for too long: copies there do not count, others are made";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{HookConfig, MemoryPlan};
-use crate::backends::BackendSpec;
+use crate::backends::{BackendSpec, Micros};
 use crate::replication::{InvalidPolicy, Policy, check_definition};
 use crate::telemetry::LogFormat;
 use crate::types::ByteSize;
@@ -86,6 +86,17 @@ keep_bytes = \"256MiB\"
 alarm_after_s = 60
 # A place this full is an alarm.
 full_percent = 90
+
+[capacity]
+# More bytes of files than this are an alarm, and so are more in the local store. Nothing
+# stops: what must not be exceeded is a quota (`cairn quota set MOUNT --size 1TB`), and
+# for a backend `stop=` in its URL (`alarm=` there: 100 GB).
+alarm_bytes = \"50GB\"
+local_alarm_bytes = \"100GB\"
+# What all copies may cost a month, by the backends' price_gb_month=; above it is an alarm,
+# and cheaper backends come first, whatever else is wished. The policies' copies are made
+# all the same. Empty: no ceiling.
+cost_ceiling = \"\"
 
 [log]
 # error, warn, info, debug, trace, or a filter as in RUST_LOG.
@@ -252,6 +263,44 @@ pub struct EventsConfig {
     pub full_percent: u64,
 }
 
+/// `[capacity]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CapacityConfig {
+    /// Bytes of files that make an alarm.
+    pub alarm_bytes: ByteSize,
+    /// Bytes of the local store that make an alarm.
+    pub local_alarm_bytes: ByteSize,
+    /// What copies may cost a month; empty is no ceiling.
+    pub cost_ceiling: String,
+}
+
+impl CapacityConfig {
+    /// The ceiling; `None` when there is none.
+    ///
+    /// # Errors
+    /// What to write.
+    pub fn ceiling(&self) -> Result<Option<Micros>, String> {
+        let text = self.cost_ceiling.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let wrong =
+            || format!("capacity.cost_ceiling = \"{text}\": write an amount such as \"12.50\"");
+        Micros::parse(text).map(Some).ok_or_else(wrong)
+    }
+}
+
+impl Default for CapacityConfig {
+    fn default() -> Self {
+        Self {
+            alarm_bytes: ByteSize(50_000_000_000),
+            local_alarm_bytes: ByteSize(100_000_000_000),
+            cost_ceiling: String::new(),
+        }
+    }
+}
+
 /// `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -348,6 +397,8 @@ pub struct Config {
     pub replication: ReplicationConfig,
     /// The audit, and alarms.
     pub events: EventsConfig,
+    /// Bytes and money.
+    pub capacity: CapacityConfig,
     /// Logs.
     pub log: LogConfig,
     /// Who is told of alarms.
@@ -415,6 +466,7 @@ impl Config {
                 .map_err(|e| invalid(format!("[policies] {name}: {e}")))?;
         }
         MemoryPlan::of(&config).map_err(&invalid)?;
+        config.capacity.ceiling().map_err(&invalid)?;
         for hook in &config.hooks {
             hook.check().map_err(&invalid)?;
         }

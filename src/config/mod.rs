@@ -10,7 +10,7 @@ mod memory;
 
 pub use self::hooks::HookConfig;
 pub use self::load::{
-    CheckpointConfig, Config, ConfigError, EventsConfig, LogConfig, MountConfig, Origin,
-    StoreConfig, TEMPLATE,
+    CapacityConfig, CheckpointConfig, Config, ConfigError, EventsConfig, LogConfig, MountConfig,
+    Origin, StoreConfig, TEMPLATE,
 };
 pub use self::memory::MemoryPlan;

@@ -7,15 +7,16 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::check::fsck;
+use super::moves::Manner;
 use super::run::Ending;
 use super::stats::stats;
 use super::unmount::umount;
-use super::volume::{Volume, failed, parse_backends};
-use super::{drain, events, heal, hooks, loss, pins, policy, queue, quota, transfer, volume};
+use super::volume::{Volume, failed};
+use super::{
+    backends, drain, events, heal, hooks, loss, moves, pins, policy, queue, quota, transfer,
+};
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
-use crate::backends::wrap;
-use crate::config::Config;
-use crate::metadata::{BackendRecord, CopyState, EventKind, MetadataError};
+use crate::metadata::{EventKind, MetadataError};
 use crate::replication::{BackendState, WriteResult};
 use crate::types::{AccessTimes, BackendId, FileKind, Ino, Name};
 use crate::vfs::VfsError;
@@ -71,19 +72,22 @@ pub fn status_json(volume: &Volume) -> Value {
     let mut backends = vec![json!({
         "id": "local", "kind": "local", "url": volume.dir.join("store").display().to_string(),
         "state": "up", "copies": counts(&BackendId::local()).0,
+        "alarm_bytes": volume.config.capacity.local_alarm_bytes.0,
         "used_bytes": usage.used_bytes, "capacity_bytes": usage.capacity_bytes,
         "domain": volume.registry.domain_of(&BackendId::local()), "last_error": "",
     })];
     let statuses = volume.registry.statuses();
     for status in &statuses {
-        let (copies, content_bytes) = counts(&status.id);
+        let (copies, _) = counts(&status.id);
         backends.push(json!({
             "id": status.id, "kind": status.kind, "url": status.url, "state": status.state, "copies": copies,
-            "used_bytes": status.usage.used_bytes.unwrap_or(content_bytes),
+            "used_bytes": status.used,
             "capacity_bytes": status.usage.capacity_bytes,
             "domain": status.domain, "last_error": status.last_error,
             "draining": status.draining, "read_only": status.read_only, "paused": status.paused,
             "copies_count": !status.given_up,
+            "alarm_bytes": status.settings.alarm_bytes, "stop_bytes": status.settings.stop_bytes,
+            "stopped": status.stopped, "cost_per_month": status.cost.to_string(),
             "tier": status.settings.tier, "latency_ms": status.latency.as_millis() as u64,
         }));
     }
@@ -99,6 +103,7 @@ pub fn status_json(volume: &Volume) -> Value {
     domains.push(volume.registry.domain_of(&BackendId::local()));
     domains.sort();
     domains.dedup();
+    let (costs, ceiling) = volume.registry.fleet().read().costs();
     json!({
         "volume": volume.identity.id, "state": state, "files": stats.files,
         "directories": stats.directories, "bytes": stats.bytes,
@@ -120,6 +125,12 @@ pub fn status_json(volume: &Volume) -> Value {
             "refused": checkpoint.refused,
         },
         "alarms": volume.events.alarms().iter().map(events::alarm_json).collect::<Vec<_>>(),
+        "moves": moves::moves_json(volume),
+        "capacity": {
+            "used_bytes": stats.bytes, "alarm_bytes": volume.config.capacity.alarm_bytes.0,
+            "cost_per_month": costs.to_string(),
+            "cost_ceiling": ceiling.map(|ceiling| ceiling.to_string()),
+        },
         "memory": super::memory::memory_json(volume),
     })
 }
@@ -145,14 +156,29 @@ impl Handler for Commands {
                 Ok(json!({ "cid": link.cid.to_string() }))
             }
             Command::Sync { path } => sync(&volume, &path, progress),
-            Command::BackendAdd { url } => backend_add(&volume, &url, self.mountpoint.as_deref()),
+            Command::BackendAdd { url } => backends::add(&volume, &url, self.mountpoint.as_deref()),
             Command::BackendList => Ok(status_json(&volume)["backends"].take()),
-            Command::BackendRemove { id, force } => backend_remove(&volume, &id, force),
+            Command::BackendRemove { id, force } => backends::remove(&volume, &id, force),
             Command::BackendDrain { id, stop, wait } => {
                 drain::drain(&volume, &id, (stop, wait), progress)
             }
             Command::BackendReadOnly { id, off } => heal::read_only(&volume, &id, off),
             Command::BackendRecover { id, wait } => heal::recover(&volume, &id, wait, progress),
+            Command::BackendImport { id, folder, dry_run } => {
+                backends::import(&volume, &id, folder.as_deref(), dry_run, progress)
+            }
+            Command::BackendReplace { old, url, wait, stop } => {
+                let manner = Manner { wait, dry_run: false, stop };
+                let (pair, at) = ((old.as_str(), url.as_deref()), self.mountpoint.as_deref());
+                moves::replace(&volume, pair, at, manner, progress)
+            }
+            Command::BackendRebalance { wait, dry_run, stop } => {
+                moves::rebalance(&volume, Manner { wait, dry_run, stop }, progress)
+            }
+            Command::Migrate { from, to, path, wait, dry_run, stop } => {
+                let manner = Manner { wait, dry_run, stop };
+                moves::migrate(&volume, (&from, &to), path.as_deref(), manner, progress)
+            }
             Command::SimulateLoss { ids } => loss::simulate(&volume, &ids, progress),
             Command::Heal { backend, path, wait } => {
                 heal::heal(&volume, backend.as_deref(), path.as_deref(), wait, progress)
@@ -293,44 +319,6 @@ pub(super) fn event(volume: &Volume, kind: EventKind, subject: &str, detail: &st
     volume.events.flush();
 }
 
-fn backend_add(
-    volume: &Volume,
-    url: &str,
-    mountpoint: Option<&std::path::Path>,
-) -> Result<Value, Failure> {
-    let known = volume.registry.specs();
-    let specs = parse_backends(&[url.to_owned()], &known)?;
-    let Some(spec) = specs.get(known.len()).cloned() else {
-        return Err(Failure::new(
-            ErrorCode::Usage,
-            format!("{url} is a backend of this volume already"),
-        ));
-    };
-    let opened = volume::reach(&spec, &volume.dir, mountpoint, true)?.map_err(failed)?;
-    let deadline = Duration::from_secs(volume.config.replication.call_deadline_s);
-    Config::set_backends(&volume.dir, &specs).map_err(failed)?;
-    let opened = wrap::standard(opened, deadline);
-    volume.registry.add(spec.clone(), BackendRecord::default(), Ok(opened));
-    volume.checkpointer.serve_backends();
-    event(volume, EventKind::BackendAdded, spec.id.as_str(), &spec.url);
-    let contents = volume.replicator.replan().map_err(failed)?;
-    let twin = shares_domain(volume, &spec.id);
-    Ok(
-        json!({ "id": spec.id, "url": spec.url, "contents_considered": contents, "same_place_as": twin }),
-    )
-}
-
-/// Another place in the same failure domain: copies on both count as one.
-fn shares_domain(volume: &Volume, id: &BackendId) -> Option<BackendId> {
-    let domain = volume.registry.domain_of(id)?;
-    let mut others: Vec<BackendId> =
-        volume.registry.specs().into_iter().map(|spec| spec.id).collect();
-    others.push(BackendId::local());
-    others
-        .into_iter()
-        .find(|other| other != id && volume.registry.domain_of(other).as_ref() == Some(&domain))
-}
-
 /// A backend of this volume.
 pub(super) fn known_backend(volume: &Volume, id: &str) -> Result<BackendId, Failure> {
     let id: BackendId = id.parse().map_err(|e: crate::types::InvalidBackendId| {
@@ -343,39 +331,6 @@ pub(super) fn known_backend(volume: &Volume, id: &str) -> Result<BackendId, Fail
         return Err(Failure::new(ErrorCode::NotFound, text));
     }
     Ok(id)
-}
-
-fn backend_remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failure> {
-    let id = known_backend(volume, id)?;
-    let mut specs = volume.registry.specs();
-    // Contents whose only verified copy lies there.
-    let (mut after, mut last_copies) = (None, 0u64);
-    loop {
-        let page = volume.namespace.contents_page(after.as_ref(), 1024).map_err(failed)?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(*last);
-        for (_, record) in page.iter().filter(|(_, record)| record.refs > 0) {
-            let holds = record.good_copies().any(|copy| copy.backend == id);
-            let elsewhere = record
-                .copies
-                .iter()
-                .any(|copy| copy.backend != id && copy.state == CopyState::Verified);
-            last_copies += u64::from(holds && !elsewhere);
-        }
-    }
-    if last_copies > 0 && !force {
-        let text = format!(
-            "backend `{id}` holds the last verified copy of {last_copies} contents; wait until others have them (`cairn sync`), or use --force, which gives them up"
-        );
-        return Err(Failure::new(ErrorCode::Busy, text));
-    }
-    specs.retain(|spec| spec.id != id);
-    Config::set_backends(&volume.dir, &specs).map_err(failed)?;
-    volume.registry.remove(&id);
-    volume.namespace.forget_backend(&id).map_err(failed)?;
-    event(volume, EventKind::BackendRemoved, id.as_str(), "");
-    volume.replicator.replan().map_err(failed)?;
-    Ok(json!({ "id": id, "last_copies_given_up": last_copies }))
 }
 
 fn fetch_all(volume: &Volume, progress: Progress<'_>) -> Result<Value, Failure> {

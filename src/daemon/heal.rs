@@ -107,6 +107,7 @@ pub(super) fn heal(
         }
         (None, None) => Scope::All,
     };
+    volume.replicator.look_at_space();
     volume.replicator.ask_those_away();
     volume.replicator.look_at_all();
     let mut found = Ailing::default();

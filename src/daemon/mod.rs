@@ -5,6 +5,7 @@
 //! (blocks), `checkpoints/` (Parquet), `events/` (Parquet) and `daemon.log`. One process holds a
 //! volume at a time: the daemon of a mount, or a verb that works offline.
 
+mod backends;
 mod check;
 mod collect;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod hooks;
 mod identity;
 mod loss;
 mod memory;
+mod moves;
 mod pins;
 mod policy;
 mod queue;

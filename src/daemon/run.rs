@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::collect::Collector;
 use super::handler::Commands;
 use super::hooks::Hooks;
+use super::moves::Mover;
 use super::volume::{Volume, VolumeMode, failed};
 use super::watch::Watch;
 use crate::api::{self, Failure};
@@ -86,6 +87,7 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
     Hooks::start(&volume).map_err(failed)?;
     if !request.mode.read_only {
         Collector::new(&volume, volume.shutdown.clone()).start().map_err(failed)?;
+        Mover::new(&volume).start().map_err(failed)?;
     }
     if let Some(ready) = &request.ready {
         // The parent has closed its end when it was killed: the mount stays.

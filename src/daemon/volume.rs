@@ -89,6 +89,8 @@ pub struct Volume {
     pub(super) policy_override: String,
     /// Ends the background work once everything is written.
     pub(super) shutdown: Shutdown,
+    /// Opened for a mount, whose threads do what verbs leave to be done.
+    mounted: bool,
     lock: Lock,
 }
 
@@ -262,6 +264,7 @@ impl Volume {
                     check_interval: Duration::from_secs(config.replication.check_interval_s),
                     proof_age: Duration::from_secs(config.replication.proof_age_s),
                     scrub_period: Duration::from_hours(24 * config.replication.scrub_days.max(1)),
+                    cost_ceiling: config.capacity.ceiling().map_err(usage)?,
                     seed: fastrand::u64(..),
                     ..MachineOptions::default()
                 },
@@ -355,6 +358,7 @@ impl Volume {
             policy: RwLock::new(policy),
             policy_override: mode.policy_override.clone(),
             shutdown,
+            mounted: mode.mountpoint.is_some(),
             lock,
         };
         if !mode.read_only
@@ -369,6 +373,11 @@ impl Volume {
     #[must_use]
     pub fn vfs(&self) -> &Arc<Vfs> {
         &self.vfs
+    }
+
+    /// Whether a mount's threads run.
+    pub(super) fn is_mounted(&self) -> bool {
+        self.mounted
     }
 
     /// The mount is gone: who wants the volume waits until it is closed.

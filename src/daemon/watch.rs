@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::volume::Volume;
 use crate::backends::Usage;
-use crate::config::EventsConfig;
+use crate::config::{CapacityConfig, EventsConfig};
 use crate::metadata::{EventKind, Namespace};
 use crate::replication::{AlarmKind, BackendState, BackendStatus, Events, Registry};
 use crate::runtime::Shutdown;
 use crate::store::LocalStore;
 use crate::telemetry::metrics;
-use crate::types::{BackendId, Cid};
+use crate::types::{BackendId, ByteSize, Cid};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -28,6 +28,7 @@ pub(super) struct Watch {
     namespace: Arc<Namespace>,
     store: Arc<LocalStore>,
     config: EventsConfig,
+    capacity: CapacityConfig,
     states: HashMap<BackendId, BackendState>,
     slow: Option<Instant>,
 }
@@ -60,6 +61,48 @@ fn percent_used(usage: &Usage) -> Option<u64> {
     u64::try_from(u128::from(used) * 100 / u128::from(capacity)).ok()
 }
 
+/// Whether there is reason for an alarm.
+#[derive(Debug, PartialEq, Eq)]
+enum Cause {
+    There(String),
+    /// Not any more, by so little that it may soon be again.
+    Near,
+    Gone,
+}
+
+/// At or above a limit.
+fn above(value: u64, limit: u64, said: impl Fn() -> String) -> Cause {
+    match value {
+        n if n >= limit => Cause::There(said()),
+        n if n >= limit - limit / 20 => Cause::Near,
+        _ => Cause::Gone,
+    }
+}
+
+/// A place that has too much: by its disk, or by what the user set.
+fn crowded(usage: &Usage, used: u64, limits: (u64, Option<u64>), most: u64) -> Cause {
+    let (alarm, stop) = limits;
+    let bytes = ByteSize(used);
+    let stopped = stop.map_or(Cause::Gone, |stop| {
+        above(used, stop, || {
+            format!("{bytes} are there, stop= is {}: it takes no new copies", ByteSize(stop))
+        })
+    });
+    let alarmed =
+        above(used, alarm, || format!("{bytes} are there, its alarm is at {}", ByteSize(alarm)));
+    let full = match percent_used(usage) {
+        Some(percent) if percent >= most => {
+            Cause::There(format!("{percent} % of its space are used"))
+        }
+        Some(percent) if percent + FULL_MARGIN >= most => Cause::Near,
+        _ => Cause::Gone,
+    };
+    let all = [stopped, alarmed, full];
+    let near = all.contains(&Cause::Near);
+    let there = all.into_iter().find(|cause| matches!(cause, Cause::There(_)));
+    there.unwrap_or(if near { Cause::Near } else { Cause::Gone })
+}
+
 impl Watch {
     /// Starts the thread.
     pub fn start(volume: &Volume) -> std::io::Result<()> {
@@ -69,6 +112,7 @@ impl Watch {
             namespace: Arc::clone(&volume.namespace),
             store: Arc::clone(&volume.store),
             config: volume.config.events.clone(),
+            capacity: volume.config.capacity.clone(),
             states: HashMap::new(),
             slow: None,
         };
@@ -126,24 +170,49 @@ impl Watch {
         self.events.observe(AlarmKind::BelowMin, "volume", cause.as_deref(), after);
     }
 
-    fn space(&self, statuses: &[BackendStatus]) {
-        let local = self.store.usage().ok().map(|usage| Usage {
-            used_bytes: Some(usage.used_bytes),
-            capacity_bytes: Some(usage.capacity_bytes),
-            available_bytes: Some(usage.available_bytes),
-        });
-        let local = local.map(|usage| (BackendId::local(), usage));
-        let all = statuses.iter().map(|status| (status.id.clone(), status.usage)).chain(local);
-        for (id, usage) in all {
-            let Some(percent) = percent_used(&usage) else { continue };
-            let most = self.config.full_percent;
-            if percent >= most {
-                let detail = format!("{percent} % of its space are used");
-                self.events.raise(AlarmKind::Capacity, id.as_str(), &detail);
-            } else if percent + FULL_MARGIN < most {
-                self.events.clear(AlarmKind::Capacity, id.as_str());
-            }
+    /// An alarm while a cause is there, which ends when it is not any more, and with
+    /// some distance.
+    fn tell(&self, kind: AlarmKind, subject: &str, cause: &Cause) {
+        match cause {
+            Cause::There(detail) => self.events.raise(kind, subject, detail),
+            Cause::Near => {}
+            Cause::Gone => self.events.clear(kind, subject),
         }
+    }
+
+    fn space(&self, statuses: &[BackendStatus]) {
+        let most = self.config.full_percent;
+        if let Ok(usage) = self.store.usage() {
+            let used = usage.used_bytes;
+            let space = Usage {
+                used_bytes: Some(used),
+                capacity_bytes: Some(usage.capacity_bytes),
+                available_bytes: Some(usage.available_bytes),
+            };
+            let limits = (self.capacity.local_alarm_bytes.0, None);
+            let cause = crowded(&space, used, limits, most);
+            self.tell(AlarmKind::Capacity, BackendId::local().as_str(), &cause);
+        }
+        for status in statuses {
+            let limits = (status.settings.alarm_bytes, status.settings.stop_bytes);
+            let cause = crowded(&status.usage, status.used, limits, most);
+            self.tell(AlarmKind::Capacity, status.id.as_str(), &cause);
+        }
+        let bytes = self.namespace.stats().bytes;
+        let limit = self.capacity.alarm_bytes.0;
+        let said = || {
+            let (bytes, limit) = (ByteSize(bytes), ByteSize(limit));
+            format!("{bytes} of files, capacity.alarm_bytes is {limit}; nothing stops")
+        };
+        self.tell(AlarmKind::Capacity, "volume", &above(bytes, limit, said));
+        let (costs, ceiling) = self.registry.fleet().read().costs();
+        let cause = ceiling.map_or(Cause::Gone, |ceiling| {
+            let said = || {
+                format!("copies cost {costs} a month, capacity.cost_ceiling is {ceiling}; the policies' copies are made all the same, at cheaper places where there are some")
+            };
+            above(costs.0, ceiling.0.saturating_add(1), said)
+        });
+        self.tell(AlarmKind::Cost, "volume", &cause);
     }
 
     /// Contents that were without a good copy and have one now, or are gone.
@@ -195,5 +264,25 @@ mod tests {
         assert_eq!(percent_used(&usage(None, Some(200), None)), None);
         assert_eq!(percent_used(&usage(Some(9), Some(0), Some(0))), None);
         assert_eq!(percent_used(&usage(None, Some(u64::MAX), Some(0))), Some(100));
+    }
+
+    #[test]
+    fn a_place_is_crowded_by_its_disk_its_alarm_or_its_stop_and_not_any_more_with_distance() {
+        let disk = |available| Usage {
+            used_bytes: None,
+            capacity_bytes: Some(1000),
+            available_bytes: Some(available),
+        };
+        let cause = |available, used, stop| crowded(&disk(available), used, (100, stop), 90);
+        assert_eq!(cause(500, 94, None), Cause::Gone);
+        assert_eq!(cause(500, 95, None), Cause::Near);
+        let said = |cause| match cause {
+            Cause::There(said) => said,
+            other => panic!("{other:?}"),
+        };
+        assert!(said(cause(500, 100, None)).contains("its alarm is at"));
+        assert!(said(cause(500, 100, Some(50))).contains("it takes no new copies"));
+        assert!(said(cause(100, 0, None)).contains("90 % of its space"));
+        assert_eq!(cause(120, 0, None), Cause::Near);
     }
 }

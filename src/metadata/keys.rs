@@ -19,6 +19,7 @@
 //! | `H` id | what is known of a backend |
 //! | `N` number:4 | the rules that a policy's number stands for |
 //! | `W` ino:8 | contents there are to be brought in line with their policies |
+//! | `J` number:4 | a wish that copies move |
 //! | `V` number:8 | event, until a file has it |
 //! | `M` epoch:8 key | mark: the row of `key` changed in that epoch |
 //! | `B` cid, `P` segment:8 | the store's block index (a keyspace of its own) |
@@ -55,6 +56,7 @@ pub(crate) const DAMAGED: u8 = b'L';
 pub(crate) const BACKEND: u8 = b'H';
 pub(crate) const POLICY: u8 = b'N';
 pub(crate) const WALK: u8 = b'W';
+pub(crate) const MOVE: u8 = b'J';
 pub(crate) const EVENT: u8 = b'V';
 pub(crate) const MARK: u8 = b'M';
 /// The block index's blocks.

@@ -40,6 +40,6 @@ pub use self::namespace::{
     RenameMode, SetAttributes, Stats, merge_policies,
 };
 pub use self::records::{
-    BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, PinState,
-    PolicyRecord, QueueRecord, StagedRecord, VerifyMethod,
+    BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, MoveKind,
+    MoveRecord, PinState, PolicyRecord, QueueRecord, StagedRecord, VerifyMethod,
 };

@@ -191,6 +191,37 @@ pub struct BackendRecord {
     pub paused: bool,
 }
 
+/// Why copies move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveKind {
+    /// A backend takes the place of another one, which leaves.
+    Replace = 0,
+    /// What one backend holds goes to another.
+    Migrate = 1,
+    /// From fuller places to emptier ones.
+    Rebalance = 2,
+}
+
+/// A wish that copies move; the row goes when nothing is left to move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    /// Why.
+    pub kind: MoveKind,
+    /// From where (not for `Rebalance`).
+    pub from: Option<BackendId>,
+    /// To where (not for `Rebalance`).
+    pub to: Option<BackendId>,
+    /// Only contents of files at or below it.
+    pub below: Option<Ino>,
+    /// When it was wished.
+    pub since: Timestamp,
+    /// Contents moved so far.
+    pub contents: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// What a number among a content's policies stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRecord {
@@ -305,6 +336,7 @@ impl Stored for QueueRecord {
     const ADDED: &'static [&'static [u8]] = &[&[0]];
 }
 
+impl Stored for MoveRecord {}
 impl Stored for PolicyRecord {}
 
 impl Stored for DentryRecord {}

@@ -525,6 +525,14 @@ impl Checkpointer {
         Ok(Some(self.status()))
     }
 
+    /// Whether a backend has the newest checkpoint.
+    #[must_use]
+    pub fn is_complete_at(&self, id: &BackendId) -> bool {
+        let state = self.state.lock();
+        let has = |sequence| state.complete.get(id).is_some_and(|held| *held >= sequence);
+        state.manifest.as_ref().is_none_or(|manifest| has(manifest.sequence))
+    }
+
     /// The last checkpoint. Asks nobody.
     pub fn status(&self) -> CheckpointStatus {
         let state = self.state.lock();

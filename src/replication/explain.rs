@@ -102,6 +102,7 @@ impl Replicator {
             policy,
             copies: target,
             tier: None,
+            successor: None,
         };
         let choice = choose(&wanted, &held, &damaged, &places);
         let explained = places.all.iter().enumerate().map(|(number, place)| {

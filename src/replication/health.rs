@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backends::{PlaceSettings, Usage};
+use crate::backends::{Micros, PlaceSettings, Usage};
 use crate::types::{BackendId, Timestamp};
 
 /// A backend's health.
@@ -45,6 +45,12 @@ pub struct BackendStatus {
     pub read_only: bool,
     /// The user holds the work there.
     pub paused: bool,
+    /// Bytes that we use there, by what it last said and our own count.
+    pub used: u64,
+    /// It takes no new copies: `stop=` is reached.
+    pub stopped: bool,
+    /// What the copies there cost a month.
+    pub cost: Micros,
     /// Away for longer than the grace period: copies there do not count.
     pub given_up: bool,
     /// Out of reach since then.

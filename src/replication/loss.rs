@@ -193,7 +193,8 @@ impl Loss {
             to.push(local);
         }
         if covered.len() < target {
-            let wanted = Wanted { root, bytes, policy, copies: target, tier: None };
+            let wanted =
+                Wanted { root, bytes, policy, copies: target, tier: None, successor: None };
             let choice = choose(&wanted, &covered, &[], &self.after);
             for number in &choice.selected {
                 covered.insert(self.after.domain(*number, policy.distinct));
@@ -313,6 +314,8 @@ mod tests {
             readable: !down,
             available: !down,
             space: None,
+            room: None,
+            stopped: false,
             draining: false,
             paused: false,
             given_up: false,

@@ -9,6 +9,7 @@
 //! neither another one nor a read that another can answer.
 //! `src/docs/replication.md` has the order of things and the guarantees.
 
+mod adopt;
 mod alarms;
 mod assign;
 mod bell;
@@ -28,6 +29,7 @@ mod local;
 mod local_manifests;
 pub mod loss;
 pub mod machine;
+mod moves;
 mod pins;
 mod policy;
 mod policy_book;
@@ -43,6 +45,7 @@ mod upkeep;
 mod verify;
 mod waiters;
 
+pub use self::adopt::Adopted;
 pub use self::alarms::{Alarm, AlarmKind, Fire, Notice, RateLimit};
 pub use self::assign::Assignment;
 pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions};

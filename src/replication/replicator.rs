@@ -101,6 +101,7 @@ impl Replicator {
         let fetcher = Arc::new(Fetcher::new(store, Arc::clone(&registry), calls.clone()));
         let core =
             Arc::new(Core::new(namespace, fetcher, registry, calls, clock, options, policies));
+        core.machine.load_moves()?;
         // Made first: what is started ends when a later start fails.
         let replicator = Arc::new(Self { core: Arc::clone(&core) });
         executor::start(&core)?;

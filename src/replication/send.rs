@@ -260,7 +260,7 @@ async fn next(in_flight: &mut JoinSet<Result<(), BackendError>>) -> Result<(), B
 }
 
 /// A node's children, with the length of the block where the node says it.
-fn children(node: &Node) -> Vec<(Cid, Option<u64>)> {
+pub(super) fn children(node: &Node) -> Vec<(Cid, Option<u64>)> {
     let outside = |id: &Cid| inline_block(id).is_none();
     match node {
         Node::File { links, .. } => links

@@ -117,6 +117,26 @@ impl Replicator {
         }
     }
 
+    /// Asks every backend in reach how much room it has; one that is not there any more
+    /// is found.
+    pub fn look_at_space(&self) {
+        let core = &self.core;
+        std::thread::scope(|scope| {
+            for id in core.registry.specs().into_iter().map(|spec| spec.id) {
+                scope.spawn(move || {
+                    let Some((backend, down)) = core.registry.until_down(&id) else { return };
+                    match core.calls.until(down).wait(backend.usage()) {
+                        Ok(usage) => core.registry.set_usage(&id, usage),
+                        Err(ReplicationError::Backend(error)) => core.registry.failed(&id, &error),
+                        Err(error) => {
+                            tracing::debug!(%error, backend = %id, "no answer about space");
+                        }
+                    }
+                });
+            }
+        });
+    }
+
     /// All contents and rows are looked at again, now.
     pub fn look_at_all(&self) {
         self.core.machine.request_sweep();

@@ -1,4 +1,5 @@
-//! What an administrator does with backends: read-only, recover, heal.
+//! What an administrator does with backends: read-only, recover, heal, simulate a loss,
+//! migrate, replace, rebalance.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -187,4 +188,296 @@ fn a_simulated_loss_names_what_would_be_gone_and_changes_nothing() {
     volume.cairn(&["simulate-loss", "nowhere"]).fails(3, &["there is no backend `nowhere`"]);
     assert!(settled(&volume), "a question changed something");
     mount.umount().ok();
+}
+
+/// Files of 100 kB each.
+fn write_large(mount: &Mount<'_>, folder: &str, count: usize) {
+    fs::create_dir_all(mount.path(folder)).unwrap();
+    for n in 0..count {
+        let data: Vec<u8> =
+            (0..25_000u32).flat_map(|i| (i * 31 + n as u32).to_le_bytes()).collect();
+        fs::write(mount.path(&format!("{folder}/{n}")), data).unwrap();
+    }
+}
+
+#[test]
+fn copies_migrate_from_one_backend_to_another_and_stay_there() {
+    let Some(world) = World::mountable("backends::migrate") else { return };
+    let volume = world.volume(&["b", "c", "d"], "min=1,target=2,max=3,prefer=b");
+    let mount = volume.mount();
+    write(&mount, 0);
+    fs::create_dir(mount.path("sub")).unwrap();
+    fs::write(mount.path("sub/inner"), "inner").unwrap();
+    wait_until("all are proven", || settled(&volume));
+    assert_eq!(copies_at(&volume, "b"), FILES as u64 + 1);
+    let dry = volume.cairn(&["--json", "migrate", "b", "d", "--dry-run"]).ok().json();
+    assert_eq!((&dry["left"], &dry["dry_run"]), (&(FILES + 1).into(), &true.into()), "{dry}");
+    assert_eq!(copies_at(&volume, "b"), FILES as u64 + 1, "a dry run moved something");
+    let sub = mount.text("sub");
+    let done = world.cairn(&["--json", "migrate", "b", "c", "--path", &sub, "--wait"]).ok().json();
+    assert_eq!((&done["done"], &done["moved"]), (&true.into(), &1.into()), "{done}");
+    assert_eq!((copies_at(&volume, "b"), copies_at(&volume, "c")), (FILES as u64, 1));
+    let done = volume.cairn(&["--json", "migrate", "b", "d", "--wait"]).ok().json();
+    assert_eq!(&done["left"], 0, "{done}");
+    assert_eq!((copies_at(&volume, "b"), copies_at(&volume, "d")), (0, FILES as u64));
+    // Where nothing else can be, it stays, and that is said.
+    volume.cairn(&["policy", "set", "min=1,target=4,max=4"]).ok();
+    volume.cairn(&["heal", "--wait"]).ok();
+    let told = volume.cairn(&["migrate", "d", "c", "--wait"]).ok().stderr;
+    assert!(told.contains("fewer copies than its target"), "{told}");
+    mount.umount().ok();
+    let mount = volume.mount();
+    volume.cairn(&["heal", "--wait"]).ok();
+    assert_eq!(copies_at(&volume, "d"), FILES as u64 + 1);
+    volume.cairn(&["migrate", "d", "d"]).fails(2, &["one backend"]);
+    volume.cairn(&["migrate", "d", "c", "--stop"]).fails(3, &["there is no"]);
+    all_read(&mount, FILES);
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+#[test]
+fn a_replacement_goes_on_after_the_daemon_was_killed_and_ends_with_the_old_one_gone() {
+    let Some(world) = World::mountable("backends::replace") else { return };
+    let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
+    let mount = volume.mount();
+    write(&mount, 0);
+    write_large(&mount, "large", 10);
+    wait_until("all are proven", || settled(&volume));
+    let new = world.backend_url("new");
+    // Slow enough to be met half-way.
+    let slow = format!("{new}&bandwidth=300kB");
+    let begun = volume.cairn(&["--json", "backend", "replace", "b", &slow]).ok().json();
+    assert_eq!((&begun["kind"], &begun["to"]), (&"replace".into(), &"new".into()), "{begun}");
+    volume.cairn(&["backend", "remove", "b"]).fails(5, &["being moved"]);
+    volume.cairn(&["migrate", "c", "b"]).fails(5, &["under way", "--stop"]);
+    wait_until("some are there", || copies_at(&volume, "new") > 0);
+    mount.kill();
+    let mount = volume.mount();
+    let status = volume.status();
+    assert_eq!(status["moves"][0]["what"], "replace b new", "{status}");
+    let done = volume.cairn(&["--json", "backend", "replace", "b", "--wait"]).ok().json();
+    assert_eq!(done["done"], true, "{done}");
+    let list = volume.cairn(&["backend", "list"]).ok().stdout;
+    assert!(!list.contains("file://") || !list.contains("/b?"), "{list}");
+    assert_eq!(copies_at(&volume, "new"), FILES as u64 + 10);
+    assert_eq!(volume.status()["pins"]["at_target"], FILES + 10);
+    all_read(&mount, FILES);
+    mount.umount().ok();
+    // It is all there: names, too.
+    fs::remove_dir_all(&volume.dir).unwrap();
+    world.cairn(&["recover", "--from", &new, "--volume", &volume.text()]).ok();
+    let mount = volume.mount();
+    all_read(&mount, FILES);
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+#[test]
+fn a_backend_that_died_is_replaced_and_a_replacement_can_be_ended() {
+    let Some(world) = World::mountable("backends::dead") else { return };
+    let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
+    set(&volume, "grace_s = 900", "grace_s = 1");
+    let mount = volume.mount();
+    write(&mount, 0);
+    wait_until("all are proven", || settled(&volume));
+    let other = world.backend_url("other");
+    volume.cairn(&["backend", "replace", "c", &other]).ok();
+    volume.cairn(&["backend", "replace", "c", "--stop"]).ok();
+    assert_eq!(backend(&volume, "c")["draining"], false);
+    volume.cairn(&["backend", "replace", "c", "--stop"]).fails(3, &["not being replaced"]);
+    fs::remove_dir_all(world.path("b")).unwrap();
+    let new = world.backend_url("new");
+    let done = volume.cairn(&["--json", "backend", "replace", "b", &new, "--wait"]).ok().json();
+    assert_eq!(done["done"], true, "{done}");
+    assert_eq!(backend(&volume, "b"), Value::Null);
+    assert_eq!(volume.status()["pins"]["at_target"], FILES);
+    all_read(&mount, FILES);
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+#[test]
+fn copies_are_spread_evenly_when_that_is_asked_for() {
+    let Some(world) = World::mountable("backends::rebalance") else { return };
+    let volume = world.volume(&[], "min=1,target=2,max=3");
+    let place = |name: &str| format!("{}&capacity=10MB", world.backend_url(name));
+    volume.cairn(&["backend", "add", &place("b")]).ok();
+    let mount = volume.mount();
+    write_large(&mount, "large", 40);
+    wait_until("all are proven", || settled(&volume));
+    volume.cairn(&["backend", "add", &place("c")]).ok();
+    assert_eq!((copies_at(&volume, "b"), copies_at(&volume, "c")), (40, 0));
+    let dry = volume.cairn(&["--json", "backend", "rebalance", "--dry-run"]).ok().json();
+    let moves = dry["left"].as_u64().unwrap();
+    assert!((15..=20).contains(&moves), "{dry}");
+    let done = volume.cairn(&["--json", "backend", "rebalance", "--wait"]).ok().json();
+    assert_eq!(done["done"], true, "{done}");
+    let (b, c) = (copies_at(&volume, "b"), copies_at(&volume, "c"));
+    assert!(b + c == 40 && (17..=23).contains(&c), "{b} and {c}");
+    // It is even now: nothing goes to and fro.
+    let again = volume.cairn(&["--json", "backend", "rebalance", "--wait"]).ok().json();
+    assert_eq!(again["moved"], 0, "{again}");
+    assert_eq!(volume.status()["pins"]["at_target"], 40);
+    mount.umount().ok();
+    volume.cairn(&["backend", "rebalance", "--wait"]).ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+/// Files below a directory with their inodes: a put makes a new one.
+fn inodes(dir: &Path) -> BTreeSet<(String, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    tree(dir).into_iter().map(|path| (path.clone(), fs::metadata(&path).unwrap().ino())).collect()
+}
+
+#[test]
+fn what_lies_at_a_backend_already_is_adopted_without_being_sent() {
+    let Some(world) = World::mountable("backends::import") else { return };
+    let volume = world.volume(&["b", "c"], "min=1,target=2,max=3,prefer=b");
+    let mount = volume.mount();
+    write(&mount, 0);
+    write_large(&mount, "large", 3);
+    // With inner nodes.
+    fs::write(mount.path("long"), vec![7u8; 3 << 20]).unwrap();
+    fs::write(
+        mount.path("long-2"),
+        (0..3u32 << 18).flat_map(u32::to_le_bytes).collect::<Vec<u8>>(),
+    )
+    .unwrap();
+    wait_until("all are proven", || settled(&volume));
+    let files = FILES as u64 + 5;
+    assert_eq!(copies_at(&volume, "b"), files);
+    // Somebody forgot it, and one block rotted away.
+    volume.cairn(&["backend", "remove", "b", "--force"]).ok();
+    wait_until("others have all", || settled(&volume) && copies_at(&volume, "c") == files);
+    let lost = tree(&world.path("b/blocks")).into_iter().next().unwrap();
+    fs::remove_file(&lost).unwrap();
+    volume.cairn(&["backend", "read-only", "c"]).ok();
+    let before = inodes(&world.path("b/blocks"));
+    let url = format!("{}&read_only=1", world.backend_url("b"));
+    volume.cairn(&["backend", "add", &url]).ok();
+    assert_eq!(copies_at(&volume, "b"), 0);
+    let dry = volume.cairn(&["--json", "backend", "import", "b", "--dry-run"]).ok().json();
+    assert_eq!(dry["adopted"], files - 1, "{dry}");
+    assert_eq!(copies_at(&volume, "b"), 0, "a dry run changed something");
+    let done = volume.cairn(&["--json", "backend", "import", "b"]).ok().json();
+    assert_eq!(done["adopted"], files - 1, "{done}");
+    assert_eq!(copies_at(&volume, "b"), files - 1);
+    wait_until("they are proven", || settled(&volume));
+    let again = volume.cairn(&["--json", "backend", "import", "b"]).ok().json();
+    assert_eq!((&again["known"], &again["adopted"]), (&(files - 1).into(), &0.into()), "{again}");
+    assert_eq!(inodes(&world.path("b/blocks")), before, "something was sent");
+    all_read(&mount, FILES);
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+#[test]
+fn blocks_of_a_folder_become_copies_and_wrong_ones_do_not() {
+    let Some(world) = World::mountable("backends::folder") else { return };
+    let volume = world.volume(&["b"], "min=1,target=1,max=3");
+    let mount = volume.mount();
+    write(&mount, 0);
+    volume.cairn(&["sync"]).ok();
+    let folder = world.make_dir("folder");
+    let cid = |name: &str| {
+        let told = world.cairn(&["cid", &mount.text(name)]).ok().stdout;
+        told.split_whitespace().next().unwrap().to_owned()
+    };
+    for n in 0..4 {
+        let name = format!("f{n}");
+        let bytes = if n == 3 { b"wrong".to_vec() } else { fs::read(mount.path(&name)).unwrap() };
+        fs::write(folder.join(cid(&name)), bytes).unwrap();
+    }
+    fs::write(folder.join("some.car"), "x").unwrap();
+    let from = folder.to_str().unwrap();
+    let done = volume.cairn(&["backend", "import", "b", "--from", from]).ok();
+    assert!(done.stderr.contains("1 CAR archives lie there"), "{}", done.stderr);
+    assert_eq!(copies_at(&volume, "b"), 3, "{}", done.stdout);
+    wait_until("they are proven", || settled(&volume));
+    volume.cairn(&["backend", "import", "b", "--from", "/nowhere"]).fails(3, &["/nowhere"]);
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+fn alarms(volume: &Volume<'_>) -> String {
+    volume.status()["alarms"].to_string()
+}
+
+#[test]
+fn a_backend_at_its_stop_takes_no_more_and_says_so_and_soft_alarms_stop_nothing() {
+    let Some(world) = World::mountable("backends::stop") else { return };
+    let volume = world.volume(&["c"], "min=1,target=2,max=3,prefer=b");
+    let b = format!("{}&stop=250kB&alarm=150kB", world.backend_url("b"));
+    volume.cairn(&["backend", "add", &b]).ok();
+    set(&volume, "alarm_bytes = \"50GB\"", "alarm_bytes = \"500kB\"");
+    // What is there is seen at once, not with the probes.
+    set(&volume, "probe_interval_s = 5", "probe_interval_s = 3600");
+    let mount = volume.mount();
+    for folder in ["1", "2", "3", "4"] {
+        write_large(&mount, folder, 1);
+        volume.cairn(&["sync"]).ok();
+    }
+    write_large(&mount, "more", 2);
+    wait_until("all are proven", || settled(&volume));
+    assert_eq!(volume.status()["pins"]["at_target"], 2, "equal files are one content");
+    for n in 0..5u32 {
+        let data: Vec<u8> = (0..25_000u32).flat_map(|i| (i * 7 + n).to_le_bytes()).collect();
+        fs::write(mount.path(&format!("n{n}")), data).unwrap();
+        volume.cairn(&["sync"]).ok();
+    }
+    wait_until("all are proven", || settled(&volume));
+    let there = backend(&volume, "b");
+    assert_eq!(
+        (&there["stopped"], &there["stop_bytes"]),
+        (&true.into(), &250_000.into()),
+        "{there}"
+    );
+    assert_eq!(volume.status()["pins"]["at_target"], 7);
+    assert!((2..=4).contains(&copies_at(&volume, "b")), "{there}");
+    assert!(copies_at(&volume, "c") >= 3);
+    let told = world.cairn(&["policy", "explain", &mount.text("n4")]).ok().stdout;
+    assert!(told.contains("above its stop threshold"), "{told}");
+    wait_until("the alarms are raised", || {
+        let alarms = alarms(&volume);
+        alarms.contains("it takes no new copies") && alarms.contains("nothing stops")
+    });
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+#[test]
+fn above_the_ceiling_of_costs_cheaper_backends_come_first_and_an_alarm_says_so() {
+    let Some(world) = World::mountable("backends::cost") else { return };
+    let volume = world.volume(&[], "min=1,target=2,max=3,prefer=b");
+    for (name, price) in [("b", "1000"), ("c", "1")] {
+        let url = format!("{}&price_gb_month={price}", world.backend_url(name));
+        volume.cairn(&["backend", "add", &url]).ok();
+    }
+    set(&volume, "cost_ceiling = \"\"", "cost_ceiling = \"0.15\"");
+    let mount = volume.mount();
+    write_large(&mount, "large", 2);
+    wait_until("the preferred one has them", || {
+        settled(&volume) && copies_at(&volume, "b") + copies_at(&volume, "c") == 2
+    });
+    let first = copies_at(&volume, "b");
+    assert!(first > 0, "below the ceiling the preferred one is taken");
+    if first == 1 {
+        fs::write(mount.path("one-more"), vec![5u8; 100_000]).unwrap();
+    }
+    wait_until("costs are above their ceiling", || {
+        alarms(&volume).contains("cost_ceiling is 0.15")
+    });
+    let capacity = volume.status()["capacity"].clone();
+    assert_eq!(capacity["cost_ceiling"], "0.15", "{capacity}");
+    let dear = copies_at(&volume, "b");
+    write(&mount, 0);
+    wait_until("all have their copies", || settled(&volume));
+    assert_eq!(copies_at(&volume, "b"), dear, "the dearer one was taken");
+    // The policy's copies are made all the same.
+    volume.cairn(&["policy", "set", "min=3,target=3,max=3"]).ok();
+    volume.cairn(&["heal", "--wait"]).ok();
+    assert!(copies_at(&volume, "b") > dear);
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
 }

@@ -122,6 +122,9 @@ impl World {
                 self.fail(&format!("{} is queued: {row:?} {plan:?} {record:?}", short(&root)));
             }
         }
+        if let Some(left) = self.machine.moves().first() {
+            self.fail(&format!("copies are still to be moved: {left:?}"));
+        }
         let stats = self.namespace.stats();
         if stats.pins_by_state != by_state {
             self.fail(&format!("{:?} is counted, {by_state:?} is there", stats.pins_by_state));

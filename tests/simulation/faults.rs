@@ -130,8 +130,12 @@ impl World {
             place.heal();
         }
         let ids: Vec<_> = self.places.iter().skip(1).map(|place| place.id.clone()).collect();
+        let now = self.clock.now();
         for id in ids {
             self.fleet.write().set_draining(&id, false);
+            if self.hands.is_some() {
+                self.fleet.write().set_read_only(&id, false, now);
+            }
         }
     }
 }

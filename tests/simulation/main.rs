@@ -7,6 +7,7 @@
 
 mod check;
 mod faults;
+mod hands;
 mod place;
 mod world;
 
@@ -18,6 +19,9 @@ use world::World;
 /// was given up is the last good one, and is deleted) and 767 (a content is gone with
 /// fewer faults than it had acknowledged copies); 2,000 once both are understood.
 const SEEDS: u64 = 500;
+
+/// Seeds with an administrator.
+const HANDS: u64 = 150;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -44,6 +48,14 @@ fn no_acknowledged_content_is_lost_and_all_converges_when_faults_stop() {
         }
     });
     println!("seeds {first} to {}: {} simulated hours", first + seeds - 1, hours.into_inner());
+}
+
+#[test]
+fn what_an_administrator_does_loses_nothing_and_ends_when_faults_stop() {
+    let (first, seeds) = (number("CAIRN_SEED", 1), number("CAIRN_SEEDS", HANDS));
+    for seed in first..first + seeds {
+        World::with_hands(seed).run();
+    }
 }
 
 #[test]

@@ -73,6 +73,8 @@ pub struct World {
     pub trace: Vec<String>,
     hash: u64,
     pub calm: bool,
+    /// What an administrator does comes from here, in worlds that have one.
+    pub hands: Option<fastrand::Rng>,
 }
 
 impl World {
@@ -108,7 +110,13 @@ impl World {
             trace: Vec::new(),
             hash: 0,
             calm: false,
+            hands: None,
         }
+    }
+
+    /// With somebody who sets places read-only, recovers them and moves copies.
+    pub fn with_hands(seed: u64) -> Self {
+        Self { hands: Some(fastrand::Rng::with_seed(!seed)), ..Self::new(seed) }
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -154,6 +162,7 @@ impl World {
         let until = self.now + pause;
         self.pass(until);
         self.event();
+        self.hand();
         self.pump();
         self.check();
     }
@@ -217,6 +226,9 @@ impl World {
         for round in 0.. {
             if round > 10_000 {
                 self.fail("the scheduler turns for ever");
+            }
+            if round == 0 {
+                self.move_some();
             }
             let turn = self.machine.turn().unwrap();
             for id in &turn.given_up {
@@ -325,6 +337,9 @@ impl World {
         }
         if self.places[place].full {
             return self.tell(place, ErrorKind::Full);
+        }
+        if self.is_read_only(place) {
+            return self.tell(place, ErrorKind::ReadOnly);
         }
         // What is there is not read to be sent.
         let there = task.job == Job::Send && self.places[place].truth.contains_key(&root);
@@ -443,7 +458,8 @@ impl World {
             for root in due {
                 let id = self.places[place].id.clone();
                 let released = self.state_at(&root, &id) == Some(CopyState::Released);
-                if released && self.places[place].up && !self.in_flight(place, &root) {
+                let may = self.places[place].up && !self.is_read_only(place);
+                if released && may && !self.in_flight(place, &root) {
                     self.note(format!("{id} {} deleted", short(&root)));
                     self.places[place].truth.remove(&root);
                     self.places[place].garbage.remove(&root);
@@ -658,7 +674,7 @@ fn error(kind: ErrorKind) -> BackendError {
     BackendError::new(kind, "a simulated fault")
 }
 
-fn facts(place: &Place) -> Facts {
+pub fn facts(place: &Place) -> Facts {
     Facts { kind: "sim".into(), domain: place.domain.clone(), durable: true, read_only: false }
 }
 
@@ -700,5 +716,6 @@ fn open(
     }
     let book = Arc::new(PolicyBook::new(limits));
     let machine = Machine::new(Arc::clone(&namespace), Arc::clone(&fleet), clock, options, book);
+    machine.load_moves().unwrap();
     (namespace, fleet, machine)
 }

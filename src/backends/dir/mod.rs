@@ -22,7 +22,7 @@ mod tests;
 mod usage;
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -46,6 +46,16 @@ fn is_mounted_read_only(path: &Path) -> bool {
 /// Calls at a time, and threads that hang when the disk never answers. A call
 /// that is given up keeps its thread; the others wait for one, and are late.
 const THREADS: usize = 16;
+
+/// Where a block may lie in a folder whose files are named by their CID: flat, in
+/// folders as a backend has them, or in a backend's place itself.
+#[must_use]
+pub fn block_paths(folder: &Path, cid: &Cid) -> [PathBuf; 3] {
+    let text = cid.to_string();
+    let shard = blocks::shard_of(&text);
+    let sharded = Path::new(&shard).join(&text);
+    [folder.join(&text), folder.join(&sharded), folder.join("blocks").join(&sharded)]
+}
 
 /// What a directory backend is told.
 #[derive(Debug, Clone, Default)]

@@ -15,6 +15,7 @@ mod events;
 mod inodes;
 mod load;
 mod marks;
+mod moves;
 mod pins;
 mod policies;
 mod problem;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::super::records::{OrderRecord, Stored, decode, encode};
 use super::super::{
     AlarmsRecord, BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord,
-    InodeRecord, MetadataError, OrphanRecord, PinState, PolicyRecord, QueueRecord, Severity,
-    StagedRecord, Stats, UsageRecord, VerifyMethod,
+    InodeRecord, MetadataError, MoveKind, MoveRecord, OrphanRecord, PinState, PolicyRecord,
+    QueueRecord, Severity, StagedRecord, Stats, UsageRecord, VerifyMethod,
 };
 use super::{at, name};
 use crate::types::{BackendId, FileKind, Ino, cid};
@@ -162,6 +162,16 @@ fn every_record_keeps_its_stored_form() {
     reads(1, "stats", &Stats { corrupt: 0, lost: 0, ..stats });
     pinned("number", &u64::MAX);
     pinned("usage", &UsageRecord { bytes: 5 << 40, inodes: 1_000_000, counted: true });
+    let moves = MoveRecord {
+        kind: MoveKind::Migrate,
+        from: Some("b-2.eu".parse().unwrap()),
+        to: Some("new".parse().unwrap()),
+        below: Some(Ino(7)),
+        since: at(1_700_000_000),
+        contents: 3,
+        bytes: 1 << 40,
+    };
+    pinned("move", &moves);
     let backend = BackendRecord {
         away_since: Some(at(1_700_000_000)),
         given_up: true,

@@ -2,12 +2,14 @@
 //! answers or fails is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{BackendState, BackendStatus};
 use super::health::{Health, HealthChange};
+use super::moves::Moves;
 use super::places::{Candidate, Places};
-use crate::backends::{BackendError, PlaceSettings, Usage};
+use crate::backends::{BackendError, Micros, PlaceSettings, Usage};
 use crate::metadata::BackendRecord;
 use crate::types::{BackendId, Timestamp};
 
@@ -48,6 +50,9 @@ pub struct Member {
     /// The least space that was free since contents without room were last
     /// looked at again.
     least_free: Option<u64>,
+    /// Bytes of the contents that it has copies of; and when its space was last seen.
+    held: u64,
+    held_then: u64,
 }
 
 /// The volume's places.
@@ -64,6 +69,10 @@ pub struct Fleet {
     unsaved: BTreeSet<BackendId>,
     /// The user holds all work.
     paused: bool,
+    /// Copies that are to move.
+    pub(super) moves: Arc<Moves>,
+    /// Millionths of money a month that copies may cost.
+    ceiling: Option<Micros>,
 }
 
 impl Member {
@@ -77,6 +86,34 @@ impl Member {
             (false, true) => BackendState::Full,
             (false, false) => BackendState::Up,
         }
+    }
+}
+
+impl Member {
+    /// Bytes that we use there: what it last said and what came since, or by our count.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        let since = self.held.saturating_sub(self.held_then);
+        self.usage.used_bytes.map_or(self.held, |used| used.saturating_add(since))
+    }
+
+    /// What we used when it was last asked, and what was free then. Bytes that were given
+    /// up and are still there are part of it, however copies move meanwhile.
+    fn room(&self) -> Option<u64> {
+        let used = self.usage.used_bytes.unwrap_or(self.held_then);
+        self.usage.available_bytes.map(|free| free.saturating_add(used))
+    }
+
+    /// It takes no new copies: there are as many bytes as the user lets it have.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.settings.stop_bytes.is_some_and(|stop| self.used() >= stop)
+    }
+
+    /// What the copies there cost a month.
+    #[must_use]
+    pub fn cost(&self) -> Micros {
+        self.settings.price.of_month(self.held)
     }
 }
 
@@ -102,6 +139,8 @@ impl Fleet {
             losses: 0,
             unsaved: BTreeSet::new(),
             paused: false,
+            moves: Arc::default(),
+            ceiling: None,
         }
     }
 
@@ -129,6 +168,8 @@ impl Fleet {
             },
             open: false,
             least_free: None,
+            held: 0,
+            held_then: 0,
         };
         self.members.insert(id, member);
         self.epoch += 1;
@@ -312,10 +353,38 @@ impl Fleet {
             (Some(least), Some(free)) => Some(least.min(free)),
             (_, free) => free,
         };
+        let stopped = member.stopped();
         member.usage = usage;
+        member.held_then = member.held;
+        if more || (stopped && !member.stopped()) {
+            self.epoch += 1;
+        }
+    }
+
+    /// Bytes of the contents that each has copies of, as they are counted.
+    pub fn set_held(&mut self, held: &BTreeMap<BackendId, (u64, u64)>) {
+        let mut more = false;
+        for (id, member) in &mut self.members {
+            let stopped = member.stopped();
+            member.held = held.get(id).map_or(0, |(_, bytes)| *bytes);
+            more |= stopped && !member.stopped();
+        }
         if more {
             self.epoch += 1;
         }
+    }
+
+    /// What copies may cost a month.
+    pub fn set_ceiling(&mut self, ceiling: Option<Micros>) {
+        self.ceiling = ceiling;
+    }
+
+    /// What copies cost a month, and what they may.
+    #[must_use]
+    pub fn costs(&self) -> (Micros, Option<Micros>) {
+        let all =
+            self.members.values().fold(0u64, |all, member| all.saturating_add(member.cost().0));
+        (Micros(all), self.ceiling)
     }
 
     fn note(&mut self, id: &BackendId) {
@@ -354,6 +423,8 @@ impl Fleet {
             readable: true,
             available: true,
             space: None,
+            room: None,
+            stopped: false,
             draining: false,
             paused: self.paused,
             given_up: false,
@@ -372,6 +443,8 @@ impl Fleet {
                 available: member.open
                     && matches!(state, BackendState::Up | BackendState::Degraded),
                 space: member.usage.capacity_bytes.zip(member.usage.available_bytes),
+                room: member.room(),
+                stopped: member.stopped(),
                 draining: member.record.draining,
                 paused: self.paused || member.record.paused,
                 given_up: member.health.given_up,
@@ -380,7 +453,12 @@ impl Fleet {
                 settings: member.settings.clone(),
             }
         };
-        Places::new(std::iter::once(local).chain(self.members.iter().map(candidate)).collect())
+        let all = std::iter::once(local).chain(self.members.iter().map(candidate)).collect();
+        let mut places = Places::new(all);
+        places.moves = Arc::clone(&self.moves);
+        let (costs, ceiling) = self.costs();
+        places.thrifty = ceiling.is_some_and(|ceiling| costs > ceiling);
+        places
     }
 
     /// What `status` shows.
@@ -397,6 +475,9 @@ impl Fleet {
             draining: member.record.draining,
             read_only: member.record.read_only,
             paused: member.record.paused,
+            used: member.used(),
+            stopped: member.stopped(),
+            cost: member.cost(),
             given_up: member.health.given_up,
             away_since: member.health.away_since,
             latency: member.health.latency,
@@ -412,5 +493,39 @@ impl Fleet {
             return Some(&self.local[0]);
         }
         self.members.get(id).map(|member| member.facts.domain.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_is_what_the_place_said_and_what_came_since() {
+        let mut fleet = Fleet::new("here".into(), Duration::from_mins(1));
+        let id: BackendId = "a".parse().unwrap();
+        let mut settings = PlaceSettings { stop_bytes: Some(1000), ..PlaceSettings::default() };
+        settings.price.gb_month = Micros(2_000_000_000);
+        let record = BackendRecord::default();
+        fleet.add(id.clone(), String::new(), settings, record, Timestamp::default());
+        let held = |bytes| BTreeMap::from([(id.clone(), (1, bytes))]);
+        let state = |fleet: &Fleet| {
+            let member = fleet.get(&id).unwrap();
+            (member.used(), member.stopped())
+        };
+        fleet.set_held(&held(400));
+        assert_eq!(state(&fleet), (400, false), "by our own count");
+        let usage = |used| Usage { used_bytes: Some(used), ..Usage::default() };
+        fleet.set_usage(&id, usage(700));
+        assert_eq!(state(&fleet), (700, false));
+        fleet.set_held(&held(700));
+        assert_eq!(state(&fleet), (1000, true), "before it says so itself");
+        let epoch = fleet.epoch();
+        fleet.set_usage(&id, usage(500));
+        assert_eq!(state(&fleet), (500, false));
+        assert_eq!(fleet.epoch(), epoch + 1, "what found no place is due");
+        fleet.set_ceiling(Some(Micros(1399)));
+        assert_eq!(fleet.costs(), (Micros(1400), Some(Micros(1399))));
+        assert!(fleet.places().thrifty);
     }
 }

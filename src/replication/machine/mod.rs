@@ -7,13 +7,16 @@
 //! of failures. It starts no thread, sleeps never, and draws its random numbers
 //! from a seed.
 //!
-//! Locks, each taken alone but for `recording`, under which the others may be:
-//! `recording`, `fleet`, `lanes`, `sweep`, `proofs`, `random`, `watched`.
+//! Locks, each taken alone but for the first three, under which the others may be:
+//! `stepping`, `moving`, `recording`, `ended`, `fleet`, `lanes`, `sweep`, `proofs`, `random`,
+//! `watched`.
 
 mod budget;
 mod fleet;
 mod health;
 mod lanes;
+mod mover;
+mod moves;
 mod outcome;
 mod placement;
 mod places;
@@ -28,6 +31,8 @@ pub use self::budget::Bucket;
 pub use self::fleet::{Facts, Fleet, Member};
 pub use self::health::{BUCKETS, Health, HealthChange, MOST_ANSWERS};
 pub use self::lanes::{Lanes, Taken, Task, Work};
+pub use self::mover::MoveReport;
+pub use self::moves::{Moves, Stage, WINDOW};
 pub use self::outcome::{Outcome, apply};
 pub use self::placement::{Choice, Rank, Wanted, choose, judge, rank};
 pub use self::places::{Candidate, DomainSet, Places, Standing};
@@ -43,9 +48,11 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use self::mover::{Ended, Moving};
 use self::proofs::Proofs;
 use self::rows::Sweep;
 use super::{Policy, PolicyBook};
+use crate::backends::Micros;
 use crate::metadata::{ContentRecord, MetadataError, Namespace};
 use crate::runtime::Clock;
 use crate::types::{BackendId, Cid};
@@ -64,6 +71,8 @@ pub struct MachineOptions {
     pub check_interval: Duration,
     /// Every copy is read back this often.
     pub scrub_period: Duration,
+    /// What copies may cost a month.
+    pub cost_ceiling: Option<Micros>,
     /// Of the jitter.
     pub seed: u64,
 }
@@ -75,6 +84,7 @@ impl Default for MachineOptions {
             proof_age: Duration::from_hours(24),
             check_interval: Duration::from_mins(15),
             scrub_period: Duration::from_hours(24 * 30),
+            cost_ceiling: None,
             seed: 0,
         }
     }
@@ -101,6 +111,10 @@ pub struct Machine {
     lanes: Mutex<Lanes>,
     sweep: Mutex<Sweep>,
     proofs: Mutex<Proofs>,
+    moving: Mutex<Moving>,
+    ended: Mutex<Ended>,
+    /// A wish neither begins nor ends while a step is made.
+    stepping: Mutex<()>,
     random: Mutex<fastrand::Rng>,
     /// The fleet's epoch and losses that were acted on.
     seen: Mutex<(u64, u64)>,
@@ -125,7 +139,9 @@ impl Machine {
     ) -> Self {
         let seed = options.seed;
         let (epoch, losses) = {
-            let fleet = fleet.read();
+            let mut fleet = fleet.write();
+            fleet.set_ceiling(options.cost_ceiling);
+            fleet.set_held(&namespace.stats().backends);
             (fleet.epoch(), fleet.losses())
         };
         let mut lanes = Lanes::default();
@@ -139,6 +155,9 @@ impl Machine {
             lanes: Mutex::new(lanes),
             sweep: Mutex::default(),
             proofs: Mutex::default(),
+            moving: Mutex::default(),
+            ended: Mutex::default(),
+            stepping: Mutex::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
             seen: Mutex::new((epoch, losses)),
             watched: Mutex::default(),
@@ -204,8 +223,10 @@ impl Machine {
     /// Of the metadata; the work is due again then.
     pub fn turn(&self) -> Result<Turn, MetadataError> {
         let now = self.clock.now();
+        let held = self.namespace.stats().backends;
         let (given_up, unsaved, epoch, losses) = {
             let mut fleet = self.fleet.write();
+            fleet.set_held(&held);
             let given_up = fleet.tick(now);
             (given_up, fleet.take_unsaved(), fleet.epoch(), fleet.losses())
         };

@@ -31,6 +31,8 @@ pub struct Wanted<'w> {
     pub copies: usize,
     /// Only places of this tier.
     pub tier: Option<&'w str>,
+    /// It takes the place of one that has, or had, a copy.
+    pub successor: Option<usize>,
 }
 
 /// Where a number of distinct copies stands.
@@ -121,8 +123,13 @@ pub fn rank(root: &Cid, bytes: u64, policy: &Policy, place: &Candidate) -> Rank 
     }
 }
 
+/// What counts before the rank, the lowest first.
+type First = ([bool; 2], u64, [bool; 4]);
+
 /// Places that should get a copy now, when `covered` domains have one already or
-/// will. One in `damaged` (its copy is bad) comes first, then preferred ones, then
+/// will. One in `damaged` (its copy is bad) comes first, then what stands in for a place
+/// that is replaced, then the cheaper one while costs are above their ceiling, last what
+/// copies are moved away from; then preferred ones, then
 /// those of the policy's tiers, then those that answer without errors, then by
 /// rank.
 #[must_use]
@@ -135,19 +142,23 @@ pub fn choose(
     let policy = wanted.policy;
     let in_tier =
         |place: &Candidate, tier: &str| place.settings.tier.as_deref().is_some_and(|t| t == tier);
-    let mut ordered: Vec<(usize, &Candidate, (bool, bool, bool, bool), Rank)> = places
+    let mut ordered: Vec<(usize, &Candidate, First, Rank)> = places
         .all
         .iter()
         .enumerate()
         .filter(|(_, place)| !place.id.is_local())
         .map(|(number, place)| {
             let listed = policy.tiers.iter().any(|rule| in_tier(place, &rule.tier));
-            let first = (
-                !damaged.contains(&number),
+            let own = [!damaged.contains(&number), wanted.successor != Some(number)];
+            // Above the ceiling of costs, nothing that is only wished pays for more.
+            let price = if places.thrifty { place.settings.price.gb_month.0 } else { 0 };
+            let wished = [
+                places.moves.is_retiring(&place.id),
                 !policy.prefer.contains(&place.id),
                 !policy.tiers.is_empty() && !listed,
                 place.state != BackendState::Up,
-            );
+            ];
+            let first = (own, price, wished);
             (number, place, first, rank(wanted.root, wanted.bytes, policy, place))
         })
         .collect();
@@ -169,6 +180,7 @@ pub fn choose(
             BackendState::Full => Some("full"),
             _ if !place.durable => Some("not durable"),
             _ if !place.available => Some("not open"),
+            _ if place.stopped => Some("above its stop threshold (stop=)"),
             _ if place.space.is_some_and(|(_, free)| free < wanted.bytes) => {
                 Some("too little space")
             }

@@ -2,9 +2,11 @@
 //! a place is an index, a failure domain a number.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{BackendState, Domain, Policy};
+use super::moves::Moves;
 use crate::backends::PlaceSettings;
 use crate::metadata::{ContentRecord, CopyRecord, CopyState};
 use crate::types::{BackendId, Timestamp};
@@ -27,6 +29,11 @@ pub struct Candidate {
     pub available: bool,
     /// Bytes in all and bytes free, when known.
     pub space: Option<(u64, u64)>,
+    /// Bytes that we could have there in all: what we use and what is free, as of one
+    /// moment, when known.
+    pub room: Option<u64>,
+    /// There are as many bytes as the user lets it have.
+    pub stopped: bool,
     /// It leaves.
     pub draining: bool,
     /// The user holds the work there.
@@ -56,6 +63,10 @@ pub struct Places {
     index: HashMap<BackendId, usize>,
     /// Of each place, the numbers of its domains.
     numbers: Vec<[usize; 4]>,
+    /// Copies that are to move.
+    pub moves: Arc<Moves>,
+    /// Costs are above their ceiling: the cheaper place comes first.
+    pub thrifty: bool,
 }
 
 /// What is known of one copy.
@@ -77,7 +88,8 @@ impl Candidate {
     /// Takes a write of so many bytes now.
     #[must_use]
     pub fn takes(&self, size: u64) -> bool {
-        self.available && !self.paused && self.space.is_none_or(|(_, free)| free >= size)
+        let lets = self.available && !self.paused && !self.stopped;
+        lets && self.space.is_none_or(|(_, free)| free >= size)
     }
 }
 
@@ -132,7 +144,7 @@ impl Places {
             numbers.push(of_place);
         }
         let index = all.iter().enumerate().map(|(n, place)| (place.id.clone(), n)).collect();
-        Self { all, index, numbers }
+        Self { all, index, numbers, moves: Arc::default(), thrifty: false }
     }
 
     /// A place by its id.

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::super::{BackendState, Level, Policy, TierClock, TierRule};
+use super::moves::Stage;
 use super::placement::{Choice, Wanted, choose, judge, rank};
 use super::places::{Candidate, DomainSet, Places, Standing};
 use super::time::{apart, since};
@@ -85,7 +86,7 @@ struct Sorted<'c> {
 }
 
 /// Whether a tier's rule asks for copies at this age.
-fn is_active(rule: &TierRule, record: &ContentRecord, now: Timestamp) -> bool {
+pub(super) fn is_active(rule: &TierRule, record: &ContentRecord, now: Timestamp) -> bool {
     let start = match rule.by {
         TierClock::Age => record.created_s,
         TierClock::Access => record.accessed_s,
@@ -94,13 +95,13 @@ fn is_active(rule: &TierRule, record: &ContentRecord, now: Timestamp) -> bool {
     age >= rule.after && rule.until.is_none_or(|until| age < until)
 }
 
-fn of_tier(place: &Candidate, tier: &str) -> bool {
+pub(super) fn of_tier(place: &Candidate, tier: &str) -> bool {
     place.settings.tier.as_deref().is_some_and(|of_place| of_place == tier)
 }
 
 impl<'c> Content<'c> {
     /// No copy is to stay there.
-    fn is_unwanted(&self, place: &Candidate, now: Timestamp) -> bool {
+    pub(super) fn is_unwanted(&self, place: &Candidate, now: Timestamp) -> bool {
         if place.id.is_local() {
             return false;
         }
@@ -120,13 +121,17 @@ impl<'c> Content<'c> {
             stale: Vec::new(),
             damaged: Vec::new(),
         };
+        let moved = match self.way(moment) {
+            Some((from, _, Stage::Leave)) => Some(from),
+            _ => None,
+        };
         for copy in &self.record.copies {
             let Some((number, standing)) = places.standing(copy) else { continue };
             match standing {
                 Standing::Good => {
                     let domain = places.domain(number, self.policy.distinct);
                     sorted.held.insert(domain);
-                    if self.is_unwanted(&places.all[number], moment.now) {
+                    if moved == Some(number) || self.is_unwanted(&places.all[number], moment.now) {
                         sorted.leaving.push(number);
                     } else {
                         sorted.kept.push((number, copy));
@@ -139,6 +144,14 @@ impl<'c> Content<'c> {
             }
         }
         sorted
+    }
+
+    /// From where to where a copy is to move, and how far that is.
+    fn way(&self, moment: &Moment<'_>) -> Option<(usize, usize, Stage)> {
+        let places = moment.places;
+        let (from, to) = places.moves.of(self.root)?;
+        let stage = self.stage(from, to, moment);
+        Some((places.number(from)?, places.number(to)?, stage))
     }
 
     /// Distinct verified copies that must stay where one goes: the target, or as
@@ -265,6 +278,7 @@ pub fn plan(content: &Content<'_>, moment: &Moment<'_>) -> Verdict {
     let mut work = Work::begin(content, moment, &sorted);
     work.bring_here();
     work.prove_again();
+    work.move_on();
     if work.fill_tiers() {
         work.fill();
     }
@@ -342,6 +356,21 @@ impl<'w> Work<'w> {
         }
     }
 
+    /// A copy that is to move is made at its new place first.
+    fn move_on(&mut self) {
+        let Some((_, to, Stage::Send)) = self.content.way(self.moment) else { return };
+        if self.holding.contains(&to) {
+            return;
+        }
+        let stale = self.sorted.stale.contains(&to);
+        let job = match self.sorted.damaged.contains(&to) {
+            true => Job::Repair,
+            false if stale => Job::Verify,
+            false => Job::Send,
+        };
+        self.add(to, job);
+    }
+
     fn take(&mut self, choice: Choice) {
         for number in choice.selected {
             // No good copy is known: what may lie there all the same (a recovery knows
@@ -365,8 +394,18 @@ impl<'w> Work<'w> {
             policy: self.content.policy,
             copies,
             tier,
+            successor: self.successor(),
         };
         choose(&wanted, &self.covered, &self.sorted.damaged, self.moment.places)
+    }
+
+    /// What stands in for a place that is replaced and has, or had, a copy.
+    fn successor(&self) -> Option<usize> {
+        let places = self.moment.places;
+        let had = self.content.record.copies.iter();
+        let had = had.filter(|copy| copy.state != CopyState::Released);
+        had.filter_map(|copy| places.moves.successor(&copy.backend))
+            .find_map(|id| places.number(id))
     }
 
     /// The copies of each tier, in order; false when the next ones must wait.

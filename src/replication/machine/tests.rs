@@ -24,6 +24,8 @@ fn place(name: &str, domain: &str, state: BackendState, free: u64) -> Candidate 
         readable: state != BackendState::Down,
         available: up,
         space: Some((1000, free)),
+        room: None,
+        stopped: false,
         draining: false,
         paused: false,
         given_up: false,
@@ -124,7 +126,7 @@ proptest! {
         let mut covered = DomainSet::default();
         covered.insert(places.domain(0, Domain::Device));
         let wanted =
-            Wanted { root: &root, bytes: size, policy: &policy, copies: target, tier: None };
+            Wanted { root: &root, bytes: size, policy: &policy, copies: target, tier: None, successor: None };
         let choice = choose(&wanted, &covered, &[], &places);
         let mut seen = BTreeSet::from(["d0".to_owned()]);
         let mut possible = seen.clone();
@@ -157,6 +159,7 @@ proptest! {
         backends in prop::collection::vec((0usize..6, states(), any::<[bool; 3]>()), 8),
         limits in prop::array::uniform3(1u8..5),
         excluded in prop::collection::btree_set(0usize..8, 0..2),
+        way in prop::option::of((0usize..8, 0usize..8)),
     ) {
         let mut limits = limits;
         limits.sort_unstable();
@@ -171,7 +174,13 @@ proptest! {
                 if flags[1] { Timestamp { seconds: NOW.seconds - 50_000, ..NOW } } else { Timestamp::default() };
             place
         }));
-        let places = Places::new(all);
+        let mut places = Places::new(all);
+        if let Some((from, to)) = way {
+            let id = |n: usize| format!("b{n}").parse().unwrap();
+            let mut moves = Moves::default();
+            moves.add(cid::of_raw(b"root"), &id(from), &id(to));
+            places.moves = moves.into();
+        }
         let mut record = record(&[("local", Verified)]);
         for (n, state, age) in &copies {
             let id: BackendId = format!("b{n}").parse().unwrap();
@@ -220,7 +229,14 @@ fn contents_spread_in_proportion_to_free_space() {
     for n in 0..4000u32 {
         let root = cid::of_raw(&n.to_le_bytes());
         let policy = Policy::default();
-        let wanted = Wanted { root: &root, bytes: 1, policy: &policy, copies: 1, tier: None };
+        let wanted = Wanted {
+            root: &root,
+            bytes: 1,
+            policy: &policy,
+            copies: 1,
+            tier: None,
+            successor: None,
+        };
         let choice = choose(&wanted, &DomainSet::default(), &[], &places);
         first += u32::from(choice.selected == [1]);
     }
@@ -236,7 +252,8 @@ fn a_backend_with_a_damaged_copy_is_asked_first_and_reasons_are_given() {
         place("b3", "d3", BackendState::Down, 900),
     ]);
     let (root, policy) = (cid::of_raw(b"root"), Policy::default());
-    let wanted = Wanted { root: &root, bytes: 1, policy: &policy, copies: 1, tier: None };
+    let wanted =
+        Wanted { root: &root, bytes: 1, policy: &policy, copies: 1, tier: None, successor: None };
     let choice = choose(&wanted, &DomainSet::default(), &[2], &places);
     assert_eq!(choice.selected, [2]);
     let reasons: Vec<&str> = choice.passed_over.iter().map(|(_, why)| *why).collect();
@@ -482,4 +499,128 @@ fn a_tier_whose_place_is_away_does_not_hold_the_next_one_up_and_says_so() {
     let waits = record(&[("local", Verified), ("d", Verified)]);
     let Plan::Stuck(reason) = planned(&waits, &tiers(), all).plan else { panic!() };
     assert!(reason.contains("tier ssd has 0 of 1 copies"), "{reason}");
+}
+
+/// The verdict while the content is to move.
+fn moving(
+    record: &ContentRecord,
+    policy: &Policy,
+    all: Vec<Candidate>,
+    (from, to): (&str, &str),
+) -> (Stage, Verdict) {
+    let mut places = Places::new(all);
+    let root = cid::of_raw(b"root");
+    let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+    let mut moves = Moves::default();
+    moves.add(root, &from, &to);
+    places.moves = moves.into();
+    let content = Content { root: &root, record, policy };
+    let moment = Moment { places: &places, now: NOW, proof_age: DAY };
+    (content.stage(&from, &to, &moment), plan(&content, &moment))
+}
+
+#[test]
+fn a_copy_moves_by_a_new_copy_its_proof_and_then_a_release_and_nothing_undoes_it() {
+    let all = || places(&["a", "b", "c"]);
+    let (wishes, way) = (policy(2, 3, 5), ("a", "c"));
+    let mut held = record(&[("local", Verified), ("a", Verified), ("b", Verified)]);
+    let (stage, verdict) = moving(&held, &wishes, all(), way);
+    assert_eq!((stage, jobs(&verdict)), (Stage::Send, vec!["Send c".to_owned()]));
+    held.copies.push(copy("c", Claimed));
+    let (stage, verdict) = moving(&held, &wishes, all(), way);
+    assert_eq!((stage, jobs(&verdict)), (Stage::Leave, vec!["Verify c".to_owned()]));
+    held.copies[3].state = Verified;
+    assert_eq!(jobs(&moving(&held, &wishes, all(), way).1), ["Release a"]);
+    held.copies[1].state = Released;
+    let (stage, verdict) = moving(&held, &wishes, all(), way);
+    assert_eq!((stage, verdict.plan), (Stage::Done, Plan::Satisfied));
+    assert_eq!(planned(&held, &wishes, all()).plan, Plan::Satisfied);
+}
+
+#[test]
+fn the_policy_stands_above_a_move_and_a_place_that_is_away_is_waited_for() {
+    let held = record(&[("local", Verified), ("a", Verified), ("b", Verified)]);
+    let stage = |wishes: &Policy, change: &dyn Fn(&mut [Candidate])| {
+        let mut all = places(&["a", "b", "c"]);
+        change(&mut all);
+        let (stage, verdict) = moving(&held, wishes, all, ("a", "c"));
+        if stage != Stage::Send && wishes.target == 3 {
+            assert_eq!(verdict.plan, Plan::Satisfied, "{stage:?}");
+        }
+        stage
+    };
+    let plain = policy(2, 3, 5);
+    assert_eq!(stage(&plain, &|_| {}), Stage::Send);
+    let excluding = Policy { exclude: ["c".parse().unwrap()].into(), ..plain.clone() };
+    assert_eq!(stage(&excluding, &|_| {}), Stage::Stays("its policy wants no copy there"));
+    let both = Stage::Stays("without both it would have fewer copies than its target");
+    assert_eq!(stage(&plain, &|all| all[3].domains[0] = "b".into()), both);
+    assert_eq!(stage(&policy(2, 4, 5), &|_| {}), both);
+    let waits = stage(&plain, &|all| {
+        all[3].state = BackendState::Down;
+        (all[3].readable, all[3].available) = (false, false);
+    });
+    assert_eq!(waits, Stage::Waits("the place it goes to is down"));
+    let small = stage(&plain, &|all| all[3].space = Some((1000, 5)));
+    assert_eq!(small, Stage::Waits("the place it goes to has too little space"));
+}
+
+#[test]
+fn what_is_missing_goes_to_the_place_that_takes_the_place_of_another() {
+    let mut all = places(&["a", "b", "c", "d"]);
+    all[1].draining = true;
+    for policy in
+        [policy(2, 3, 5), Policy { prefer: ["b".parse().unwrap()].into(), ..policy(2, 3, 5) }]
+    {
+        for n in 0..20u8 {
+            let mut places = Places::new(all.clone());
+            let pair = ("a".parse().unwrap(), "d".parse().unwrap());
+            places.moves = Moves::of_pairs(vec![pair]).into();
+            let root = cid::of_raw(&[n]);
+            let held = record(&[("local", Verified), ("a", Verified), ("c", Verified)]);
+            let content = Content { root: &root, record: &held, policy: &policy };
+            let verdict = plan(&content, &Moment { places: &places, now: NOW, proof_age: DAY });
+            assert_eq!(jobs(&verdict), ["Send d"]);
+        }
+    }
+}
+
+#[test]
+fn a_place_above_its_stop_takes_nothing_new_and_above_the_ceiling_the_cheaper_comes_first() {
+    let mut all = places(&["a", "b", "c"]);
+    all[1].stopped = true;
+    let wishes =
+        Policy { prefer: ["a", "b"].map(|id| id.parse().unwrap()).into(), ..policy(1, 2, 3) };
+    let new = record(&[("local", Verified)]);
+    assert_eq!(jobs(&planned(&new, &wishes, all.clone())), ["Send b"]);
+    let held = record(&[("local", Verified), ("a", Verified)]);
+    assert_eq!(planned(&held, &wishes, all.clone()).plan, Plan::Satisfied, "what is there stays");
+    let only = policy(2, 4, 4);
+    let Plan::Stuck(reason) = planned(
+        &record(&[("local", Verified), ("b", Verified), ("c", Verified)]),
+        &only,
+        all.clone(),
+    )
+    .plan
+    else {
+        panic!()
+    };
+    assert!(reason.contains("a: above its stop threshold"), "{reason}");
+    all[1].stopped = false;
+    for (n, price) in [(1, 9), (2, 5), (3, 1)] {
+        all[n].settings.price.gb_month = Micros(price);
+    }
+    let root = cid::of_raw(b"root");
+    for (thrifty, target, wanted) in [
+        (false, 2, vec!["Send a"]),
+        (true, 2, vec!["Send c"]),
+        (true, 4, vec!["Send a", "Send b", "Send c"]),
+    ] {
+        let mut places = Places::new(all.clone());
+        places.thrifty = thrifty;
+        let wishes = Policy { prefer: ["a".parse().unwrap()].into(), ..policy(1, target, 5) };
+        let content = Content { root: &root, record: &new, policy: &wishes };
+        let verdict = plan(&content, &Moment { places: &places, now: NOW, proof_age: DAY });
+        assert_eq!(jobs(&verdict), wanted, "the policy's copies are made all the same");
+    }
 }

@@ -1,0 +1,182 @@
+//! Backends come and go.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::handler::{event, known_backend};
+use super::volume::{self, Volume, failed, parse_backends};
+use crate::api::{ErrorCode, Failure, ProgressReport};
+use crate::backends::wrap;
+use crate::config::Config;
+use crate::metadata::{BackendRecord, CopyState, EventKind, Namespace};
+use crate::replication::{Events, Registry};
+use crate::types::BackendId;
+
+/// What is needed to let a backend go; holds the volume open no longer than itself.
+pub(super) struct Parts {
+    dir: PathBuf,
+    pub namespace: Arc<Namespace>,
+    pub registry: Arc<Registry>,
+    pub events: Events,
+}
+
+impl Parts {
+    pub fn of(volume: &Volume) -> Self {
+        Self {
+            dir: volume.dir.clone(),
+            namespace: Arc::clone(&volume.namespace),
+            registry: Arc::clone(&volume.registry),
+            events: volume.events.clone(),
+        }
+    }
+
+    /// The volume has no such backend any more. To be repeated after a crash.
+    pub fn forget(&self, id: &BackendId) -> Result<(), Failure> {
+        let mut specs = self.registry.specs();
+        specs.retain(|spec| spec.id != *id);
+        Config::set_backends(&self.dir, &specs).map_err(failed)?;
+        self.registry.remove(id);
+        self.namespace.forget_backend(id).map_err(failed)?;
+        self.events.emit(EventKind::BackendRemoved, id.as_str(), "");
+        self.events.flush();
+        Ok(())
+    }
+}
+
+pub(super) fn add(volume: &Volume, url: &str, mountpoint: Option<&Path>) -> Result<Value, Failure> {
+    let known = volume.registry.specs();
+    let specs = parse_backends(&[url.to_owned()], &known)?;
+    let Some(spec) = specs.get(known.len()).cloned() else {
+        return Err(Failure::new(
+            ErrorCode::Usage,
+            format!("{url} is a backend of this volume already"),
+        ));
+    };
+    let opened = volume::reach(&spec, &volume.dir, mountpoint, true)?.map_err(failed)?;
+    let deadline = Duration::from_secs(volume.config.replication.call_deadline_s);
+    Config::set_backends(&volume.dir, &specs).map_err(failed)?;
+    let opened = wrap::standard(opened, deadline);
+    volume.registry.add(spec.clone(), BackendRecord::default(), Ok(opened));
+    volume.replicator.look_at_space();
+    volume.checkpointer.serve_backends();
+    event(volume, EventKind::BackendAdded, spec.id.as_str(), &spec.url);
+    let contents = volume.replicator.replan().map_err(failed)?;
+    let twin = shares_domain(volume, &spec.id);
+    Ok(
+        json!({ "id": spec.id, "url": spec.url, "contents_considered": contents, "same_place_as": twin }),
+    )
+}
+
+/// The backend of this URL; added when the volume does not have it.
+pub(super) fn add_or_known(
+    volume: &Volume,
+    url: &str,
+    mountpoint: Option<&Path>,
+) -> Result<BackendId, Failure> {
+    let wanted = parse_backends(&[url.to_owned()], &[])?;
+    let known = volume.registry.specs();
+    let same = known.iter().find(|spec| wanted.iter().any(|one| one.url == spec.url));
+    if let Some(spec) = same {
+        return Ok(spec.id.clone());
+    }
+    let added = add(volume, url, mountpoint)?;
+    serde_json::from_value(added["id"].clone()).map_err(failed)
+}
+
+/// Another place in the same failure domain: copies on both count as one.
+fn shares_domain(volume: &Volume, id: &BackendId) -> Option<BackendId> {
+    let domain = volume.registry.domain_of(id)?;
+    let mut others: Vec<BackendId> =
+        volume.registry.specs().into_iter().map(|spec| spec.id).collect();
+    others.push(BackendId::local());
+    others
+        .into_iter()
+        .find(|other| other != id && volume.registry.domain_of(other).as_ref() == Some(&domain))
+}
+
+pub(super) fn remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Failure> {
+    let id = known_backend(volume, id)?;
+    if volume.replicator.machine().is_moving(&id) {
+        let text = format!(
+            "copies are being moved from or to `{id}` (`cairn status`): wait for the end, or end it with --stop"
+        );
+        return Err(Failure::new(ErrorCode::Busy, text));
+    }
+    // Contents whose only verified copy lies there.
+    let (mut after, mut last_copies) = (None, 0u64);
+    loop {
+        let page = volume.namespace.contents_page(after.as_ref(), 1024).map_err(failed)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for (_, record) in page.iter().filter(|(_, record)| record.refs > 0) {
+            let holds = record.good_copies().any(|copy| copy.backend == id);
+            let elsewhere = record
+                .copies
+                .iter()
+                .any(|copy| copy.backend != id && copy.state == CopyState::Verified);
+            last_copies += u64::from(holds && !elsewhere);
+        }
+    }
+    if last_copies > 0 && !force {
+        let text = format!(
+            "backend `{id}` holds the last verified copy of {last_copies} contents; wait until others have them (`cairn sync`), or use --force, which gives them up"
+        );
+        return Err(Failure::new(ErrorCode::Busy, text));
+    }
+    Parts::of(volume).forget(&id)?;
+    volume.replicator.replan().map_err(failed)?;
+    Ok(json!({ "id": id, "last_copies_given_up": last_copies }))
+}
+
+/// CAR archives in a folder, at most so many.
+const ARCHIVES: usize = 1000;
+
+/// Adopts what lies at a backend already.
+pub(super) fn import(
+    volume: &Volume,
+    id: &str,
+    folder: Option<&[u8]>,
+    dry_run: bool,
+    progress: &mut dyn FnMut(ProgressReport),
+) -> Result<Value, Failure> {
+    let id = known_backend(volume, id)?;
+    let folder = folder.map(|bytes| PathBuf::from(OsStr::from_bytes(bytes)));
+    if let Some(folder) = &folder {
+        std::fs::read_dir(folder).map_err(|error| {
+            let text = format!("{}: {error}", folder.display());
+            Failure::new(ErrorCode::NotFound, text)
+        })?;
+    }
+    let total = volume.namespace.stats().pins;
+    let found = volume.replicator.adopt(&id, folder.as_deref(), dry_run, &mut |so_far| {
+        let what = format!("contents looked for at {id}");
+        progress(ProgressReport { what, done: so_far.looked, total: Some(total) });
+    });
+    let found = found.map_err(|error| {
+        Failure::new(
+            ErrorCode::Failed,
+            format!("{error}; what was adopted before that stays, run it again"),
+        )
+    })?;
+    let archives = folder.as_deref().map_or(0, archives);
+    if found.adopted > 0 && !dry_run {
+        let detail = format!("{} contents, {} bytes adopted", found.adopted, found.bytes);
+        event(volume, EventKind::CopyPlaced, id.as_str(), &detail);
+    }
+    Ok(json!({
+        "id": id, "dry_run": dry_run, "looked": found.looked, "known": found.known,
+        "adopted": found.adopted, "adopted_bytes": found.bytes,
+        "incomplete": found.incomplete, "archives_not_read": archives,
+    }))
+}
+
+fn archives(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let car = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "car");
+    entries.filter(car).take(ARCHIVES).count()
+}
