@@ -1,6 +1,7 @@
 //! `cairn pin`.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -113,9 +114,12 @@ pub(super) enum PinVerb {
     },
 }
 
-/// A path that is there, else a CID; where it lies.
-fn what(text: &OsString, begins: bool) -> Result<(Option<Target>, What), Failure> {
+/// A path that is there, else a CID; where it lies. With `volume`, `./PATH` is from its root.
+fn what(text: &OsString, volume: bool, begins: bool) -> Result<(Option<Target>, What), Failure> {
     let path = Path::new(text);
+    if let Some(inner) = path.strip_prefix("./").ok().filter(|_| volume) {
+        return Ok((None, What::Path(inner.as_os_str().as_bytes().to_vec())));
+    }
     let cid = text.to_str().filter(|text| Cid::try_from(*text).is_ok());
     let there = path.symlink_metadata().is_ok();
     if let Some(cid) = cid.filter(|_| !there) {
@@ -142,13 +146,7 @@ pub(super) fn whats(
     let mut found: Option<Target> = None;
     let mut all = Vec::with_capacity(of.len());
     for text in of {
-        let (target, what) = match (&volume, Path::new(text).strip_prefix("./")) {
-            (Some(_), Ok(inner)) => {
-                let inner = std::os::unix::ffi::OsStrExt::as_bytes(inner.as_os_str()).to_vec();
-                (None, What::Path(inner))
-            }
-            _ => what(text, false)?,
-        };
+        let (target, what) = what(text, volume.is_some(), false)?;
         if let Some(target) = target {
             if found.as_ref().is_some_and(|found| found.volume() != target.volume()) {
                 let text = "these lie in several volumes: name those of one at a time";
@@ -190,7 +188,7 @@ pub(super) fn pin(verb: PinVerb, output: &Output) -> Result<(), Failure> {
             // A path in the mount is what is meant; the mount itself is all.
             let at = target.mountpoint.as_ref().filter(|_| target.volume.is_none());
             let prefix = match (prefix, at) {
-                (Some(text), _) => Some(what(&text, true)?),
+                (Some(text), _) => Some(what(&text, target.volume.is_some(), true)?),
                 (None, Some(path)) => match Target::of_path(path)? {
                     (target, inner) if !inner.is_empty() => Some((Some(target), What::Path(inner))),
                     _ => None,

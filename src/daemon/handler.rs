@@ -197,7 +197,9 @@ impl Handler for Commands {
                 policy::set_path(&volume, &path, &text, progress)
             }
             Command::PolicySet { path: None, text } => policy::set_volume(&volume, &text, progress),
-            Command::Pin { pin } => pins::carry_out(&volume, &pin, progress),
+            Command::Pin { pin } => {
+                pins::carry_out(&volume, &pin, self.mountpoint.is_some(), progress)
+            }
             Command::Queue { queue } => queue::carry_out(&volume, &queue, progress),
             Command::QuotaSet { path, bytes, inodes } => quota::set(&volume, &path, bytes, inodes),
             Command::QuotaShow { path } => quota::show(&volume, &path),

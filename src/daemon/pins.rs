@@ -43,16 +43,19 @@ fn usage(error: impl std::fmt::Display) -> Failure {
 pub(super) fn carry_out(
     volume: &Volume,
     command: &PinCommand,
+    mounted: bool,
     progress: Progress<'_>,
 ) -> Result<Value, Failure> {
+    // Nobody would go on with it on a volume that is closed again.
+    let waits = |wait: &bool| *wait || !mounted;
     match command {
         PinCommand::List { .. } => list(volume, command),
         PinCommand::Status { of } if of.is_empty() => Ok(totals(volume)),
         PinCommand::Status { of } => status(volume, of),
         PinCommand::Verify { of, backend, wait } => {
-            verify(volume, of, (backend.as_deref(), *wait), progress)
+            verify(volume, of, (backend.as_deref(), waits(wait)), progress)
         }
-        PinCommand::Replicate { of, wait } => replicate(volume, of, *wait, progress),
+        PinCommand::Replicate { of, wait } => replicate(volume, of, waits(wait), progress),
         PinCommand::Unpin { of, dry_run } => unpin(volume, of, *dry_run, progress),
     }
 }

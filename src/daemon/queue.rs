@@ -39,7 +39,7 @@ fn paused(volume: &Volume) -> Value {
 
 fn list(volume: &Volume, limit: u16, after: Option<&str>) -> Result<Value, Failure> {
     let after = after.map(key_of_cursor).transpose()?;
-    if after.as_ref().is_some_and(|key| !PinOrder::ByRisk.has(key)) {
+    if after.as_ref().is_some_and(|key| !PinOrder::Waiting.has(key)) {
         let text = "--after is no cursor of the queue: leave it out to begin anew";
         return Err(Failure::new(ErrorCode::Usage, text));
     }

@@ -14,7 +14,7 @@
 //! | `T` ino:8 leaf:8 | their valid 4 KiB pages in one leaf (32 bytes, a bitmap), or a run of whole leaves |
 //! | `C` cid | content |
 //! | `Q` cid | queue |
-//! | `K` state:1 copies:1 since:8 cid | pin that is not at its target, or waits in the queue |
+//! | `K` waits:1 state:1 copies:1 since:8 cid | pin that is not at its target, or waits in the queue |
 //! | `L` state:1 id 0 cid | copy of a pin that is known to be bad |
 //! | `H` id | what is known of a backend |
 //! | `N` number:4 | the rules that a policy's number stands for |

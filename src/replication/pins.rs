@@ -313,7 +313,8 @@ impl PinQuery {
             Some(PinFilter::Pin(PinState::AtTarget)) | None => PinOrder::all(),
             Some(PinFilter::Pin(state)) => PinOrder::InState(state),
             Some(PinFilter::Copy(state)) => match state {
-                Copy::Wanted | Copy::Queued | Copy::Sending | Copy::Blocked => PinOrder::ByRisk,
+                Copy::Queued | Copy::Sending => PinOrder::Waiting,
+                Copy::Wanted | Copy::Blocked => PinOrder::ByRisk,
                 Copy::Corrupt => PinOrder::Damaged(CopyState::Corrupt, self.backend.clone()),
                 Copy::Lost => PinOrder::Damaged(CopyState::Lost, self.backend.clone()),
                 Copy::Claimed | Copy::Verified | Copy::Stale | Copy::Draining => PinOrder::all(),

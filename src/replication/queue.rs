@@ -100,20 +100,8 @@ impl Replicator {
         if core.namespace.stats().queued == 0 {
             return Ok(list);
         }
-        let mut failure = None;
-        // What is short of copies and has no row waits for nothing: see `pin ls`.
-        let mut waits = |root: &Cid, _: &ContentRecord| match core.namespace.queue_row(root) {
-            Ok(row) => row.is_some(),
-            Err(error) => {
-                failure.get_or_insert(error);
-                false
-            }
-        };
-        let bounds = (limit, EXAMINED);
-        let page = core.namespace.pins_page(&PinOrder::ByRisk, after, bounds, &mut waits)?;
-        if let Some(error) = failure {
-            return Err(error.into());
-        }
+        let (order, bounds) = (PinOrder::Waiting, (limit, EXAMINED));
+        let page = core.namespace.pins_page(&order, after, bounds, &mut |_, _| true)?;
         let pins: Vec<(Cid, ContentRecord)> =
             page.pins.into_iter().map(|pin| (pin.root, pin.record)).collect();
         let roots: Vec<Cid> = pins.iter().map(|(root, _)| *root).collect();

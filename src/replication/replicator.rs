@@ -193,6 +193,9 @@ impl Replicator {
         let (mut last, mut moved) = (self.progress(), Instant::now());
         // Two probes and two rounds have had their chance.
         let patience = core.options.probe_interval * 2 + core.options.machine.backoff.0 * 3;
+        // Unless the user wants none.
+        let paused = core.registry.fleet().read().is_paused();
+        let patience = if paused { Duration::ZERO } else { patience };
         loop {
             let now = self.progress();
             progress(now);

@@ -164,6 +164,11 @@ fn pins_are_listed_by_page_state_backend_size_path_and_cid() {
     assert_eq!(listed.ok().json()["pins"].as_array().unwrap().len(), 8);
     let found = world.cairn(&["--json", "pin", "status", "--volume", &text, cid, "./dir/twin"]);
     assert_eq!(found.ok().json()["pins"].as_array().unwrap().len(), 2);
+    // Nobody would go on with it: it waits.
+    let read = world.cairn(&["--json", "pin", "verify", "--volume", &text, "./dir"]).ok().json();
+    assert_eq!((&read["contents"], &read["verified"]), (&2.into(), &6.into()), "{read}");
+    let below = world.cairn(&["--json", "pin", "ls", "--volume", &text, "--prefix", "./dir"]);
+    assert_eq!(below.ok().json()["pins"].as_array().unwrap().len(), 2);
     volume.cairn(&["fsck"]).ok();
 }
 
@@ -311,6 +316,9 @@ fn a_pause_and_what_was_cancelled_outlive_a_killed_daemon() {
     // With QUORUM, a close waits for copies: not for those that are paused.
     fs::write(mount.path("two"), "two").unwrap();
     fs::File::open(mount.path("two")).unwrap().sync_all().unwrap();
+    // Nor does an unmount: it says what stays queued.
+    let at = mount.at.to_str().unwrap();
+    world.cairn(&["umount", at]).fails(4, &["2 contents still wait", "b: paused", "--force"]);
     mount.kill();
     let mount = volume.mount();
     let now = volume.status();

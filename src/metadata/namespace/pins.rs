@@ -10,13 +10,19 @@ use crate::types::{BackendId, Cid};
 /// Rows that one transaction builds or clears at most.
 const PAGE: usize = 512;
 
+/// First byte behind the table's: pins with a row of the queue, and those without.
+const WAITS: u8 = 0;
+const WAITS_FOR_NOTHING: u8 = 1;
+
 /// Which pins are listed, and in which order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PinOrder {
     /// All of whose CID the bytes are in this range, by these bytes.
     ByCid(Vec<u8>, Vec<u8>),
-    /// Those that are not at their target or wait in the queue, riskiest first:
-    /// by state, then fewest copies, then since when they wait.
+    /// Those that wait in the queue, riskiest first: by state, then fewest copies,
+    /// then since when they wait.
+    Waiting,
+    /// Those, and then those that are not at their target and wait for nothing.
     ByRisk,
     /// The share of one state in that.
     InState(PinState),
@@ -53,36 +59,37 @@ impl PinOrder {
         Self::ByCid(Vec::new(), vec![0xff])
     }
 
-    /// The keys that it reads.
-    fn range(&self) -> (Vec<u8>, Vec<u8>) {
-        let below = |prefix: Vec<u8>| {
-            let end = keys::end_of(&prefix);
-            (prefix, end)
-        };
+    /// The ranges of keys that it reads, in their order.
+    fn ranges(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let below = |prefix: &[u8]| (prefix.to_vec(), keys::end_of(prefix));
         match self {
             Self::ByCid(from, to) => {
                 let key = |bytes: &[u8]| [&[keys::CONTENT], bytes].concat();
-                (key(from), key(to))
+                vec![(key(from), key(to))]
             }
-            Self::ByRisk => below(vec![keys::AT_RISK]),
-            Self::InState(state) => below(vec![keys::AT_RISK, *state as u8]),
-            Self::Damaged(state, None) => below(vec![keys::DAMAGED, *state as u8]),
-            Self::Damaged(state, Some(id)) => below(damage_prefix(*state, id)),
+            Self::Waiting => vec![below(&[keys::AT_RISK, WAITS])],
+            Self::ByRisk => vec![below(&[keys::AT_RISK])],
+            Self::InState(state) => {
+                let of = |waits| below(&[keys::AT_RISK, waits, *state as u8]);
+                vec![of(WAITS), of(WAITS_FOR_NOTHING)]
+            }
+            Self::Damaged(state, None) => vec![below(&[keys::DAMAGED, *state as u8])],
+            Self::Damaged(state, Some(id)) => vec![below(&damage_prefix(*state, id))],
         }
     }
 
     /// Whether a list of this order can go on after `key`.
     #[must_use]
     pub fn has(&self, key: &[u8]) -> bool {
-        let (start, end) = self.range();
-        start.as_slice() <= key && key < end.as_slice()
+        let mut ranges = self.ranges().into_iter();
+        ranges.any(|(start, end)| start.as_slice() <= key && key < end.as_slice())
     }
 
     /// The CID at the end of a key.
     pub(super) fn root_in(&self, key: &[u8]) -> Option<Cid> {
         let bytes = match self {
             Self::ByCid(..) => key.get(1..)?,
-            Self::ByRisk | Self::InState(_) => key.get(11..)?,
+            Self::Waiting | Self::ByRisk | Self::InState(_) => key.get(12..)?,
             Self::Damaged(..) => {
                 let end = key.get(2..)?.iter().position(|byte| *byte == 0)?;
                 key.get(end + 3..)?
@@ -103,7 +110,8 @@ pub(super) fn risk_key(
     }
     let copies = u8::try_from(record.good_copies().count()).unwrap_or(u8::MAX);
     let since = row.map_or(record.created_s, |row| row.since.seconds);
-    let mut key = vec![keys::AT_RISK, record.pin as u8, copies];
+    let waits = if row.is_some() { WAITS } else { WAITS_FOR_NOTHING };
+    let mut key = vec![keys::AT_RISK, waits, record.pin as u8, copies];
     // Times before 1970 come first.
     key.extend_from_slice(&(since.cast_unsigned() ^ (1 << 63)).to_be_bytes());
     key.extend_from_slice(&root.to_bytes());
@@ -176,14 +184,7 @@ impl Namespace {
         (limit, most): (usize, usize),
         wanted: &mut dyn FnMut(&Cid, &ContentRecord) -> bool,
     ) -> Result<PinPage, MetadataError> {
-        let (mut start, end) = order.range();
-        if let Some(after) = after.filter(|after| **after >= *start) {
-            start = [after, &[0]].concat();
-        }
         let mut page = PinPage::default();
-        if start >= end {
-            return Ok(page);
-        }
         let snapshot = self.engine.snapshot()?;
         let reader = snapshot.as_ref();
         let mut outcome = Ok(());
@@ -202,16 +203,27 @@ impl Namespace {
             }
             Ok(())
         };
-        reader.scan(&start, &end, &mut |key, value| {
-            if page.pins.len() >= limit || page.examined >= most {
-                // There is more: the page goes on after the last row that was looked at.
-                page.next.clone_from(&last);
-                return ControlFlow::Break(());
+        for (mut start, end) in order.ranges() {
+            if let Some(after) = after.filter(|after| **after >= *start) {
+                start = [after, &[0]].concat();
             }
-            last = Some(key.to_vec());
-            outcome = look(&mut page, key, value);
-            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
+            if start >= end {
+                continue;
+            }
+            reader.scan(&start, &end, &mut |key, value| {
+                if page.pins.len() >= limit || page.examined >= most {
+                    // There is more: the page goes on after the last row that was looked at.
+                    page.next.clone_from(&last);
+                    return ControlFlow::Break(());
+                }
+                last = Some(key.to_vec());
+                outcome = look(&mut page, key, value);
+                if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            if outcome.is_err() || page.next.is_some() {
+                break;
+            }
+        }
         outcome.map(|()| page)
     }
 
@@ -219,6 +231,8 @@ impl Namespace {
     /// from the start when it is cut off. How many pins have a copy that is corrupt,
     /// and one that is lost.
     pub(super) fn build_pin_indexes(&self) -> Result<(i64, i64), MetadataError> {
+        let pins = self.stats().pins;
+        tracing::info!(pins, "an older volume: the indexes of its pins are made");
         for table in [keys::AT_RISK, keys::DAMAGED] {
             // What an earlier try left; who has not known of it may have changed contents.
             let mut start = vec![table];

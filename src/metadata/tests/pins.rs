@@ -188,8 +188,9 @@ fn lists_come_page_by_page_whatever_the_pages_are() {
         assert_eq!(below_min, [root("gone"), root("new"), root("alone")]);
         assert_eq!(of(&PinOrder::InState(PinState::BelowTarget)), [root("short")]);
         assert_eq!(of(&PinOrder::InState(PinState::AtTarget)), []);
-        let risky = of(&PinOrder::ByRisk);
-        assert_eq!(risky, [below_min, vec![root("short"), root("many")]].concat());
+        let waiting = of(&PinOrder::Waiting);
+        assert_eq!(waiting, [root("gone"), root("new"), root("short"), root("many")]);
+        assert_eq!(of(&PinOrder::ByRisk), [waiting, vec![root("alone")]].concat());
         let damaged = |state, id: Option<&str>| {
             of(&PinOrder::Damaged(state, id.map(|id| id.parse().unwrap())))
         };
@@ -239,7 +240,7 @@ fn rows_of_the_indexes_that_are_wrong_are_found_and_set_right() {
         },
         |tree: &Namespace| {
             let mut key = keys_of(tree, keys::AT_RISK)[0].clone();
-            key[2] += 1;
+            key[3] += 1;
             put(tree, &key, &[]);
         },
         |tree: &Namespace| {

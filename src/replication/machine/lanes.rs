@@ -228,6 +228,10 @@ impl Lanes {
             self.arrivals += 1;
             let key = (copies, self.arrivals);
             let lane = self.of_place.entry(id.clone()).or_default();
+            if lane.paused {
+                // Held since it was planned: the end of the pause brings it back.
+                continue;
+            }
             if lane.len() >= LANE {
                 lane.overflowed = true;
                 continue;
@@ -541,6 +545,20 @@ mod tests {
         assert_eq!(lanes.take_incoming(9), [root]);
         lanes.planned();
         assert!(lanes.is_idle());
+    }
+
+    #[test]
+    fn nothing_comes_into_a_lane_that_is_held() {
+        let (mut lanes, id) = (Lanes::default(), BackendId::local());
+        lanes.assign(1, &[(id.clone(), task(1, 1))]);
+        lanes.pause(&id, true);
+        lanes.empty(&id);
+        // Planned before, and late.
+        lanes.assign(1, &[(id.clone(), task(2, 1))]);
+        assert!(lanes.is_empty() && lanes.busy.is_empty());
+        lanes.pause(&id, false);
+        lanes.assign(1, &[(id.clone(), task(2, 1))]);
+        assert_eq!(take(&mut lanes, &id, 0).len(), 1);
     }
 
     #[test]

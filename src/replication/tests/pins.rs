@@ -2,12 +2,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::harness::{World, bytes, eventually, policy};
-use crate::backends::{ErrorKind, MemoryBackend, Operation};
+use crate::backends::{ErrorKind, Operation};
 use crate::metadata::{
     Change, ContentRecord, CopyRecord, CopyState, EmbeddedEngine, Namespace, PinState, VerifyMethod,
 };
 use crate::replication::machine::Outcome;
-use crate::replication::{CopyStatus, PinQuery, ShownPin, WriteResult};
+use crate::replication::{CopyStatus, PinQuery, Registry, ShownPin, WriteResult};
+use crate::runtime::SystemClock;
 use crate::types::{BackendId, Cid, Timestamp, cid};
 
 fn id(name: &str) -> BackendId {
@@ -309,7 +310,7 @@ fn a_page_of_very_many_pins_looks_at_few_rows() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = World::new();
     for name in ["a", "b"] {
-        world.add(name, Arc::new(MemoryBackend::new(name)));
+        world.add_memory(name);
     }
     let engine = Arc::new(EmbeddedEngine::open(dir.path(), 32 << 20).unwrap());
     world.namespace = Arc::new(Namespace::open(engine, Timestamp::default()).unwrap());
@@ -370,4 +371,49 @@ fn a_page_of_very_many_pins_looks_at_few_rows() {
         page.examined
     });
     time("queue ls", &mut || world.replicator().list_queue(100, None).unwrap().items.len());
+}
+
+#[test]
+fn copies_are_queued_sending_draining_and_stale_as_their_work_and_places_are() {
+    let mut world = World::new();
+    let grace = Duration::from_millis(1);
+    let registry = Registry::new("device:here".into(), grace, Arc::new(SystemClock));
+    world.registry = Arc::new(registry);
+    let place = world.add_memory("a");
+    world.start();
+    let first = |world: &World, state: &str| {
+        let state = Some(state.parse().unwrap());
+        let query = PinQuery { state, backend: Some(id("a")), limit: 1, ..PinQuery::default() };
+        world.replicator().list_pins(&query).unwrap().pins.pop()
+    };
+    let reason = |pin: &ShownPin| {
+        let copy = pin.copies.iter().find(|copy| copy.backend == Some(id("a"))).unwrap();
+        copy.reason.clone()
+    };
+    // More than the workers of its lane take at once.
+    place.set_delay(Some(Duration::from_millis(300)));
+    let policy = policy("min=1,target=2,max=2");
+    let roots: Vec<Cid> = (0..600).map(|n| world.commit(&bytes(n, 40), &policy)).collect();
+    eventually("some are sent", || first(&world, "sending").is_some());
+    eventually("some wait", || first(&world, "queued").is_some());
+    place.set_delay(None);
+    world.until_drained();
+    eventually("all are verified", || world.namespace.stats().unverified == 0);
+    for state in ["sending", "queued", "draining", "stale", "blocked", "wanted"] {
+        assert!(first(&world, state).is_none(), "{state}");
+    }
+    world.registry.fleet().write().set_draining(&id("a"), true);
+    world.replicator().wake();
+    eventually("it leaves", || {
+        let found = first(&world, "draining");
+        found.is_some_and(|pin| reason(&pin).contains("another place is needed"))
+    });
+    world.registry.fleet().write().set_draining(&id("a"), false);
+    // Away for longer than its grace period, as soon as somebody notices.
+    place.fail_all(ErrorKind::Unavailable);
+    world.commit(b"who notices", &policy);
+    eventually("it is away", || {
+        first(&world, "stale").is_some_and(|pin| reason(&pin).contains("away for too long"))
+    });
+    assert_eq!(world.record(&roots[0]).copies.len(), 2);
 }
