@@ -15,10 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use world::World;
 
-/// Seeds in CI; `scripts/soak simulate N` runs more. Open findings: 511 (a copy that
-/// was given up is the last good one, and is deleted) and 767 (a content is gone with
-/// fewer faults than it had acknowledged copies); 2,000 once both are understood.
-const SEEDS: u64 = 500;
+/// Seeds in CI; `scripts/soak simulate N` runs more.
+const SEEDS: u64 = 2000;
 
 /// Seeds with an administrator.
 const HANDS: u64 = 150;

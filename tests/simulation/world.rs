@@ -2,7 +2,7 @@
 //! core, the rows and their engine are the real ones.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,8 +131,8 @@ impl World {
         for byte in text.bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        if self.trace.len() > 4000 {
-            self.trace.drain(..2000);
+        if self.trace.len() > 40_000 {
+            self.trace.drain(..20_000);
         }
         self.trace.push(format!("{:>7}.{:03} s  {text}", self.now / 1000, self.now % 1000));
     }
@@ -458,7 +458,9 @@ impl World {
             for root in due {
                 let id = self.places[place].id.clone();
                 let released = self.state_at(&root, &id) == Some(CopyState::Released);
-                let may = self.places[place].up && !self.is_read_only(place);
+                let may = self.places[place].up
+                    && !self.is_read_only(place)
+                    && self.may_collect(place, &root);
                 if released && may && !self.in_flight(place, &root) {
                     self.note(format!("{id} {} deleted", short(&root)));
                     self.places[place].truth.remove(&root);
@@ -470,6 +472,16 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What a collection asks before it deletes.
+    fn may_collect(&mut self, place: usize, root: &Cid) -> bool {
+        let record = self.namespace.content(root).unwrap().unwrap();
+        let policy = self.machine.policy_of(&record);
+        let confirmed = self.confirmed(place, root);
+        let places = self.machine.places();
+        let content = Content { root, record: &record, policy: &policy };
+        content.may_collect(&self.places[place].id, &confirmed, &self.machine.moment(&places))
     }
 
     fn in_flight(&self, place: usize, root: &Cid) -> bool {
@@ -570,7 +582,8 @@ impl World {
             let configured = places.configured(&held, &policy).min(target.max(have));
             let want = policy.copies_to_wait_for(configured).min(configured);
             if have >= want {
-                acked.push((*root, have));
+                // More than the target is nobody's promise: it may be trimmed.
+                acked.push((*root, have.min(target)));
             }
         }
         if acked.is_empty() {
@@ -629,11 +642,12 @@ impl World {
     /// Distinct domains with good bytes, in reach or not.
     pub fn good_domains(&self, root: &Cid) -> usize {
         let good = self.places.iter().filter(|place| place.is_good(root));
-        good.map(|place| &place.domain).collect::<std::collections::BTreeSet<_>>().len()
+        good.map(|place| &place.domain).collect::<BTreeSet<_>>().len()
     }
 
     pub fn fail(&self, what: &str) -> ! {
-        let from = self.trace.len().saturating_sub(60);
+        let all = std::env::var_os("CAIRN_TRACE").is_some();
+        let from = if all { 0 } else { self.trace.len().saturating_sub(60) };
         panic!(
             "seed {}: {what}, after {:?}\n{}",
             self.seed,

@@ -255,6 +255,31 @@ impl<'c> Content<'c> {
         self.proven(&sorted, &gone, moment).len() >= self.must_stay(&sorted)
     }
 
+    /// Whether the blocks of a copy that was given up may be deleted, when the places
+    /// in `confirmed` were just asked and still have theirs. Between the two the
+    /// others may have gone bad, and what lies there heals them: nothing may be
+    /// missing, and as much be proven as for giving it up.
+    #[must_use]
+    pub fn may_collect(
+        &self,
+        place: &BackendId,
+        confirmed: &[BackendId],
+        moment: &Moment<'_>,
+    ) -> bool {
+        let complete = match plan(self, moment).plan {
+            Plan::Satisfied => true,
+            Plan::Act(jobs) => jobs.iter().all(|(_, job)| *job == Job::Release),
+            Plan::Stuck(_) => false,
+        };
+        let sorted = self.sorted(moment);
+        let held = |number: &usize| moment.places.all.get(*number);
+        let gone: Vec<usize> = (0..moment.places.all.len())
+            .filter(|n| held(n).is_some_and(|at| at.id == *place || !confirmed.contains(&at.id)))
+            .collect();
+        let must_stay = self.must_stay(&sorted).max(1);
+        complete && self.proven(&sorted, &gone, moment).len() >= must_stay
+    }
+
     /// Places with a proof that may stand for a copy that goes.
     #[must_use]
     pub fn witnesses(&self, moment: &Moment<'_>) -> Vec<BackendId> {

@@ -266,6 +266,12 @@ impl Machine {
                     && matches!(before, Some(CopyState::Corrupt | CopyState::Lost));
                 let pause = refused || still_bad || matches!(outcome, Outcome::Failed(_));
                 self.settle(root, record, row, &moment, (error, pause));
+                if let (Outcome::Verified(_), Some(row)) = (outcome, row.as_mut())
+                    && self.asks_again(root, record, id, &moment)
+                {
+                    // A proof that counts for nothing: the clock was set back.
+                    self.put_off(row, moment.now);
+                }
                 seen(root, before, record);
                 let waits = row.as_ref().map(|row| row.not_before).filter(|at| *at > moment.now);
                 if let Some(until) = waits {
@@ -327,9 +333,25 @@ impl Machine {
             row.last_error = error;
         }
         if pause {
-            row.attempts = row.attempts.saturating_add(1);
-            row.not_before = plus(now, self.pause(row.attempts));
+            self.put_off(row, now);
         }
+    }
+
+    fn put_off(&self, row: &mut QueueRecord, now: Timestamp) {
+        row.attempts = row.attempts.saturating_add(1);
+        row.not_before = plus(now, self.pause(row.attempts));
+    }
+
+    /// Whether the copy that was just read back is to be read back at once again.
+    fn asks_again(
+        &self,
+        root: &Cid,
+        record: &ContentRecord,
+        id: &BackendId,
+        moment: &Moment<'_>,
+    ) -> bool {
+        let again = |(place, job): &(BackendId, Job)| place == id && *job == Job::Verify;
+        matches!(self.plan(root, record, moment).plan, Plan::Act(jobs) if jobs.iter().any(again))
     }
 
     /// Rows of contents that nothing can be done for now say why; rows of
