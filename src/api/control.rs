@@ -241,6 +241,29 @@ pub enum Command {
         /// Re-hash every block.
         deep: bool,
     },
+    /// What nothing needs any more, here and on the backends.
+    Gc {
+        /// Only there (`local` is the local store).
+        id: Option<String>,
+        /// Deletes; else it looks only.
+        run: bool,
+        /// Without the grace period.
+        no_grace: bool,
+    },
+    /// Contents that nobody has any more and that can come back.
+    TrashList {
+        /// The last one of the page before.
+        after: Option<String>,
+        /// At most.
+        limit: usize,
+    },
+    /// Makes a file of one.
+    TrashRestore {
+        /// Its CID.
+        cid: String,
+        /// A path that does not exist.
+        path: Vec<u8>,
+    },
     /// A page of events; or, streamed, all that come.
     Events {
         /// Which.

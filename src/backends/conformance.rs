@@ -192,7 +192,18 @@ async fn deletes(backend: &dyn Backend) -> Check {
     equal("a deleted block is absent, others stay", &presence, &wanted)?;
     done("a deleted block can be put again", backend.put(&gone).await)?;
     let data = done("a block put again is there", backend.get(&gone.cid, None).await)?;
-    hold("a read gives the bytes that were put", data == gone.data, gone.cid)
+    hold("a read gives the bytes that were put", data == gone.data, gone.cid)?;
+    let many: Vec<Block> = (3..9).map(|seed| block(seed, 20)).collect();
+    done("blocks can be put", backend.put_many(&many).await)?;
+    // The second is named twice, the last one is not there.
+    let wanted = [many[1].cid, many[3].cid, many[1].cid, block(99, 20).cid];
+    done("several blocks can be deleted", backend.delete_many(&wanted).await)?;
+    let cids: Vec<Cid> = many.iter().map(|block| block.cid).collect();
+    let presence = done("presence answers", backend.presence(&cids).await)?;
+    let there: Vec<bool> = presence.iter().map(|found| *found == Presence::Present(20)).collect();
+    let wanted = vec![true, false, true, false, true, true];
+    equal("those that were named are gone, others stay", &there, &wanted)?;
+    done("nothing can be deleted", backend.delete_many(&[]).await)
 }
 
 async fn list_all(backend: &dyn Backend, limit: usize) -> Result<Vec<(Cid, u64)>, Violation> {

@@ -289,6 +289,15 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
+    async fn delete_many(&self, cids: &[Cid]) -> Result<(), BackendError> {
+        self.enter(Operation::DeleteMany).await?;
+        let mut state = self.state.lock();
+        for cid in cids {
+            state.blocks.remove(&cid.to_string());
+        }
+        Ok(())
+    }
+
     async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {
         self.enter(Operation::List).await?;
         let state = self.state.lock();

@@ -135,6 +135,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes a block; one that is not there is success.
     async fn delete(&self, cid: &Cid) -> Result<(), BackendError>;
 
+    /// Removes several, in any order. After an error nothing is known of them.
+    async fn delete_many(&self, cids: &[Cid]) -> Result<(), BackendError> {
+        for cid in cids {
+            self.delete(cid).await?;
+        }
+        Ok(())
+    }
+
     /// Lists blocks in pages. An error means that nothing is known of the rest.
     async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError>;
 

@@ -12,6 +12,8 @@ pub enum Operation {
     Presence,
     /// `delete`
     Delete,
+    /// `delete_many`
+    DeleteMany,
     /// `list`
     List,
     /// `put_name`
@@ -28,12 +30,13 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Put,
         Self::PutMany,
         Self::Get,
         Self::Presence,
         Self::Delete,
+        Self::DeleteMany,
         Self::List,
         Self::PutName,
         Self::Names,
@@ -51,6 +54,7 @@ impl Operation {
             Self::Get => "get",
             Self::Presence => "presence",
             Self::Delete => "delete",
+            Self::DeleteMany => "delete_many",
             Self::List => "list",
             Self::PutName => "put_name",
             Self::Names => "names",
@@ -63,6 +67,14 @@ impl Operation {
     /// Whether it changes the place.
     #[must_use]
     pub fn writes(self) -> bool {
-        matches!(self, Self::Put | Self::PutMany | Self::Delete | Self::PutName | Self::DeleteName)
+        matches!(
+            self,
+            Self::Put
+                | Self::PutMany
+                | Self::Delete
+                | Self::DeleteMany
+                | Self::PutName
+                | Self::DeleteName
+        )
     }
 }

@@ -112,6 +112,11 @@ impl Backend for Recording {
         self.note(Operation::Delete);
         Ok(())
     }
+    async fn delete_many(&self, cids: &[Cid]) -> Result<(), BackendError> {
+        assert_eq!(cids.len(), 1);
+        self.note(Operation::DeleteMany);
+        Ok(())
+    }
     async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {
         assert_eq!((from, limit), (Some("f"), 3));
         self.note(Operation::List);
@@ -152,6 +157,7 @@ async fn forwards<A: Around>(around: A) {
     assert_eq!(wrapped.get(&one.cid, Some(1..2)).await.unwrap(), "g");
     assert_eq!(wrapped.presence(&[one.cid]).await.unwrap(), [Presence::Unknown]);
     wrapped.delete(&one.cid).await.unwrap();
+    wrapped.delete_many(&[one.cid]).await.unwrap();
     assert_eq!(wrapped.list(Some("f"), 3).await.unwrap().next.as_deref(), Some("n"));
     wrapped.put_name("put", &one.cid).await.unwrap();
     assert_eq!(wrapped.names("p").await.unwrap()[0].0, "p");

@@ -392,6 +392,13 @@ pub(super) enum Verb {
         #[arg(long)]
         deep: bool,
     },
+    /// Show what nothing needs any more, here and on the backends, and delete it.
+    Gc(GcArguments),
+    /// Contents that no file has any more, as long as they lie on a backend.
+    Trash {
+        #[command(subcommand)]
+        verb: TrashVerb,
+    },
     /// Settings of a volume.
     Config {
         #[command(subcommand)]
@@ -714,4 +721,50 @@ pub(super) enum ConfigVerb {
     Show,
     /// Where the file is.
     Path,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  cairn gc ~/data\n  cairn gc ~/data --run\n  cairn gc --volume ~/volume --backend disk-b --run --no-grace\n\nWithout --run nothing is deleted. On a backend a block goes when two looks found it dead, replication.collect_grace_s apart (cairn.toml); a mounted volume looks each replication.collect_interval_s by itself. `cairn trash` brings a content back until then."
+)]
+pub(super) struct GcArguments {
+    #[command(flatten)]
+    pub target: MountOrVolume,
+    /// Only there; `local` is the local store.
+    #[arg(long, value_name = "ID")]
+    pub backend: Option<String>,
+    /// Delete what is due; else it is a dry run.
+    #[arg(long)]
+    pub run: bool,
+    /// Do not wait for the grace period: nothing can be brought back.
+    #[arg(long, requires = "run")]
+    pub no_grace: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TrashVerb {
+    /// List them, in the order of CIDs.
+    #[command(
+        after_help = "Example:\n  cairn trash ls ~/data\n\nA CID in it is that of `cairn cid` and `cairn info`. Names are not kept."
+    )]
+    Ls {
+        #[command(flatten)]
+        target: MountOrVolume,
+        /// At most so many.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        limit: u16,
+        /// Go on after this one (`next` of the page before).
+        #[arg(long, value_name = "CID")]
+        after: Option<String>,
+    },
+    /// Make a file with one of these contents.
+    #[command(
+        after_help = "Example:\n  cairn trash restore bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi ~/data/thesis.pdf"
+    )]
+    Restore {
+        /// Its CID.
+        cid: String,
+        /// A path in a mount that does not exist.
+        path: PathBuf,
+    },
 }

@@ -12,6 +12,7 @@ mod car;
 mod cid;
 mod client;
 mod events;
+mod gc;
 mod loss;
 mod mount;
 mod output;
@@ -151,6 +152,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             ConfigVerb::Show => setup::config_show(volume, &output),
             ConfigVerb::Path => setup::config_path(volume, &output),
         },
+        Verb::Gc(arguments) => gc::gc(arguments, &output),
+        Verb::Trash { verb } => gc::trash(verb, &output),
         Verb::Events(arguments) => events::events(arguments, &output),
         Verb::Hooks { verb: HooksVerb::Test { volume } } => events::test_hooks(volume, &output),
         Verb::Stats { volume } => {

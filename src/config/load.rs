@@ -77,6 +77,10 @@ proof_age_s = 86400
 # Every copy, here and elsewhere, is read back and hashed this often, at this rate.
 scrub_days = 30
 scrub_bytes_per_second = \"64MiB\"
+# What nothing needs any more is looked for on each backend this often (0: only by
+# `cairn gc`), and goes when it was found dead at least this long before.
+collect_interval_s = 86400
+collect_grace_s = 86400
 
 [events]
 # How long `cairn events` goes back, and how many bytes it may take.
@@ -247,6 +251,10 @@ pub struct ReplicationConfig {
     pub scrub_days: u64,
     /// Bytes a second that are read back at most.
     pub scrub_bytes_per_second: ByteSize,
+    /// Seconds between collections of a backend; 0: none by itself.
+    pub collect_interval_s: u64,
+    /// Seconds that what nothing needs stays on a backend at least.
+    pub collect_grace_s: u64,
 }
 
 /// `[events]`.
@@ -363,6 +371,8 @@ impl Default for ReplicationConfig {
             proof_age_s: 86_400,
             scrub_days: 30,
             scrub_bytes_per_second: ByteSize(64 << 20),
+            collect_interval_s: 86_400,
+            collect_grace_s: 86_400,
         }
     }
 }

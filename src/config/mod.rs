@@ -11,6 +11,6 @@ mod memory;
 pub use self::hooks::HookConfig;
 pub use self::load::{
     CapacityConfig, CheckpointConfig, Config, ConfigError, EventsConfig, LogConfig, MountConfig,
-    Origin, StoreConfig, TEMPLATE,
+    Origin, ReplicationConfig, StoreConfig, TEMPLATE,
 };
 pub use self::memory::MemoryPlan;

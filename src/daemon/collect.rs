@@ -1,7 +1,7 @@
 //! Gives the bytes of removed and overwritten files back to the local disk.
 //!
-//! A collection marks what lives and reclaims the rest of the local store; no
-//! backend is touched. Order: the store begins (what is committed from here on
+//! A collection marks what lives and reclaims the rest of the local store; what lies
+//! on backends is `gc`'s. Order: the store begins (what is committed from here on
 //! is kept by its guard), one snapshot of the contents is marked, a checkpoint
 //! that says the same becomes durable locally, rows without references go,
 //! blocks go. So a content's bytes leave only after the newest checkpoint has
@@ -10,25 +10,21 @@
 //! A node that cannot be read ends the collection: what lies below it is not
 //! known, so nothing is known to be dead.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::volume::{Volume, failed};
 use crate::api::Failure;
-use crate::content::{inline_block, parse_node};
+use crate::config::ReplicationConfig;
+use crate::content::ContentError;
 use crate::metadata::{ContentRecord, EventKind, Namespace};
-use crate::replication::{Checkpointer, Events, Replicator};
-use crate::runtime::{Shutdown, failpoint};
+use crate::replication::{Checkpointer, Events, Mark, Replicator};
+use crate::runtime::{Clock, Shutdown, failpoint};
 use crate::store::{CollectReport, LocalStore, MarkSet, StoreError};
 use crate::telemetry;
-use crate::types::{BackendId, ByteSize, Cid, cid};
+use crate::types::{BackendId, ByteSize, Cid};
 
-/// Most memory of a mark: some 50 million blocks; beyond that garbage stays.
-const MARK_BYTES: u64 = 64 << 20;
-/// Nodes whose children are known to be marked; then forgotten and met again.
-const SEEN_MAX: usize = 64 * 1024;
 /// Roots removed in one step.
 const ROOTS_MAX: usize = 1024;
 /// How often it is asked whether a collection is due.
@@ -38,6 +34,13 @@ const REST: Duration = Duration::from_secs(10);
 /// Between two because of a full disk.
 const REST_FULL: Duration = Duration::from_secs(2);
 
+/// Seconds for which contents that nobody has are remembered: two passes over a
+/// backend and their grace period, and a week for one that is away.
+fn trash_s(config: &ReplicationConfig) -> i64 {
+    let passes = config.collect_interval_s.saturating_add(config.collect_grace_s) * 2;
+    i64::try_from(passes.saturating_add(7 * 86_400)).unwrap_or(i64::MAX)
+}
+
 /// What a collection works on.
 pub(super) struct Collector {
     namespace: Arc<Namespace>,
@@ -46,8 +49,11 @@ pub(super) struct Collector {
     checkpointer: Arc<Checkpointer>,
     events: Events,
     shutdown: Shutdown,
+    clock: Arc<dyn Clock>,
     interval: Duration,
     bytes: u64,
+    /// How long a content that nobody has is remembered while it lies elsewhere.
+    keep_s: i64,
 }
 
 /// Why a mark ended early.
@@ -62,6 +68,12 @@ impl From<Failure> for Stop {
     }
 }
 
+impl From<ContentError> for Stop {
+    fn from(error: ContentError) -> Self {
+        Self::Failed(failed(error))
+    }
+}
+
 impl Collector {
     pub fn new(volume: &Volume, shutdown: Shutdown) -> Self {
         let config = &volume.config.store;
@@ -72,8 +84,10 @@ impl Collector {
             checkpointer: Arc::clone(&volume.checkpointer),
             events: volume.events.clone(),
             shutdown,
+            clock: Arc::clone(&volume.clock),
             interval: Duration::from_secs(config.collect_interval_s.max(1)),
             bytes: config.collect_bytes.0.max(1),
+            keep_s: trash_s(&volume.config.replication),
         }
     }
 
@@ -173,22 +187,17 @@ impl Collector {
     fn mark(&self) -> Result<MarkSet, Stop> {
         let stats = self.namespace.stats();
         let blocks = stats.pins.saturating_mul(2).saturating_add(stats.bytes >> 18);
-        let mut walk = Walk {
-            collector: self,
-            marks: MarkSet::new(blocks.saturating_add(4096), MARK_BYTES),
-            whole: HashSet::new(),
-            partial: HashSet::new(),
-        };
+        let mut mark = Mark::new(blocks);
         // Their base is the inode's content; named all the same, in case it is not.
         for (_, staged) in self.namespace.staged().map_err(failed)? {
             if let Some(base) = staged.base {
-                walk.content(&base, None)?;
+                self.mark_content(&mut mark, &base, None)?;
             }
         }
         let mut outcome = Ok(());
         let scanned = self.namespace.each_content(&mut |root, record| {
             if record.refs > 0 {
-                outcome = walk.content(root, Some(record));
+                outcome = self.mark_content(&mut mark, root, Some(record));
             }
             if outcome.is_ok() && self.shutdown.is_triggered() {
                 outcome = Err(Stop::Shutdown);
@@ -197,13 +206,37 @@ impl Collector {
         });
         scanned.map_err(failed)?;
         outcome?;
-        if walk.marks.is_saturated() {
+        if mark.is_full() {
             tracing::warn!("the mark is full: a part of what is dead stays");
         }
-        Ok(walk.marks)
+        Ok(mark.into_marks())
+    }
+
+    fn mark_content(
+        &self,
+        mark: &mut Mark,
+        root: &Cid,
+        record: Option<&ContentRecord>,
+    ) -> Result<(), Stop> {
+        // Where the copy that counts lies elsewhere, what is here is a part of it.
+        let partial = record.is_some_and(|record| {
+            let mut good = record.good_copies().peekable();
+            good.peek().is_some() && good.all(|copy| !copy.backend.is_local())
+        });
+        mark.content(root, partial, &mut |id| {
+            if self.shutdown.is_triggered() {
+                return Err(Stop::Shutdown);
+            }
+            if partial && let Ok(here) = self.store.get(id) {
+                return Ok(here);
+            }
+            Ok(Some(self.replicator.fetch(id).map_err(failed)?))
+        })
     }
 
     fn remove_rows(&self) -> Result<(), Failure> {
+        let now_s = self.clock.now().seconds;
+        let times = (now_s, now_s.saturating_sub(self.keep_s));
         let mut roots = Vec::new();
         let mut outcome = Ok(());
         let scanned = self.namespace.each_content(&mut |root, record| {
@@ -211,66 +244,13 @@ impl Collector {
                 roots.push(*root);
             }
             if roots.len() >= ROOTS_MAX {
-                outcome = self.namespace.remove_unreferenced(&roots).map(drop);
+                outcome = self.namespace.remove_unreferenced(&roots, times).map(drop);
                 roots.clear();
             }
             if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         scanned.map_err(failed)?;
         outcome.map_err(failed)?;
-        self.namespace.remove_unreferenced(&roots).map_err(failed).map(drop)
-    }
-}
-
-struct Walk<'c> {
-    collector: &'c Collector,
-    marks: MarkSet,
-    /// Certain, where the marks are not. Of walks that need every node, and of
-    /// those that pass over nodes that are not here.
-    whole: HashSet<Cid>,
-    partial: HashSet<Cid>,
-}
-
-impl Walk<'_> {
-    /// Memory: the links of the nodes on one path.
-    fn content(&mut self, root: &Cid, record: Option<&ContentRecord>) -> Result<(), Stop> {
-        // Where the copy that counts lies elsewhere, what is here is a part of it.
-        let partial = record.is_some_and(|record| {
-            let mut good = record.good_copies().peekable();
-            good.peek().is_some() && good.all(|copy| !copy.backend.is_local())
-        });
-        let mut stack = vec![*root];
-        while let Some(id) = stack.pop() {
-            self.marks.insert(&id);
-            if id.codec() != cid::DAG_PB || !self.remember(&id, partial) {
-                continue;
-            }
-            if self.collector.shutdown.is_triggered() {
-                return Err(Stop::Shutdown);
-            }
-            let block = match inline_block(&id) {
-                Some(block) => block,
-                None if partial => match self.collector.store.get(&id) {
-                    Ok(Some(block)) => block,
-                    Ok(None) => continue,
-                    Err(_) => self.collector.replicator.fetch(&id).map_err(failed)?,
-                },
-                None => self.collector.replicator.fetch(&id).map_err(failed)?,
-            };
-            stack.extend(parse_node(&id, &block).map_err(failed)?.children());
-        }
-        Ok(())
-    }
-
-    /// False when the node's children are marked already.
-    fn remember(&mut self, id: &Cid, partial: bool) -> bool {
-        if self.whole.contains(id) {
-            return false;
-        }
-        let seen = if partial { &mut self.partial } else { &mut self.whole };
-        if seen.len() >= SEEN_MAX {
-            seen.clear();
-        }
-        seen.insert(*id)
+        self.namespace.remove_unreferenced(&roots, times).map_err(failed).map(drop)
     }
 }

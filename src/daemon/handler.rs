@@ -13,7 +13,7 @@ use super::stats::stats;
 use super::unmount::umount;
 use super::volume::{Volume, failed};
 use super::{
-    backends, drain, events, heal, hooks, loss, moves, pins, policy, queue, quota, transfer,
+    backends, drain, events, gc, heal, hooks, loss, moves, pins, policy, queue, quota, transfer,
 };
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::metadata::{EventKind, MetadataError};
@@ -222,6 +222,9 @@ impl Handler for Commands {
                 fsck(&volume, repair, deep, self.mountpoint.is_some(), progress)
             }
             Command::Events { query, .. } => events::page(&volume.events, &volume.log, &query),
+            Command::Gc { id, run, no_grace } => gc::gc(&volume, id, (run, no_grace), progress),
+            Command::TrashList { after, limit } => gc::trash_list(&volume, after, limit),
+            Command::TrashRestore { cid, path } => gc::trash_restore(&volume, &cid, &path),
             Command::HooksTest => Ok(hooks::test(&volume)),
             Command::Stats => Ok(json!({ "text": stats(&volume) })),
             Command::Fetch => fetch_all(&volume, progress),

@@ -12,6 +12,7 @@ mod collect;
 mod collect_tests;
 mod drain;
 mod events;
+mod gc;
 mod handler;
 mod heal;
 mod hooks;

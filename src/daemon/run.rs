@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::collect::Collector;
+use super::gc;
 use super::handler::Commands;
 use super::hooks::Hooks;
 use super::moves::Mover;
@@ -88,6 +89,7 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
     if !request.mode.read_only {
         Collector::new(&volume, volume.shutdown.clone()).start().map_err(failed)?;
         Mover::new(&volume).start().map_err(failed)?;
+        gc::start(&volume).map_err(failed)?;
     }
     if let Some(ready) = &request.ready {
         // The parent has closed its end when it was killed: the mount stays.

@@ -18,8 +18,9 @@ use crate::metadata::{
 };
 use crate::replication::machine::MachineOptions;
 use crate::replication::{
-    Checkpointer, CheckpointerOptions, EventFiles, Events, Policy, Progress, RecoverSource,
-    Recovered, Registry, ReplicationError, Replicator, ReplicatorOptions, recover, recover_events,
+    BackendCollector, Checkpointer, CheckpointerOptions, EventFiles, Events, Policy, Progress,
+    RecoverSource, Recovered, Registry, ReplicationError, Replicator, ReplicatorOptions, recover,
+    recover_events,
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, failpoint, within};
 use crate::store::{LocalStore, StoreOptions};
@@ -78,6 +79,8 @@ pub struct Volume {
     pub(super) registry: Arc<Registry>,
     pub(super) replicator: Arc<Replicator>,
     pub(super) checkpointer: Arc<Checkpointer>,
+    /// Collects on backends.
+    pub(super) collector: Arc<BackendCollector>,
     pub(super) vfs: Arc<Vfs>,
     /// Takes what happens.
     pub(super) events: Events,
@@ -340,6 +343,12 @@ impl Volume {
             shutdown: shutdown.clone(),
         };
         keeper.start().map_err(failed)?;
+        let collector = Arc::new(BackendCollector::new(
+            &replicator,
+            Arc::clone(&checkpointer),
+            dir.join("collect"),
+            identity.id,
+        ));
         let volume = Self {
             dir: dir.to_owned(),
             identity,
@@ -352,6 +361,7 @@ impl Volume {
             registry,
             replicator,
             checkpointer,
+            collector,
             vfs,
             events,
             log,
@@ -427,9 +437,20 @@ impl Volume {
         failpoint::reach("daemon.end.persisted");
         self.shutdown.trigger();
         self.events.hurry();
-        let Self { namespace, store, registry, replicator, checkpointer, vfs, events, log, .. } =
-            self;
-        drop((vfs, replicator, checkpointer, registry, store, events, log));
+        let Self {
+            namespace,
+            store,
+            registry,
+            replicator,
+            checkpointer,
+            collector,
+            vfs,
+            events,
+            log,
+            ..
+        } = self;
+        replicator.stop();
+        drop((vfs, collector, replicator, checkpointer, registry, store, events, log));
         // The background threads end; then the engine's files are free again.
         let pause = Shutdown::default();
         for _ in 0..200 {

@@ -19,7 +19,8 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::files::upload;
+use super::fence::Fence;
+use super::files::{Source, upload};
 use super::local_manifests::{highest_local, newest_local, newest_number, remove_before};
 use super::machine::DomainSet;
 use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
@@ -111,6 +112,7 @@ pub struct Checkpointer {
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
     options: CheckpointerOptions,
+    fence: Fence,
     state: Mutex<State>,
     changed: Condvar,
     /// As `changed`, for who holds no thread.
@@ -160,6 +162,7 @@ impl Checkpointer {
             bridge,
             clock,
             shutdown,
+            fence: Fence::new(options.volume),
             options,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -241,7 +244,11 @@ impl Checkpointer {
                 Some(backend) if backend.capabilities().read_only => {
                     Err(BackendError::new(ErrorKind::ReadOnly, "read-only").into())
                 }
-                Some(backend) => self.upload(&backend, &manifest, &manifest_cid, have),
+                Some(backend) => {
+                    let tracker = self.registry.tracker(id);
+                    let _upload = tracker.as_ref().map(|tracker| tracker.upload());
+                    self.upload((id, &backend), &manifest, &manifest_cid, have)
+                }
                 None => Err(BackendError::new(ErrorKind::Unavailable, "not in reach").into()),
             };
             match done {
@@ -262,7 +269,11 @@ impl Checkpointer {
                         self.registry.failed(id, error);
                     }
                     self.notify();
-                    let pause = if let ReplicationError::Behind { .. } = &error {
+                    let refused = matches!(
+                        error,
+                        ReplicationError::Behind { .. } | ReplicationError::Fenced { .. }
+                    );
+                    let pause = if refused {
                         tracing::error!(%error, backend = %id, "no metadata is written there");
                         self.state.lock().refused.insert(id.clone(), error.to_string());
                         REFUSED_PAUSE
@@ -291,13 +302,15 @@ impl Checkpointer {
     /// this one, and a new base was written instead.
     fn upload(
         &self,
-        backend: &Arc<dyn Backend>,
+        (id, backend): (&BackendId, &Arc<dyn Backend>),
         manifest: &Manifest,
         manifest_cid: &Cid,
         have: u64,
     ) -> Result<bool, ReplicationError> {
-        if have == 0 {
-            self.refuse_to_bury(backend, manifest, manifest_cid)?;
+        let source = Source { backend, bridge: &self.bridge };
+        let is_there = have == 0 && self.refuse_to_bury(backend, manifest, manifest_cid)?;
+        if !is_there {
+            self.fence.hold(id, &source)?;
         }
         // A backend that holds manifest `have` whole holds all files up to it.
         for file in manifest.files().filter(|file| file.sequence > have) {
@@ -315,6 +328,10 @@ impl Checkpointer {
         let block = Block { cid: *manifest_cid, data: Bytes::from(manifest.encode()?) };
         self.call(backend.put(&block))?;
         failpoint::reach("checkpoint.upload.manifest");
+        if is_there {
+            return Ok(true);
+        }
+        self.fence.hold(id, &source)?;
         let prefix = name_prefix(&manifest.volume);
         self.call(backend.put_name(&format!("{prefix}{:020}", manifest.sequence), manifest_cid))?;
         failpoint::reach("checkpoint.upload.named");
@@ -329,13 +346,13 @@ impl Checkpointer {
     }
 
     /// Refuses a backend that has a checkpoint which this tree does not know:
-    /// a newer name here would bury it.
+    /// a newer name here would bury it. True when this manifest is the newest there.
     fn refuse_to_bury(
         &self,
         backend: &Arc<dyn Backend>,
         manifest: &Manifest,
         manifest_cid: &Cid,
-    ) -> Result<(), ReplicationError> {
+    ) -> Result<bool, ReplicationError> {
         let prefix = name_prefix(&manifest.volume);
         let names = self.call(backend.names(&prefix))?;
         let number = |name: &str| name.strip_prefix(&prefix)?.parse::<u64>().ok();
@@ -348,7 +365,8 @@ impl Checkpointer {
                 let location = backend.location();
                 Err(ReplicationError::Behind { known: manifest.sequence, found, location })
             }
-            _ => Ok(()),
+            Some((found, _)) => Ok(found == manifest.sequence),
+            None => Ok(false),
         }
     }
 
@@ -531,6 +549,22 @@ impl Checkpointer {
         let state = self.state.lock();
         let has = |sequence| state.complete.get(id).is_some_and(|held| *held >= sequence);
         state.manifest.as_ref().is_none_or(|manifest| has(manifest.sequence))
+    }
+
+    /// Sequence of the newest checkpoint that a backend holds whole, as far as this
+    /// opening knows.
+    pub(super) fn held_by(&self, id: &BackendId) -> u64 {
+        self.state.lock().complete.get(id).copied().unwrap_or(0)
+    }
+
+    /// Why no metadata is written to a backend.
+    pub(super) fn refusal_of(&self, id: &BackendId) -> Option<String> {
+        self.state.lock().refused.get(id).cloned()
+    }
+
+    /// Whether this opening may change backends.
+    pub(super) fn fence(&self) -> &Fence {
+        &self.fence
     }
 
     /// The last checkpoint. Asks nobody.

@@ -1,8 +1,9 @@
 use super::TooManyPolicies;
 use crate::backends::BackendError;
+use crate::content::ContentError;
 use crate::metadata::MetadataError;
 use crate::store::StoreError;
-use crate::types::Cid;
+use crate::types::{BackendId, Cid};
 
 /// What replication can answer instead of a result.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,9 @@ pub enum ReplicationError {
     /// The local store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A block is no node, or a tree of them is none.
+    #[error(transparent)]
+    Content(#[from] ContentError),
     /// No complete checkpoint was found there.
     #[error("no complete checkpoint at {location}: {reason}")]
     NoCheckpoint {
@@ -60,6 +64,27 @@ pub enum ReplicationError {
         found: u64,
         /// Where.
         location: String,
+    },
+    /// Another life of the volume took the backend over: nothing more is written or
+    /// deleted there (EIO).
+    #[error(
+        "another life of this volume (claim {epoch}) writes to {location}, and this one does not \
+         any more: unmount one of them; the one that is mounted next takes it over, if it knows \
+         the newest checkpoint"
+    )]
+    Fenced {
+        /// Where.
+        location: String,
+        /// The other's claim.
+        epoch: u64,
+    },
+    /// Blocks of a backend cannot be collected now, and why (EAGAIN).
+    #[error("nothing is collected at {id}: {reason}")]
+    NotCollected {
+        /// The backend.
+        id: BackendId,
+        /// What is in the way, and what to do.
+        reason: String,
     },
     /// No number is left for one more policy (ENOSPC).
     #[error(transparent)]

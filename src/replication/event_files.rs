@@ -40,7 +40,7 @@ enum Known {
     Failed(Instant),
 }
 
-fn prefix(volume: &VolumeId) -> String {
+pub(super) fn prefix(volume: &VolumeId) -> String {
     format!("volumes/{volume}/events-")
 }
 
@@ -80,6 +80,8 @@ impl EventFiles {
             if backend.capabilities().read_only || self.shutdown.is_triggered() {
                 continue;
             }
+            let tracker = self.registry.tracker(&id);
+            let _upload = tracker.as_ref().map(|tracker| tracker.upload());
             let known = match self.bring_to(&backend, log.dir(), &files) {
                 Ok(()) => Known::Has(files.clone()),
                 Err(error) => {

@@ -231,7 +231,11 @@ fn release(core: &Core, id: &BackendId, tasks: &[Task]) -> Vec<(Cid, Outcome)> {
 }
 
 /// Places other than `id` that have the content at this moment.
-fn confirm(core: &Core, id: &BackendId, root: &Cid) -> Result<Vec<BackendId>, ReplicationError> {
+pub(super) fn confirm(
+    core: &Core,
+    id: &BackendId,
+    root: &Cid,
+) -> Result<Vec<BackendId>, ReplicationError> {
     let Some(record) = core.namespace.content(root)? else { return Ok(Vec::new()) };
     let places = core.registry.places();
     let policy = core.machine.policy_of(&record);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 
+use super::collect::Tracker;
 use super::machine::{Facts, Fleet, Places};
 use super::{BackendState, BackendStatus, Policy};
 use crate::backends::wrap::{ReadOnly, Wrapped};
@@ -15,7 +16,9 @@ use crate::types::BackendId;
 
 struct Entry {
     spec: BackendSpec,
+    /// With its switch and its tracker around it.
     backend: Option<Arc<dyn Backend>>,
+    tracker: Arc<Tracker>,
     /// Set when it goes down; calls that begin later have another.
     down: Cancel,
     /// The user lets nothing be written there.
@@ -30,7 +33,8 @@ impl Entry {
     }
 
     fn switched(&self, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
-        Arc::new(Wrapped::new(backend, ReadOnly::new(Arc::clone(&self.closed))))
+        let closed = Arc::clone(&self.closed);
+        self.tracker.wrap(Arc::new(Wrapped::new(backend, ReadOnly::new(closed))))
     }
 }
 
@@ -80,7 +84,8 @@ impl Registry {
         let mut entries = self.entries.write();
         let mut fleet = self.fleet.write();
         fleet.add(id.clone(), spec.url.clone(), spec.settings(), record, now);
-        let mut entry = Entry { spec, backend: None, down: Cancel::default(), closed };
+        let tracker = Arc::new(Tracker::default());
+        let mut entry = Entry { spec, backend: None, tracker, down: Cancel::default(), closed };
         match backend {
             Ok(backend) => {
                 fleet.opened(&id, facts(backend.as_ref()), now);
@@ -150,6 +155,11 @@ impl Registry {
         let entry = entries.get(id)?;
         self.state(id).filter(|state| *state != BackendState::Down)?;
         Some((entry.backend.clone()?, entry.down.clone()))
+    }
+
+    /// What is done there, for who deletes.
+    pub(super) fn tracker(&self, id: &BackendId) -> Option<Arc<Tracker>> {
+        Some(Arc::clone(&self.entries.read().get(id)?.tracker))
     }
 
     /// How the volume names its backends.

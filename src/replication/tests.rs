@@ -3,6 +3,7 @@
 
 mod acknowledge;
 mod checkpoints;
+mod collect;
 mod copies;
 mod events;
 mod faults;

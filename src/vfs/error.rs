@@ -68,7 +68,10 @@ impl VfsError {
                 | ReplicationError::Backend(_)
                 | ReplicationError::WentDown
                 | ReplicationError::NoCheckpoint { .. }
+                | ReplicationError::Content(_)
+                | ReplicationError::Fenced { .. }
                 | ReplicationError::Behind { .. } => Os::IO,
+                ReplicationError::NotCollected { .. } => Os::AGAIN,
                 ReplicationError::Io(source) => of_io(source),
                 ReplicationError::Metadata(error) => of_metadata(error),
                 ReplicationError::Store(error) => of_store(error),

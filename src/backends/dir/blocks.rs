@@ -321,24 +321,33 @@ impl Blocks {
         Ok(if self.is_suspect(&shard) { Presence::Unknown } else { Presence::Present(len) })
     }
 
-    /// Removes a block, durably.
-    pub(super) fn delete(&self, cid: &Cid) -> Result<(), BackendError> {
-        let fail = |errno| self.place.fail(&format!("remove block {cid} from"), errno);
+    /// Removes blocks, durably.
+    pub(super) fn delete_all(&self, cids: &[Cid]) -> Result<(), BackendError> {
         self.place.check()?;
-        let name = cid.to_string();
-        let shard = shard_of(&name);
-        let Some(dir) = self.open_shard(&shard).map_err(fail)? else { return Ok(()) };
-        {
-            let change = self.counter.change(&shard);
-            let len = Self::length(&dir, &name).map_err(fail)?;
-            match rustix::fs::unlinkat(&dir, &name, AtFlags::empty()) {
-                Ok(()) => change.apply(len.unwrap_or(0), 0),
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(fail(errno)),
+        for chunk in cids.chunks(descriptor_share(32, CHUNK_FILES)) {
+            let mut dirs = BTreeMap::new();
+            for cid in chunk {
+                let fail = |errno| self.place.fail(&format!("remove block {cid} from"), errno);
+                let name = cid.to_string();
+                let shard = shard_of(&name);
+                let Some(dir) = self.open_shard(&shard).map_err(fail)? else { continue };
+                {
+                    let change = self.counter.change(&shard);
+                    let len = Self::length(&dir, &name).map_err(fail)?;
+                    match rustix::fs::unlinkat(&dir, &name, AtFlags::empty()) {
+                        Ok(()) => change.apply(len.unwrap_or(0), 0),
+                        Err(Errno::NOENT) => {}
+                        Err(errno) => return Err(fail(errno)),
+                    }
+                }
+                // Also when it was not there: its removal may not be durable yet.
+                dirs.insert(shard, dir);
             }
+            let dirs: Vec<_> = dirs.values().map(AsFd::as_fd).collect();
+            let synced = self.place.sync.dirs(&dirs);
+            synced.map_err(|errno| self.place.fail("sync", errno))?;
         }
-        // Also when it was not there: its removal may not be durable yet.
-        self.place.sync.dir(&dir).map_err(fail)
+        Ok(())
     }
 
     /// A page of the listing, in order of shard and then of CID text; the cursor

@@ -205,9 +205,13 @@ impl Backend for DirBackend {
     }
 
     async fn delete(&self, cid: &Cid) -> Result<(), BackendError> {
+        self.delete_many(std::slice::from_ref(cid)).await
+    }
+
+    async fn delete_many(&self, cids: &[Cid]) -> Result<(), BackendError> {
         self.refuse_writes()?;
-        let cid = *cid;
-        self.run(move |blocks| blocks.delete(&cid)).await
+        let cids = cids.to_vec();
+        self.run(move |blocks| blocks.delete_all(&cids)).await
     }
 
     async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {

@@ -44,6 +44,13 @@ pub trait Around: Send + Sync + 'static {
         attempt: Attempt<'_, T>,
     ) -> Result<T, BackendError>;
 
+    /// Before a call that stores these blocks, or whose answer is relied on for their
+    /// being there. What it refuses is not asked of the place.
+    async fn before(&self, cids: &[Cid]) -> Result<(), BackendError> {
+        let _ = cids;
+        Ok(())
+    }
+
     /// Sees the bytes that a `get` brought (and, for faults, changes them).
     fn received(&self, bytes: Bytes) -> Bytes {
         bytes
@@ -95,11 +102,14 @@ impl<A: Around> Backend for Wrapped<A> {
 
     async fn put(&self, block: &Block) -> Result<(), BackendError> {
         let bytes = block.data.len() as u64;
+        self.around.before(std::slice::from_ref(&block.cid)).await?;
         self.around.around(Operation::Put, bytes, &|| self.inner.put(block)).await
     }
 
     async fn put_many(&self, blocks: &[Block]) -> Result<(), BackendError> {
         let bytes = blocks.iter().map(|block| block.data.len() as u64).sum();
+        let cids: Vec<Cid> = blocks.iter().map(|block| block.cid).collect();
+        self.around.before(&cids).await?;
         self.around.around(Operation::PutMany, bytes, &|| self.inner.put_many(blocks)).await
     }
 
@@ -113,11 +123,16 @@ impl<A: Around> Backend for Wrapped<A> {
     }
 
     async fn presence(&self, cids: &[Cid]) -> Result<Vec<Presence>, BackendError> {
+        self.around.before(cids).await?;
         self.around.around(Operation::Presence, 0, &|| self.inner.presence(cids)).await
     }
 
     async fn delete(&self, cid: &Cid) -> Result<(), BackendError> {
         self.around.around(Operation::Delete, 0, &|| self.inner.delete(cid)).await
+    }
+
+    async fn delete_many(&self, cids: &[Cid]) -> Result<(), BackendError> {
+        self.around.around(Operation::DeleteMany, 0, &|| self.inner.delete_many(cids)).await
     }
 
     async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {

@@ -338,12 +338,17 @@ impl Namespace {
         outcome
     }
 
-    /// Removes the records of these contents that have no reference (now, in
-    /// the transaction that removes them); how many.
+    /// The local copies of these contents that have no reference go (now, in the
+    /// transaction that looks): a record without a copy elsewhere, or without
+    /// one since before `oldest_s`, is removed; how many.
     ///
     /// # Errors
     /// `Storage`, `Contended`; then a prefix of pages is done.
-    pub fn remove_unreferenced(&self, roots: &[Cid]) -> Result<u64, MetadataError> {
+    pub fn remove_unreferenced(
+        &self,
+        roots: &[Cid],
+        (now_s, oldest_s): (i64, i64),
+    ) -> Result<u64, MetadataError> {
         let mut removed = 0;
         for page in roots.chunks(PAGE) {
             removed += self.run(|tx| {
@@ -351,9 +356,18 @@ impl Namespace {
                 for root in page {
                     let key = keys::of_cid(keys::CONTENT, root);
                     let record: Option<ContentRecord> = tx.get(&key)?;
-                    if record.is_some_and(|record| record.refs == 0) {
+                    let Some(record) = record.filter(|record| record.refs == 0) else { continue };
+                    let here = record.copies.iter().any(|copy| copy.backend.is_local());
+                    let elsewhere = record.good_copies().any(|copy| !copy.backend.is_local());
+                    if !elsewhere || (!here && record.accessed_s < oldest_s) {
                         tx.remove(key);
                         count += 1;
+                    } else if here {
+                        // Its bytes here go; those elsewhere can bring it back for a while.
+                        let mut after = record.clone();
+                        after.copies.retain(|copy| !copy.backend.is_local());
+                        after.accessed_s = now_s;
+                        tx.put_content(root, Some(&record), &after);
                     }
                 }
                 Ok(count)

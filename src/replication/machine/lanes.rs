@@ -192,6 +192,12 @@ impl Lanes {
         self.busy.contains_key(root) || self.known.contains(root)
     }
 
+    /// All contents that are in hand somewhere.
+    #[must_use]
+    pub fn all_in_hand(&self) -> Vec<Cid> {
+        self.busy.keys().chain(&self.known).copied().collect()
+    }
+
     /// In how many lanes, or with how many workers, the content is.
     #[must_use]
     pub fn in_hand(&self, root: &Cid) -> usize {

@@ -280,6 +280,16 @@ impl<'c> Content<'c> {
         complete && self.proven(&sorted, &gone, moment).len() >= must_stay
     }
 
+    /// Places whose copies stay and have no fresh proof.
+    #[must_use]
+    pub fn unproven(&self, moment: &Moment<'_>) -> Vec<BackendId> {
+        let sorted = self.sorted(moment);
+        let kept = sorted.kept.iter().map(|(number, copy)| (&moment.places.all[*number], copy));
+        kept.filter(|(place, copy)| place.readable && !Self::is_proof(copy, place, moment))
+            .map(|(place, _)| place.id.clone())
+            .collect()
+    }
+
     /// Places with a proof that may stand for a copy that goes.
     #[must_use]
     pub fn witnesses(&self, moment: &Moment<'_>) -> Vec<BackendId> {

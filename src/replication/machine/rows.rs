@@ -99,6 +99,16 @@ impl Machine {
         Ok(true)
     }
 
+    /// Has copies of a content read back whose proofs are too old to stand for one
+    /// that is to be collected.
+    pub(in crate::replication) fn prove_others(&self, root: &Cid, record: &ContentRecord) {
+        let (places, policy) = (self.places(), self.policy_of(record));
+        let content = Content { root, record, policy: &policy };
+        let unproven = content.unproven(&self.moment(&places));
+        let jobs = unproven.into_iter().map(|id| (id, Job::Verify)).collect();
+        self.assign(root, record, places.copies(record, &policy), jobs);
+    }
+
     fn assign(
         &self,
         (root, record): (&Cid, &ContentRecord),

@@ -15,13 +15,13 @@ use crate::replication::{
 use crate::runtime::Shutdown;
 use crate::types::{Ino, Name, Timestamp, VolumeId, WriterId};
 
-struct Life {
-    checkpointer: Arc<Checkpointer>,
+pub(super) struct Life {
+    pub checkpointer: Arc<Checkpointer>,
     shutdown: Shutdown,
 }
 
 impl Life {
-    fn end(self, world: &World) {
+    pub fn end(self, world: &World) {
         self.shutdown.trigger();
         drop(self.checkpointer);
         // Tree and world hold it; a thread of the checkpointer would be a third.
@@ -29,11 +29,11 @@ impl Life {
     }
 }
 
-fn folder(world: &World) -> PathBuf {
+pub(super) fn folder(world: &World) -> PathBuf {
     world.dir.path().join("checkpoints")
 }
 
-fn start(world: &World, volume: VolumeId) -> Life {
+pub(super) fn start(world: &World, volume: VolumeId) -> Life {
     try_start(world, volume).unwrap()
 }
 
@@ -63,7 +63,7 @@ fn try_start(world: &World, volume: VolumeId) -> Result<Life, ReplicationError> 
 }
 
 /// Names in the tree that a bare machine gets from this place.
-fn recovered(world: &World, place: &Arc<MemoryBackend>) -> Vec<String> {
+pub(super) fn recovered(world: &World, place: &Arc<MemoryBackend>) -> Vec<String> {
     let engine = Arc::new(MemoryEngine::default()) as Arc<dyn Engine>;
     let tree = Namespace::open(engine, Timestamp::default()).unwrap();
     let backend = Arc::clone(place) as Arc<dyn Backend>;
@@ -74,7 +74,7 @@ fn recovered(world: &World, place: &Arc<MemoryBackend>) -> Vec<String> {
         let name = Name::new(format!("file-{n}")).unwrap();
         tree.lookup(Ino::ROOT, &name).is_ok()
     };
-    (1..9u32).filter(has).map(|n| n.to_string()).collect()
+    (1..100u32).filter(has).map(|n| n.to_string()).collect()
 }
 
 fn newest_name(world: &World, place: &Arc<MemoryBackend>) -> String {
