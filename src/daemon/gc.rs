@@ -237,6 +237,7 @@ fn parse(text: &str) -> Result<Cid, Failure> {
 pub(super) fn trash_restore(volume: &Volume, cid: &str, path: &[u8]) -> Result<Value, Failure> {
     let root = parse(cid)?;
     let record = volume.namespace.content(&root).map_err(failed)?;
+    let record = record.filter(|record| record.good_copies().next().is_some());
     let record = record.ok_or_else(|| {
         let text = format!("{root} is not known here (any more); `cairn trash ls` shows what is");
         Failure::new(ErrorCode::NotFound, text)

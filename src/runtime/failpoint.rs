@@ -42,6 +42,14 @@ pub const NAMES: &[&str] = &[
     "daemon.collect.marked",
     "daemon.collect.checkpointed",
     "daemon.collect.rows_removed",
+    // Collection on a backend.
+    "collect.begun",
+    "collect.marked",
+    "collect.checkpointed",
+    "collect.listed",
+    "collect.condemned",
+    "collect.rows",
+    "collect.deleted",
     // Commit and fsync.
     "vfs.commit.hashed",
     "vfs.commit.appended",

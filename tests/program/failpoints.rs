@@ -63,6 +63,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("CAIRN_CHECKPOINT_DELTA_INTERVAL_S", "1"),
     ("CAIRN_CHECKPOINT_MAX_DELTAS", "4"),
     ("CAIRN_REPLICATION_PROBE_INTERVAL_S", "1"),
+    ("CAIRN_REPLICATION_COLLECT_INTERVAL_S", "1"),
+    ("CAIRN_REPLICATION_COLLECT_GRACE_S", "0"),
 ];
 
 /// Points that a workload meets seldom: the first time will do.

@@ -12,6 +12,7 @@ mod acl;
 mod attributes;
 mod backends;
 mod cars;
+mod collect;
 mod crash;
 mod damage;
 mod descriptors;
