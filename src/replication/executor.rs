@@ -200,8 +200,12 @@ fn prove(
     let calls = core.calls.until(down);
     let mut outcomes = Vec::new();
     for task in tasks {
+        let Ok(Some(before)) = verify::copy_now(core, id, &task.root) else { continue };
         let outcome = match read_back(backend, &calls, &task.root) {
-            Ok((found, _)) => verify::judged(id, &task.root, found),
+            Ok((found, _)) => match verify::copy_now(core, id, &task.root) {
+                Ok(now) if now.as_ref() == Some(&before) => verify::judged(id, &task.root, found),
+                _ => continue,
+            },
             Err(ReplicationError::ShuttingDown) => break,
             Err(error) => {
                 if let ReplicationError::Backend(error) = &error {

@@ -13,7 +13,7 @@ use super::ReplicationError;
 use super::core::Core;
 use super::machine::Outcome;
 use super::send::{Found, read_back};
-use crate::metadata::{CopyState, VerifyMethod};
+use crate::metadata::{CopyRecord, CopyState, VerifyMethod};
 use crate::telemetry;
 use crate::types::{BackendId, Cid};
 
@@ -89,10 +89,13 @@ fn there(
 ) -> Result<(Vec<(Cid, Outcome)>, u64), ReplicationError> {
     let (mut outcomes, mut all) = (Vec::new(), 0);
     for root in roots {
+        let Some(before) = copy_now(core, id, root)? else { continue };
         match read_back(backend, &core.calls, root) {
             Ok((found, bytes)) => {
                 all += bytes;
-                outcomes.push((*root, judged(id, root, found)));
+                if copy_now(core, id, root)?.as_ref() == Some(&before) {
+                    outcomes.push((*root, judged(id, root, found)));
+                }
             }
             Err(ReplicationError::Backend(error)) => {
                 core.registry.failed(id, &error);
@@ -134,6 +137,19 @@ pub(super) fn here(
         }
     }
     Ok((outcomes, all))
+}
+
+/// The copy that a verdict is of, as its row has it: none of a content that nobody
+/// has, whose blocks may be collected while they are read, nor of one given up. When
+/// it is another one after the reading, nothing is known.
+pub(super) fn copy_now(
+    core: &Core,
+    id: &BackendId,
+    root: &Cid,
+) -> Result<Option<CopyRecord>, ReplicationError> {
+    let record = core.namespace.content(root)?.filter(|record| record.refs > 0);
+    let mut copies = record.into_iter().flat_map(|record| record.copies);
+    Ok(copies.find(|copy| copy.backend == *id && copy.state != CopyState::Released))
 }
 
 pub(super) fn judged(id: &BackendId, root: &Cid, found: Found) -> Outcome {

@@ -10,16 +10,17 @@ use crate::types::{Cid, cid};
 
 /// Most memory of a mark: some 50 million blocks; beyond that garbage stays.
 const MARK_BYTES: u64 = 64 << 20;
-/// Nodes whose children are known to be marked; then forgotten and met again.
-const SEEN_MAX: usize = 64 * 1024;
+/// Nodes whose children are known to be marked (some 20 bytes each); then forgotten
+/// and met again.
+const SEEN_MAX: usize = 512 * 1024;
 
 /// A mark that is being made.
 pub struct Mark {
     marks: MarkSet,
     /// Certain, where the marks are not. Of walks that need every node, and of
     /// those that pass over nodes that are not here.
-    whole: HashSet<Cid>,
-    partial: HashSet<Cid>,
+    whole: HashSet<[u8; 16]>,
+    partial: HashSet<[u8; 16]>,
 }
 
 impl Mark {
@@ -73,6 +74,12 @@ impl Mark {
         self.marks.contains(id)
     }
 
+    /// Whether all below a node is certainly marked; false when that is not known.
+    #[must_use]
+    pub fn is_walked(&self, id: &Cid) -> bool {
+        self.whole.contains(&key(id))
+    }
+
     /// Whether a part of what is dead stays because the mark is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -87,13 +94,22 @@ impl Mark {
 
     /// False when the node's children are marked already.
     fn remember(&mut self, id: &Cid, partial: bool) -> bool {
-        if self.whole.contains(id) {
+        if self.is_walked(id) {
             return false;
         }
         let seen = if partial { &mut self.partial } else { &mut self.whole };
         if seen.len() >= SEEN_MAX {
             seen.clear();
         }
-        seen.insert(*id)
+        seen.insert(key(id))
     }
+}
+
+/// Half of a digest: two nodes with the same half are as hard to find as one.
+fn key(id: &Cid) -> [u8; 16] {
+    let mut key = [0; 16];
+    for (to, from) in key.iter_mut().zip(id.hash().digest()) {
+        *to = *from;
+    }
+    key
 }

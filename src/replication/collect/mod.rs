@@ -42,7 +42,8 @@ use super::event_files;
 use super::files::Source;
 use super::machine::Content;
 use super::{ReplicationError, Replicator, executor};
-use crate::backends::Backend;
+use crate::backends::{Backend, ErrorKind};
+use crate::content::{inline_block, parse_node};
 use crate::metadata::checkpoint::Manifest;
 use crate::metadata::{ContentRecord, CopyState};
 use crate::runtime::failpoint;
@@ -343,6 +344,45 @@ impl Pass<'_> {
         mark.content(root, false, &mut |id| self.core.fetcher.block(id).map(Some))
     }
 
+    /// Whether a block that is there stays; then all below it is marked. A node that
+    /// is marked by chance (the mark is a Bloom filter) is known by what it links
+    /// to: that of a node that lives is marked, too.
+    fn is_needed(&self, mark: &mut Mark, id: &Cid) -> Result<bool, ReplicationError> {
+        let is_node = id.codec() == cid::DAG_PB;
+        if self.tracker.is_touched(id) {
+            if is_node && !mark.is_walked(id) {
+                self.keep(mark, id)?;
+            }
+            return Ok(true);
+        }
+        if !mark.contains(id) {
+            return Ok(false);
+        }
+        if !is_node || mark.is_walked(id) {
+            return Ok(true);
+        }
+        Ok(self.links(id)?.iter().all(|child| mark.contains(child)))
+    }
+
+    /// What a node links to; nothing when the place has no good bytes of it: nobody
+    /// comes to anything through it.
+    fn links(&self, id: &Cid) -> Result<Vec<Cid>, ReplicationError> {
+        let data = match self.core.fetcher.here(id)? {
+            Some(data) => data,
+            None => match self.source().block(id) {
+                Ok(data) => data,
+                Err(ReplicationError::Backend(error))
+                    if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupt) =>
+                {
+                    return Ok(Vec::new());
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let links = parse_node(id, &data).map(|node| node.children()).unwrap_or_default();
+        Ok(links.into_iter().filter(|child| inline_block(child).is_none()).collect())
+    }
+
     /// All below a node that stays there is needed, too.
     fn keep(&self, mark: &mut Mark, id: &Cid) -> Result<(), ReplicationError> {
         let source = self.source();
@@ -413,7 +453,7 @@ impl Pass<'_> {
             for (cid, bytes) in page.blocks {
                 report.listed_blocks += 1;
                 report.listed_bytes += bytes;
-                if mark.contains(&cid) || self.tracker.is_touched(&cid) {
+                if self.is_needed(mark, &cid)? {
                     continue;
                 }
                 report.dead_blocks += 1;

@@ -114,7 +114,7 @@ impl Sweep<'_> {
         let mut parents: HashMap<Cid, usize> = HashMap::new();
         for node in &nodes {
             self.pass.check_running()?;
-            let below: HashSet<Cid> = self.links(&node.cid)?.into_iter().collect();
+            let below: HashSet<Cid> = self.pass.links(&node.cid)?.into_iter().collect();
             let below: Vec<Cid> = below.into_iter().filter(|id| among.contains(id)).collect();
             for child in &below {
                 *parents.entry(*child).or_default() += 1;
@@ -143,18 +143,6 @@ impl Sweep<'_> {
         }
         // Hashes make no circles: nothing is left in `rest`.
         Ok(order)
-    }
-
-    fn links(&self, id: &Cid) -> Result<Vec<Cid>, ReplicationError> {
-        let data = match self.pass.core.fetcher.here(id)? {
-            Some(data) => data,
-            None => match self.pass.source().block(id) {
-                Ok(data) => data,
-                Err(ReplicationError::Backend(error)) if is_bad(&error) => return Ok(Vec::new()),
-                Err(error) => return Err(error),
-            },
-        };
-        Ok(parse_node(id, &data).map(|node| node.children()).unwrap_or_default())
     }
 
     fn batch(
@@ -237,11 +225,4 @@ impl Sweep<'_> {
         })?;
         Ok(go)
     }
-}
-
-/// The place has no good bytes: what the node linked to is not known, and nobody
-/// can come to it through the node.
-fn is_bad(error: &crate::backends::BackendError) -> bool {
-    use crate::backends::ErrorKind::{Corrupt, NotFound};
-    matches!(error.kind, NotFound | Corrupt)
 }

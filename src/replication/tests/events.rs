@@ -34,7 +34,7 @@ fn rows(tree: &Namespace) -> Vec<(u64, EventRecord)> {
     all
 }
 
-fn kinds(tree: &Namespace) -> Vec<String> {
+pub(super) fn kinds(tree: &Namespace) -> Vec<String> {
     rows(tree).into_iter().map(|(_, event)| event.kind).collect()
 }
 
