@@ -79,7 +79,8 @@ pub(super) fn recovered(world: &World, place: &Arc<MemoryBackend>) -> Vec<String
 
 fn newest_name(world: &World, place: &Arc<MemoryBackend>) -> String {
     let names = world.bridge.wait(Duration::from_secs(5), place.names("volumes/")).unwrap();
-    names.unwrap().pop().map(|(name, _)| name).unwrap_or_default()
+    let mut manifests = names.unwrap().into_iter().filter(|(name, _)| name.contains("/manifest-"));
+    manifests.next_back().map(|(name, _)| name).unwrap_or_default()
 }
 
 #[test]
