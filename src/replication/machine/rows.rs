@@ -106,7 +106,7 @@ impl Machine {
         let content = Content { root, record, policy: &policy };
         let unproven = content.unproven(&self.moment(&places));
         let jobs = unproven.into_iter().map(|id| (id, Job::Verify)).collect();
-        self.assign(root, record, places.copies(record, &policy), jobs);
+        self.assign((root, record), places.copies(record, &policy), jobs, &places);
     }
 
     fn assign(
