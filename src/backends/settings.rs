@@ -54,6 +54,8 @@ pub struct PlaceSettings {
     pub requests: Option<u32>,
     /// `parallel=`: batches that are sent there at the same time.
     pub parallel: Option<usize>,
+    /// `collect=0`: nothing is collected there; others put blocks there, too.
+    pub collect: bool,
 }
 
 impl Default for PlaceSettings {
@@ -70,6 +72,7 @@ impl Default for PlaceSettings {
             bandwidth: None,
             requests: None,
             parallel: None,
+            collect: true,
         }
     }
 }
@@ -140,6 +143,13 @@ impl PlaceSettings {
             if size == 0 { Err(format!("{key}=0 lets nothing through")) } else { Ok(size) }
         };
         Some(match key {
+            "collect" => match value {
+                "0" | "1" => {
+                    self.collect = value == "1";
+                    Ok(())
+                }
+                _ => Err(format!("collect={value}: write 1 or 0")),
+            },
             "tier" => name(&mut self.tier),
             "host" => name(&mut self.host),
             "site" => name(&mut self.site),

@@ -61,8 +61,9 @@ impl Schedule {
         let mut due: HashMap<BackendId, Instant> = HashMap::new();
         let mut said: HashMap<BackendId, String> = HashMap::new();
         while !self.shutdown.wait(LOOK) {
+            let specs = self.registry.specs().into_iter();
             let ids: Vec<BackendId> =
-                self.registry.specs().into_iter().map(|spec| spec.id).collect();
+                specs.filter(|spec| spec.settings().collect).map(|spec| spec.id).collect();
             due.retain(|id, _| ids.contains(id));
             for id in ids {
                 let first = || Instant::now() + self.first(&id);

@@ -231,6 +231,13 @@ impl Pass<'_> {
     /// What rules a pass out from the start.
     fn refuse(&self, mode: CollectMode) -> Result<(), ReplicationError> {
         let can = self.backend.capabilities();
+        let others_write = {
+            let fleet = self.core.registry.fleet().read();
+            fleet.get(self.id).is_some_and(|member| !member.settings.collect)
+        };
+        if others_write {
+            return Err(self.no("`collect=0` in its URL says so"));
+        }
         if !can.list || !can.delete {
             return Err(self.no("it cannot list or delete blocks"));
         }

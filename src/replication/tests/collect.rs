@@ -320,6 +320,28 @@ fn nothing_is_collected_where_another_volume_or_another_life_of_it_writes() {
 }
 
 #[test]
+fn nothing_is_collected_where_others_put_blocks_too() {
+    let world = World::new();
+    let place = Arc::new(MemoryBackend::new("a"));
+    place.set_durable(true);
+    let mut shared = spec("a");
+    shared.url.push_str("?collect=0");
+    let backend = Arc::clone(&place) as Arc<dyn Backend>;
+    world.registry.add(shared, BackendRecord::default(), Ok(backend));
+    let mut volume = Volume::of(world, Arc::default(), VolumeId::random());
+    volume.start();
+    let gone = volume.write(&bytes(1, 3000), "min=1,target=2,max=2");
+    volume.settle();
+    let dead = blocks(&volume.world, &volume.files[&gone]);
+    volume.remove(gone);
+    for _ in 0..2 {
+        let refused = volume.pass("a", Duration::ZERO).unwrap_err();
+        assert!(refused.to_string().contains("collect=0"), "{refused}");
+    }
+    assert!(has_all(&place, &dead));
+}
+
+#[test]
 fn old_checkpoints_are_collected_and_recovery_goes_on() {
     let (mut volume, places) = Volume::new(&["a"]);
     for n in 0..30 {
