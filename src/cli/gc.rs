@@ -19,28 +19,24 @@ fn describe(place: &Value, run: bool) -> String {
     if let Some(error) = place["error"].as_str() {
         return format!("{id}: {error}");
     }
-    let mut text = format!("{id}: {} are dead", blocks(place, "dead"));
-    if run {
-        text.push_str(&format!("; deleted {}", blocks(place, "deleted")));
-    } else {
-        text.push_str(&format!("; due now {}", blocks(place, "due")));
-    }
+    let mut parts = vec![format!("{id}: {} are dead", blocks(place, "dead"))];
+    let (verb, what) = if run { ("deleted", "deleted") } else { ("due now", "due") };
+    parts.push(format!("{verb} {}", blocks(place, what)));
     let copies = |name: &str| place[name].as_u64().filter(|count| *count > 0);
     if let Some(count) = copies("released_copies") {
         let went = if run { "went" } else { "can go" };
-        text.push_str(&format!("; {count} copies that were given up {went}"));
+        parts.push(format!("{count} copies that were given up {went}"));
     }
     if let Some(count) = copies("waiting_copies") {
-        text.push_str(&format!(
-            "; {count} copies that were given up stay until others are proven again"
-        ));
+        let why = "stay until others are proven again";
+        parts.push(format!("{count} copies that were given up {why}"));
     }
     if let Some(at) = place["next_due_s"].as_i64() {
         let at = Timestamp { seconds: at, nanoseconds: 0 };
         let at = humantime::format_rfc3339_seconds(at.to_system());
-        text.push_str(&format!("; the next are due at {at}"));
+        parts.push(format!("the next are due at {at}"));
     }
-    text
+    parts.join("; ")
 }
 
 pub(super) fn gc(arguments: GcArguments, output: &Output) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use crate::replication::{
     BackendCollector, CollectMode, Collected, Events, Registry, ReplicationError,
 };
 use crate::runtime::{Clock, Shutdown};
+use crate::store::CollectReport;
 use crate::types::{BackendId, ByteSize, Cid, FileKind};
 use crate::vfs::GraftContent;
 
@@ -157,7 +158,8 @@ pub(super) fn gc(
 fn here(volume: &Volume, run: bool) -> Result<Value, Failure> {
     let collector = Collector::new(volume, volume.shutdown.clone());
     let (blocks, bytes) = collector.survey()?;
-    let report = if run { collector.collect()?.unwrap_or_default() } else { Default::default() };
+    let report =
+        if run { collector.collect()?.unwrap_or_default() } else { CollectReport::default() };
     Ok(json!({
         "backend": "local", "dead_blocks": blocks, "dead_bytes": bytes,
         "due_blocks": blocks, "due_bytes": bytes,
@@ -167,10 +169,8 @@ fn here(volume: &Volume, run: bool) -> Result<Value, Failure> {
 }
 
 fn there(volume: &Volume, id: &BackendId, (run, no_grace): (bool, bool)) -> Result<Value, Failure> {
-    let grace = match no_grace {
-        true => Duration::ZERO,
-        false => Duration::from_secs(volume.config.replication.collect_grace_s),
-    };
+    let grace_s = if no_grace { 0 } else { volume.config.replication.collect_grace_s };
+    let grace = Duration::from_secs(grace_s);
     let mode = if run { CollectMode::Delete(grace) } else { CollectMode::Look(grace) };
     let mut report = volume.collector.collect(id, mode).map_err(failed)?;
     if no_grace && report.dead_blocks > report.due_blocks {

@@ -154,7 +154,7 @@ fn what_is_dead_goes_at_a_second_mark_after_the_grace_period_and_nothing_else() 
         (first.dead_blocks, first.due_blocks, first.deleted_blocks),
         (dead.len() as u64, 0, 0)
     );
-    volume.clock.advance(DAY - Duration::from_secs(1));
+    volume.clock.advance(Duration::from_secs(24 * 3600 - 1));
     assert_eq!(volume.pass("a", DAY).unwrap().deleted_blocks, 0, "a second too early");
     volume.clock.advance(Duration::from_secs(1));
     // The checkpoints that were written meanwhile have dead blocks of their own.
