@@ -22,6 +22,12 @@ fn describe(place: &Value, run: bool) -> String {
     let mut parts = vec![format!("{id}: {} are dead", blocks(place, "dead"))];
     let (verb, what) = if run { ("deleted", "deleted") } else { ("due now", "due") };
     parts.push(format!("{verb} {}", blocks(place, what)));
+    if run
+        && place["deleted_blocks"].as_u64() < place["due_blocks"].as_u64()
+        && let Some(why) = place["stays"].as_str()
+    {
+        parts.push(why.to_owned());
+    }
     let copies = |name: &str| place[name].as_u64().filter(|count| *count > 0);
     if let Some(count) = copies("released_copies") {
         let went = if run { "went" } else { "can go" };

@@ -158,13 +158,20 @@ pub(super) fn gc(
 fn here(volume: &Volume, run: bool) -> Result<Value, Failure> {
     let collector = Collector::new(volume, volume.shutdown.clone());
     let (blocks, bytes) = collector.survey()?;
-    let report =
-        if run { collector.collect()?.unwrap_or_default() } else { CollectReport::default() };
+    let report = if run {
+        collector.collect()?.ok_or_else(|| {
+            let text = "an import or export holds everything here; try again after it";
+            Failure::new(ErrorCode::Busy, text)
+        })?
+    } else {
+        CollectReport::default()
+    };
     Ok(json!({
         "backend": "local", "dead_blocks": blocks, "dead_bytes": bytes,
         "due_blocks": blocks, "due_bytes": bytes,
         "deleted_blocks": report.blocks_removed, "deleted_bytes": report.bytes_removed,
         "more": report.more,
+        "stays": "what lies in the pack that is being written stays until it is full",
     }))
 }
 

@@ -99,6 +99,11 @@ pub const NAMES: &[&str] = &[
     "daemon.import.recorded",
     "daemon.import.grafted",
     "daemon.import.named",
+    // A backend is replaced by another one.
+    "daemon.replace.added",
+    "daemon.move.begun",
+    "daemon.replace.emptied",
+    "daemon.replace.forgotten",
     // The end of a mount.
     "daemon.end.unmounted",
     "daemon.end.drained",

@@ -28,6 +28,7 @@ enum Where {
     /// At a mount whose journal has a torn tail.
     Journal,
     Import,
+    Replace,
     Unmount,
     Recover,
 }
@@ -39,6 +40,7 @@ fn place_of(point: &str) -> Where {
         "vfs.adopt.adopted" | "vfs.adopt.persisted" => Where::Opening("vfs.fsync.recorded"),
         _ if point.starts_with("metadata.journal.") => Where::Journal,
         _ if point.starts_with("daemon.import.") => Where::Import,
+        _ if point.starts_with("daemon.replace.") || point == "daemon.move.begun" => Where::Replace,
         _ if point.starts_with("daemon.end.") => Where::Unmount,
         _ if point.starts_with("recover.") => Where::Recover,
         _ => Where::Work,
@@ -400,6 +402,18 @@ fn die_at(point: &str, number: usize) {
             case.import();
             case.expect_death(point);
         }
+        Where::Replace => {
+            case.mount_armed(Some(point)).ok();
+            case.begin();
+            case.work(Duration::from_millis(500));
+            drop(case.replace());
+            case.expect_death(point);
+            case.mount_armed(None).ok();
+            case.check();
+            case.replace().ok();
+            assert!(case.volume.status()["backends"].to_string().contains("b3"));
+            case.kill();
+        }
         Where::Unmount => {
             case.mount_armed(Some(point)).ok();
             case.begin();
@@ -450,6 +464,16 @@ impl Case<'_> {
         wait_until("the daemon is gone", || rustix::fs::flock(&lock, how).is_ok());
         drop(lock);
         crate::support::detach(&self.at());
+    }
+
+    /// Puts `b3` in the place of `b2`; goes on with it, or finds that it was done.
+    fn replace(&self) -> Run {
+        let url = self.volume.world.backend_url("b3");
+        let replaced = self.volume.cairn(&["backend", "replace", "b2", &url, "--wait"]);
+        let status = self.volume.cairn(&["--json", "backend", "list"]);
+        // The mount itself ended it meanwhile.
+        let ended = status.code == 0 && !status.stdout.contains("\"b2\"");
+        if ended { status } else { replaced }
     }
 
     /// Exports what is there and imports it beside: dies at it.
