@@ -131,6 +131,11 @@ pub(super) fn gc(
         let text = "--no-grace says how blocks go: it needs --run, too";
         return Err(Failure::new(ErrorCode::Usage, text));
     }
+    if run && volume.vfs.is_read_only() {
+        let text = "the volume is mounted read-only: nothing is deleted; without --run it is \
+                    looked at";
+        return Err(Failure::new(ErrorCode::Usage, text));
+    }
     let ids = match &id {
         Some(id) if id == "local" => vec![BackendId::local()],
         Some(id) => vec![known_backend(volume, id)?],

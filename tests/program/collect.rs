@@ -98,6 +98,10 @@ fn removed_files_leave_the_backends_after_the_grace_period_and_come_back_until_t
     let events = volume.cairn(&["--json", "events", "--kind", "block_collected"]).ok().stdout;
     assert!(events.contains("that nothing needed any more"), "{events}");
     mount.umount().ok();
+    let mount = volume.mount_with(&["--read-only"]);
+    volume.cairn(&["gc", "--run"]).fails(2, &["read-only"]);
+    volume.cairn(&["gc"]).ok();
+    mount.umount().ok();
     volume.cairn(&["fsck", "--deep"]).ok();
     // The disk is lost: what is left is whole.
     fs::remove_dir_all(&volume.dir).unwrap();
