@@ -106,6 +106,8 @@ enum Op {
     /// Collects blocks whose number leaves this rest by 4; with 3, everything.
     Collect(u32),
     Repair(u32),
+    /// Keeps a block from elsewhere, as a cache does.
+    Keep(u32),
     Restart,
 }
 
@@ -119,6 +121,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Persist),
         1 => (0u32..4).prop_map(Op::Collect),
         1 => (0u32..30).prop_map(Op::Repair),
+        1 => (0u32..42).prop_map(Op::Keep),
         1 => Just(Op::Restart),
     ]
 }
@@ -133,7 +136,8 @@ fn file_bytes(ino: u64, len: u64) -> Vec<u8> {
 }
 
 fn options() -> StoreOptions {
-    StoreOptions { pack_bytes: 8192, verified_entries: 64, cache_bytes: 0, open_files: 8 }
+    let budget = Some(64 << 20);
+    StoreOptions { pack_bytes: 8192, verified_entries: 64, cache_bytes: 0, open_files: 8, budget }
 }
 
 struct NoBase;
@@ -240,6 +244,10 @@ impl World {
                 self.waiting.retain(|cid| !is_dead(cid));
             }
             Op::Repair(n) => self.store.repair(&block(*n))?,
+            Op::Keep(n) => {
+                self.store.keep(&block(*n))?;
+                assert_eq!(self.store.get(&block(*n).cid)?, Some(block(*n).data));
+            }
             Op::Restart => {
                 // Ends in order, without a crash; records of live stagings go with them.
                 for (ino, staging) in self.staged.drain() {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::aside::Asides;
+use super::budget::Budget;
 use super::cache::ReadCache;
 use super::collect::Recent;
 use super::disk::{Disk, DiskFile};
@@ -29,6 +30,8 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// Open segment files kept (default 256).
     pub open_files: usize,
+    /// The store is a cache, and takes so many bytes of the disk.
+    pub budget: Option<u64>,
 }
 
 impl Default for StoreOptions {
@@ -39,6 +42,7 @@ impl Default for StoreOptions {
             verified_entries: 1 << 20,
             cache_bytes: 32 << 20,
             open_files: 256,
+            budget: None,
         }
     }
 }
@@ -90,6 +94,7 @@ pub struct LocalStore {
     pub(super) sealing: Mutex<Vec<(SegmentId, Weak<dyn DiskFile>)>>,
     pub(super) asides: Arc<Asides>,
     pub(super) used: Mutex<Option<u64>>,
+    pub(super) budget: Option<Budget>,
     /// Bytes that may be written before the disk is asked for its space again.
     room: AtomicU64,
 }
@@ -128,11 +133,13 @@ impl LocalStore {
     ) -> Result<Self, StoreError> {
         let layout = Layout::new(dir);
         let poisoned = Arc::new(AtomicBool::new(false));
+        let budget = options.budget.map(Budget::new);
+        let pack_bytes = options.pack_bytes;
         let packs = PackWriter::new(
             disk.clone(),
             layout.clone(),
             index.clone(),
-            options.pack_bytes,
+            budget.as_ref().map_or(pack_bytes, |budget| budget.pack_bytes(pack_bytes)),
             poisoned.clone(),
         );
         super::recover::recover(disk.as_ref(), &layout, index.as_ref(), &packs)?;
@@ -155,6 +162,7 @@ impl LocalStore {
             sealing: Mutex::default(),
             asides: Arc::default(),
             used: Mutex::default(),
+            budget,
             room: AtomicU64::new(0),
         })
     }
@@ -178,7 +186,7 @@ impl LocalStore {
             return Ok(Some(data));
         }
         let _gate = self.gate.read();
-        match self.find(cid)? {
+        match self.find_to_read(cid)? {
             Some(location) => self.load(cid, location).map(Some),
             None => Ok(None),
         }
@@ -195,7 +203,7 @@ impl LocalStore {
             return Ok(true);
         }
         let _gate = self.gate.read();
-        let Some(location) = self.find(cid)? else { return Ok(false) };
+        let Some(location) = self.find_to_read(cid)? else { return Ok(false) };
         let inside =
             offset.checked_add(buf.len() as u64).is_some_and(|end| end <= location.len.into());
         if inside && self.cache.is_verified(&location) {
@@ -410,6 +418,15 @@ impl LocalStore {
         Ok(here)
     }
 
+    fn find_to_read(&self, cid: &Cid) -> Result<Option<Location>, StoreError> {
+        let found = self.find(cid)?;
+        let metrics = telemetry::metrics();
+        let counter =
+            if found.is_some() { &metrics.store_block_hits } else { &metrics.store_block_misses };
+        counter.inc();
+        Ok(found)
+    }
+
     /// First what is pending: a sync moves blocks from there to the index.
     pub(super) fn find(&self, cid: &Cid) -> Result<Option<Location>, StoreError> {
         match self.packs.pending(cid) {
@@ -487,8 +504,14 @@ impl LocalStore {
     }
 
     pub(super) fn note_used(&self, more: u64) {
-        if let Some(used) = self.used.lock().as_mut() {
+        let Some(used) = self.used.lock().as_mut().map(|used| {
             *used = used.saturating_add(more);
+            *used
+        }) else {
+            return;
+        };
+        if let Some(budget) = &self.budget {
+            budget.note(used);
         }
     }
 

@@ -13,6 +13,7 @@
 //! garbage.
 
 mod aside;
+mod budget;
 mod cache;
 mod collect;
 mod compact;
@@ -35,6 +36,7 @@ mod staging_file;
 mod verify;
 
 pub use self::aside::Aside;
+pub use self::budget::Kept;
 pub use self::collect::{CollectReport, Collection, CommitGuard, Hold};
 pub use self::error::StoreError;
 pub use self::index::{BlockIndex, IndexChange, IndexMark, Location, MemoryIndex};

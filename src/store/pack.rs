@@ -267,6 +267,11 @@ impl PackWriter {
         Ok(pack)
     }
 
+    /// Bytes appended in this life: the position of the last append.
+    pub fn appended(&self) -> u64 {
+        self.state.lock().appended
+    }
+
     /// Returns when everything up to `ticket` is durable and in the index.
     pub fn sync(&self, ticket: u64) -> Result<(), StoreError> {
         let mut state = self.state.lock();

@@ -55,6 +55,11 @@ struct MemoryPart {
     part: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheWait {
+    waits_for: &'static str,
+}
+
 /// A family of histograms of durations.
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -153,6 +158,22 @@ metrics! {
         "cairn_store_collections", "Collections of the local store";
     pub store_freed_bytes: Counter = Counter::default(),
         "cairn_store_freed_bytes", "Bytes that collections gave back to the disk";
+    pub store_cache_filled_bytes: Counter = Counter::default(),
+        "cairn_store_cache_filled_bytes", "Bytes of blocks that were brought into the cache";
+    pub store_cache_passed: Counter = Counter::default(),
+        "cairn_store_cache_passed_blocks",
+        "Blocks that were brought and not kept: the cache had no room";
+    pub store_cache_evicted_bytes: Counter = Counter::default(),
+        "cairn_store_cache_evicted_bytes", "Bytes of blocks that the cache let go of";
+    pub store_cache_budget_bytes: Gauge = Gauge::default(),
+        "cairn_store_cache_budget_bytes", "Bytes that the cache may take; 0: no cache";
+    store_cache_dirty_bytes: Family<CacheWait, Gauge> = Family::default(),
+        "cairn_store_cache_dirty_bytes",
+        "Bytes of contents that the cache must keep, by what they wait for";
+    pub store_block_hits: Counter = Counter::default(),
+        "cairn_store_block_hits", "Reads of blocks that were here";
+    pub store_block_misses: Counter = Counter::default(),
+        "cairn_store_block_misses", "Reads of blocks that were not here";
     pub store_blocks_verified: Counter = Counter::default(),
         "cairn_store_verified_blocks", "Blocks of the local store compared with their CID";
     pub store_blocks_corrupt: Counter = Counter::default(),
@@ -223,6 +244,11 @@ impl Metrics {
         if let Some(used) = used {
             self.daemon_memory_bytes.get_or_create(&MemoryPart { part }).set(used);
         }
+    }
+
+    /// Sets the bytes that the cache must keep, as they wait for `copies` or `proof`.
+    pub fn cache_dirty(&self, waits_for: &'static str, bytes: i64) {
+        self.store_cache_dirty_bytes.get_or_create(&CacheWait { waits_for }).set(bytes);
     }
 
     /// Counts an alarm that was raised.
