@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{HookConfig, MemoryPlan};
+use super::{HookConfig, LEAST_CACHE, LocalRole, MemoryPlan};
 use crate::backends::{BackendSpec, Micros};
 use crate::replication::{InvalidPolicy, Policy, check_definition};
 use crate::telemetry::LogFormat;
@@ -39,6 +39,11 @@ memory_file_bytes = \"128KiB\"
 hash_threads = 2
 
 [store]
+# replica: the local store is the first copy of everything. cache: it keeps up to
+# cache_bytes of what backends have, and counts as no copy; what they are not proven to
+# have stays beyond that. `cairn mount --local-role` changes it, too.
+role = \"replica\"
+cache_bytes = \"20GiB\"
 # A pack is sealed at this size.
 pack_bytes = \"64MiB\"
 # Cache of the metadata engine.
@@ -205,6 +210,10 @@ pub struct MountConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
+    /// What the local store is.
+    pub role: LocalRole,
+    /// Bytes of the disk that it takes as a cache.
+    pub cache_bytes: ByteSize,
     /// Pack size.
     pub pack_bytes: ByteSize,
     /// Engine cache.
@@ -340,6 +349,8 @@ impl Default for MountConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
+            role: LocalRole::default(),
+            cache_bytes: ByteSize(20 << 30),
             pack_bytes: ByteSize(64 << 20),
             engine_cache_bytes: ByteSize(64 << 20),
             node_cache_bytes: ByteSize(32 << 20),
@@ -476,6 +487,11 @@ impl Config {
                 .map_err(|e| invalid(format!("[policies] {name}: {e}")))?;
         }
         MemoryPlan::of(&config).map_err(&invalid)?;
+        let size = config.store.cache_bytes;
+        if config.store.role == LocalRole::Cache && size.0 < LEAST_CACHE {
+            let least = ByteSize(LEAST_CACHE);
+            return Err(invalid(format!("store.cache_bytes = {size}: write at least {least}")));
+        }
         config.capacity.ceiling().map_err(&invalid)?;
         for hook in &config.hooks {
             hook.check().map_err(&invalid)?;

@@ -7,6 +7,7 @@
 mod hooks;
 mod load;
 mod memory;
+mod role;
 
 pub use self::hooks::HookConfig;
 pub use self::load::{
@@ -14,3 +15,4 @@ pub use self::load::{
     Origin, ReplicationConfig, StoreConfig, TEMPLATE,
 };
 pub use self::memory::MemoryPlan;
+pub use self::role::{LEAST_CACHE, LocalChange, LocalRole};

@@ -32,6 +32,7 @@
 //! | `Fsealed` | first event that is in no file of events |
 //! | `Falarms` | alarms that hold |
 //! | `Fpaused` | the user holds the whole queue |
+//! | `Fcache` | contents have no copy in the local store, which is a cache |
 //! | `Fcheckpoint` | newest checkpoint that was begun |
 //! | `Fpolicies` | mark of the policies in the settings that all contents have |
 //!
@@ -72,6 +73,7 @@ pub(crate) const EVENTS_TAKEN: &[u8] = b"Fevents";
 pub(crate) const EVENTS_SEALED: &[u8] = b"Fsealed";
 pub(crate) const ALARMS: &[u8] = b"Falarms";
 pub(crate) const PAUSED: &[u8] = b"Fpaused";
+pub(crate) const CACHE: &[u8] = b"Fcache";
 pub(crate) const CHECKPOINT: &[u8] = b"Fcheckpoint";
 pub(crate) const POLICIES: &[u8] = b"Fpolicies";
 

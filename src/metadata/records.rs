@@ -300,6 +300,11 @@ impl ContentRecord {
             .iter()
             .filter(|copy| matches!(copy.state, CopyState::Claimed | CopyState::Verified))
     }
+
+    /// Whether the local store has all of it, as a copy.
+    pub fn is_here(&self) -> bool {
+        self.good_copies().any(|copy| copy.backend.is_local())
+    }
 }
 
 /// What a row can be: how it is stored, and how older forms are read.

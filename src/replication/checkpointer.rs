@@ -456,10 +456,13 @@ impl Checkpointer {
             return self.registry.places().configured(&DomainSet::default(), policy);
         }
         let places = self.registry.places_now().saturating_sub(state.refused.len()).max(1);
+        let local_counts = !self.registry.is_local_cache();
         match policy.level {
-            Level::LocalDurability | Level::Progressive => 1,
-            Level::Single => 2.min(places),
-            Level::Tiered => policy.copies_to_wait_for(places).min(places),
+            Level::LocalDurability => usize::from(local_counts),
+            Level::Progressive => 1,
+            Level::Single | Level::Tiered => {
+                policy.copies_to_wait_for(places, local_counts).min(places)
+            }
             Level::Quorum => 3.max(places / 2 + 1).min(places),
             Level::All => places,
         }
@@ -469,7 +472,8 @@ impl Checkpointer {
         let holders = state.complete.iter().filter(|(_, held)| **held >= sequence);
         let mut domains: BTreeSet<String> =
             holders.filter_map(|(id, _)| self.registry.counted_domain_of(id)).collect();
-        domains.extend(self.registry.domain_of(&BackendId::local()));
+        // Who loses a cache loses the metadata beside it, too.
+        domains.extend(self.registry.counted_domain_of(&BackendId::local()));
         domains.len()
     }
 

@@ -36,7 +36,7 @@ pub struct ExplainedPlace {
 /// What an fsync waits for.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExplainedWait {
-    /// Copies that it waits for, the local one included.
+    /// Copies that it waits for, the local one included where that is a copy.
     pub copies: usize,
     /// Of these, how many there are; `None` without a content.
     pub have: Option<usize>,
@@ -88,7 +88,7 @@ impl Replicator {
         let mut held = places.held(copies, policy.distinct);
         let distinct = record.map(|_| held.len());
         // What is not written yet will be here first.
-        if let Some(local) = places.number(&BackendId::local()) {
+        if let Some(local) = places.local_replica() {
             held.insert(places.domain(local, policy.distinct));
         }
         let bad = |copy: &&CopyRecord| matches!(copy.state, CopyState::Corrupt | CopyState::Lost);
@@ -109,6 +109,7 @@ impl Replicator {
             let copy = copy_at(&place.id);
             let passed = choice.passed_over.iter().find(|(passed, _)| *passed == number);
             let why_not = match passed {
+                _ if place.cache => "a cache: what lies there is no copy".to_owned(),
                 Some((_, why)) if !good(&copy) => (*why).to_owned(),
                 _ => String::new(),
             };
@@ -132,7 +133,11 @@ impl Replicator {
         Ok(Explanation {
             places: explained,
             unknown: unknown.into_iter().collect(),
-            wait: wait(&Standing::of(record, policy, &places), policy, record.is_some()),
+            wait: wait(
+                &Standing::of(record, policy, &places),
+                policy,
+                (record.is_some(), places.is_local_cache()),
+            ),
             status: record.map(|record| ReplicationStatus::of(record, row.as_ref(), in_lane)),
             copies: distinct.map(|have| (have, target)),
             missing: distinct.map_or_else(String::new, |have| missing(have, target, row.as_ref())),
@@ -150,13 +155,14 @@ pub(super) fn missing(have: usize, target: usize, row: Option<&QueueRecord>) -> 
     }
 }
 
-fn wait(standing: &Standing, policy: &Policy, content: bool) -> ExplainedWait {
+fn wait(standing: &Standing, policy: &Policy, (content, cache): (bool, bool)) -> ExplainedWait {
     let Standing { have, want, tier, .. } = standing;
     let level = policy.level.as_str();
     let of = tier.as_ref().map(|tier| format!(" in tier {tier}")).unwrap_or_default();
     let copies = if *want == 1 { "copy" } else { "copies" };
     let wait = match policy.level {
         super::Level::LocalDurability => "the local disk".to_owned(),
+        _ if cache => format!("{want} distinct {copies}{of} at backends"),
         _ => format!("{want} distinct {copies}{of}, the local one counted"),
     };
     let short = if standing.reachable < *want {

@@ -16,7 +16,7 @@ use super::send::Met;
 use super::{Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::content::{ContentError, inline_block, walk_post_order};
-use crate::store::{LocalStore, StoreError};
+use crate::store::{Kept, LocalStore, StoreError};
 use crate::telemetry;
 use crate::types::{BackendId, Block, Cid, cid};
 
@@ -161,9 +161,10 @@ impl Fetcher {
         telemetry::metrics().replication_blocks_fetched.inc();
         let block = Block { cid: *id, data: data.clone() };
         let (store, kept) = (Arc::clone(&self.store), block.clone());
-        let repaired = self.calls.bridge.spawn_blocking(move || store.repair(&kept)).await;
-        match repaired.map_err(std::io::Error::other) {
-            Ok(Ok(())) => drop(telemetry::metrics().replication_repairs.inc()),
+        let kept = self.calls.bridge.spawn_blocking(move || store.keep(&kept)).await;
+        match kept.map_err(std::io::Error::other) {
+            Ok(Ok(Kept::Repaired)) => drop(telemetry::metrics().replication_repairs.inc()),
+            Ok(Ok(Kept::Cached | Kept::PassedBy)) => {}
             // The reader is served all the same; the next read tries again.
             Ok(Err(error)) => tracing::warn!(%error, cid = %id, "a fetched block cannot be kept"),
             Err(error) => tracing::warn!(%error, cid = %id, "a fetched block is not kept"),

@@ -30,7 +30,7 @@ pub(super) struct Standing {
 impl Standing {
     /// Without a content: of one that is here only.
     pub fn of(record: Option<&ContentRecord>, policy: &Policy, places: &Places) -> Self {
-        let local = places.number(&BackendId::local());
+        let local = places.local_replica();
         let domain = |number: usize| places.domain(number, policy.distinct);
         let mut held =
             record.map(|record| places.held(&record.copies, policy.distinct)).unwrap_or_default();
@@ -40,7 +40,7 @@ impl Standing {
         let size = record.map_or(0, ContentRecord::stored_bytes);
         let target = usize::from(policy.target);
         let selected = places.configured(&held, policy).min(target.max(held.len()));
-        let want = policy.copies_to_wait_for(selected);
+        let want = policy.copies_to_wait_for(selected, local.is_some());
         let tier = policy.tiers.first().filter(|_| policy.level == Level::Tiered);
         let Some(tier) = tier.map(|rule| rule.tier.clone()) else {
             let reachable = places.reachable(&held, size, policy);
@@ -49,7 +49,8 @@ impl Standing {
         // The local store whose tier is not set is the first one.
         let counts = |number: usize| {
             let place = &places.all[number];
-            place.settings.tier.as_ref().map_or(place.id.is_local(), |of| *of == tier)
+            let tier = place.settings.tier.as_ref().map_or(place.id.is_local(), |of| *of == tier);
+            tier && place.holds_copies()
         };
         let mut domains = DomainSet::default();
         for copy in record.into_iter().flat_map(|record| &record.copies) {
@@ -64,7 +65,7 @@ impl Standing {
         }
         let have = domains.len();
         for (number, place) in places.all.iter().enumerate() {
-            if place.durable && counts(number) && (place.id.is_local() || place.takes(size)) {
+            if counts(number) && (place.id.is_local() || place.takes(size)) {
                 domains.insert(domain(number));
             }
         }
@@ -105,7 +106,7 @@ pub(super) async fn wait(
             let cancelled = row.is_some_and(|row| core.machine.is_cancelled(&row));
             let late = cancelled || start.elapsed() >= core.options.level_deadline;
             if no_place || late || core.is_stopped() {
-                return degraded(&core, &policy, (have, want), no_place.then_some(&places));
+                return degraded(&core, &policy, (have, want), (no_place, &places));
             }
         }
         if !hurried {
@@ -121,19 +122,20 @@ fn degraded(
     core: &Core,
     policy: &Policy,
     (have, want): (usize, usize),
-    no_place: Option<&Places>,
+    (no_place, places): (bool, &Places),
 ) -> Result<WriteResult, ReplicationError> {
     match policy.on_degraded {
-        OnDegraded::Queue if have > 1 => Ok(WriteResult::BelowQuorum),
+        OnDegraded::Queue if have > usize::from(!places.is_local_cache()) => {
+            Ok(WriteResult::BelowQuorum)
+        }
         OnDegraded::Queue => Ok(WriteResult::NoReplication),
         OnDegraded::Fail if core.is_stopped() => Err(ReplicationError::ShuttingDown),
         OnDegraded::Fail => {
-            let reason = match no_place {
-                None => "the backends are too slow".to_owned(),
-                Some(places) => format!(
-                    "too few backends in distinct failure domains are in reach ({})",
-                    why(core, places)
-                ),
+            let reason = if no_place {
+                let why = why(core, places);
+                format!("too few backends in distinct failure domains are in reach ({why})")
+            } else {
+                "the backends are too slow".to_owned()
             };
             Err(ReplicationError::BelowLevel { have, want, reason })
         }
@@ -142,8 +144,8 @@ fn degraded(
 
 /// Why each backend takes no copy.
 fn why(core: &Core, places: &Places) -> String {
-    let mut reasons =
-        vec![format!("local: {}", places.domain_of(&BackendId::local()).unwrap_or_default())];
+    let domain = places.domain_of(&BackendId::local());
+    let mut reasons = vec![format!("local: {}", domain.unwrap_or("a cache, which is no copy"))];
     for status in core.registry.statuses() {
         reasons.push(match status.last_error.as_str() {
             _ if places.get(&status.id).is_some_and(|place| place.paused) => {

@@ -130,7 +130,13 @@ impl Loss {
         let (min, target) = (usize::from(policy.min), usize::from(policy.target));
         let had = self.before.held(&record.copies, policy.distinct).len();
         if had == 0 {
-            self.lost_before.add(record);
+            // What only a cache has goes with it.
+            if self.gone.iter().any(BackendId::is_local) && self.before.is_local_cache() {
+                self.lost.add(record);
+                self.name(Harm::Lost, root);
+            } else {
+                self.lost_before.add(record);
+            }
             return;
         }
         let kept = ContentRecord {
@@ -170,13 +176,17 @@ impl Loss {
             self.below_target.add(record);
         }
         if let Some(harm) = harm {
-            let known: usize = self.affected.range(..=harm).map(|(_, named)| named.len()).sum();
-            if known < NAMED {
-                self.affected.entry(harm).or_default().push(*root);
-            }
+            self.name(harm, root);
         }
         if !held.is_empty() {
             self.heal(root, &kept, policy, held);
+        }
+    }
+
+    fn name(&mut self, harm: Harm, root: &Cid) {
+        let known: usize = self.affected.range(..=harm).map(|(_, named)| named.len()).sum();
+        if known < NAMED {
+            self.affected.entry(harm).or_default().push(*root);
         }
     }
 
@@ -186,7 +196,7 @@ impl Loss {
         let mut covered = held;
         let mut to = Vec::new();
         if self.gone.iter().any(BackendId::is_local)
-            && let Some(local) = self.after.number(&BackendId::local())
+            && let Some(local) = self.after.local_replica()
         {
             // The new disk gets everything.
             covered.insert(self.after.domain(local, policy.distinct));
@@ -310,6 +320,7 @@ mod tests {
             id,
             domains: [format!("d{domain}"), "h".into(), "s".into(), "p".into()],
             durable: true,
+            cache: false,
             state: if down { BackendState::Down } else { BackendState::Up },
             readable: !down,
             available: !down,

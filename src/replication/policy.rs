@@ -202,15 +202,16 @@ impl Level {
 }
 
 impl Policy {
-    /// Copies (the local one counts) that an acknowledgement at this policy's
-    /// level waits for, when `selected` places are selected, the local store
-    /// among them. `SINGLE` is one place besides the local disk, where there is
-    /// one.
+    /// Copies that an acknowledgement at this policy's level waits for, when
+    /// `selected` places are selected. The local store is among both unless it is a
+    /// cache (`local_counts`). `SINGLE` is one place besides the local disk, where
+    /// there is one.
     #[must_use]
-    pub fn copies_to_wait_for(&self, selected: usize) -> usize {
+    pub fn copies_to_wait_for(&self, selected: usize, local_counts: bool) -> usize {
         match self.level {
-            Level::LocalDurability | Level::Progressive => 1,
-            Level::Single => 2.min(selected.max(1)),
+            Level::LocalDurability => usize::from(local_counts),
+            Level::Progressive => 1,
+            Level::Single => (1 + usize::from(local_counts)).min(selected.max(1)),
             Level::Quorum => usize::from(self.min.max(self.target / 2 + 1)),
             Level::All => selected.max(1),
             // The copies of the first tier, whichever places hold them.

@@ -71,6 +71,12 @@ impl Registry {
         &self.fleet
     }
 
+    /// Whether the local store is a cache: what lies there is no copy.
+    #[must_use]
+    pub fn is_local_cache(&self) -> bool {
+        self.fleet.read().is_local_cache()
+    }
+
     /// Adds a backend that answered, or (with the reason) one that is unavailable
     /// now and is opened again by probes. `record`: of an earlier life.
     pub fn add(
@@ -187,7 +193,7 @@ impl Registry {
         self.places().domain_of(id).map(str::to_owned)
     }
 
-    /// Distinct places that take writes now, the local one included.
+    /// Distinct places that take writes now, the local one included where it counts.
     pub fn places_now(&self) -> usize {
         self.places().reachable(&super::machine::DomainSet::default(), 0, &Policy::default())
     }

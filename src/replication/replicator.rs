@@ -137,7 +137,9 @@ impl Replicator {
 
     /// Whether copies beyond the local one are wanted at all.
     pub fn wants_copies(&self, policy: &Policy) -> bool {
-        (policy.target > 1 || !policy.tiers.is_empty()) && !self.core.registry.is_empty()
+        let registry = &self.core.registry;
+        let beyond = policy.target > 1 || !policy.tiers.is_empty() || registry.is_local_cache();
+        beyond && !registry.is_empty()
     }
 
     /// These contents were just committed with queue rows.

@@ -6,6 +6,7 @@ mod checkpoints;
 mod collect;
 mod copies;
 mod events;
+mod evict;
 mod faults;
 mod harness;
 mod pins;

@@ -42,6 +42,9 @@ pub const NAMES: &[&str] = &[
     "daemon.collect.marked",
     "daemon.collect.checkpointed",
     "daemon.collect.rows_removed",
+    // What a cache lets go of.
+    "replication.evict.begun",
+    "replication.evict.decided",
     // Collection on a backend.
     "collect.begun",
     "collect.marked",

@@ -519,7 +519,7 @@ impl Vfs {
             };
             let link =
                 Link { cid: record.content.unwrap_or_default(), size: record.size, tsize: 0 };
-            let fallback = self.new_record(numbers, &link, 1, &record.profile);
+            let fallback = self.new_record(numbers, &link, (1, true), &record.profile);
             let commit = ContentCommit {
                 shared: false,
                 ino: node.ino,
@@ -585,14 +585,17 @@ impl Vfs {
                 changes.leaves.insert(index, link);
             }
         }
-        let old = match &record.content {
-            Some(root) if !foreign => self.namespace.content(root)?.map(|content| Link {
-                cid: *root,
-                size: staging.original_size(),
-                tsize: content.tsize,
-            }),
+        let base = match &record.content {
+            Some(root) if !foreign => self.namespace.content(root)?.map(|base| (*root, base)),
             _ => None,
         };
+        // What did not change is here only where what is below it was.
+        let whole = base.as_ref().is_none_or(|(_, base)| base.is_here());
+        let old = base.map(|(root, base)| Link {
+            cid: root,
+            size: staging.original_size(),
+            tsize: base.tsize,
+        });
         self.give_back(staging, &changes)?;
         let metrics = telemetry::metrics();
         metrics.vfs_leaves_hashed.inc_by(changes.leaves.len() as u64);
@@ -624,8 +627,9 @@ impl Vfs {
             ino: node.ino,
             version: record.version,
             root: root.map(|root| root.cid),
-            enqueue: self.wants_copies(&numbers),
-            record: ContentRecord { holes, ..self.new_record(numbers, &link, count, "") },
+            // What is not all here has no copy yet.
+            enqueue: self.wants_copies(&numbers) || !whole,
+            record: ContentRecord { holes, ..self.new_record(numbers, &link, (count, whole), "") },
             size,
             mtime: record.mtime,
         };
@@ -676,17 +680,20 @@ impl Vfs {
         &self,
         numbers: Vec<u32>,
         link: &Link,
-        blocks: u64,
+        (blocks, whole): (u64, bool),
         profile: &str,
     ) -> ContentRecord {
         let policy = self.replicator.policies().of(&numbers);
         let now: Timestamp = self.now();
-        let copies = vec![CopyRecord {
+        let local = CopyRecord {
             backend: BackendId::local(),
             state: CopyState::Verified,
             at: now,
             method: VerifyMethod::Written,
-        }];
+        };
+        // What lies in a cache is no copy.
+        let counts = whole && !self.replicator.registry().is_local_cache();
+        let copies = if counts { vec![local] } else { Vec::new() };
         ContentRecord {
             size: link.size,
             tsize: link.tsize,
@@ -719,7 +726,8 @@ impl Vfs {
         let counted = holes(&content.link, &[all], &self.zeros, &mut |id| self.load(id));
         let holes = counted.unwrap_or_default();
         let enqueue = self.wants_copies(&numbers);
-        let counted = self.new_record(numbers, &content.link, content.blocks, &content.profile);
+        let blocks = (content.blocks, true);
+        let counted = self.new_record(numbers, &content.link, blocks, &content.profile);
         Ok(ContentCommit {
             shared: false,
             ino,

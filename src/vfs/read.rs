@@ -185,6 +185,7 @@ impl Vfs {
         let buf = &mut buf[..want];
         match &state.record.content {
             Some(root) => {
+                self.store.note_read(root);
                 let link = Link { cid: *root, size: state.record.size, tsize: 0 };
                 let listed = state.leaves.as_ref().map(|leaves| leaves.as_slice());
                 self.read_content(&link, listed, offset, buf)?;

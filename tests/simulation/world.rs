@@ -580,7 +580,7 @@ impl World {
             let held = places.held(&record.copies, policy.distinct);
             let (have, target) = (held.len(), usize::from(known.policy.1));
             let configured = places.configured(&held, &policy).min(target.max(have));
-            let want = policy.copies_to_wait_for(configured).min(configured);
+            let want = policy.copies_to_wait_for(configured, true).min(configured);
             if have >= want {
                 // More than the target is nobody's promise: it may be trimmed.
                 acked.push((*root, have.min(target)));

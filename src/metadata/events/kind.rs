@@ -107,6 +107,7 @@ kinds! {
     BackendReadOnly, "backend_read_only", Warning, "a backend takes no writes";
     BackendDraining, "backend_draining", Notice, "copies leave a backend";
     BackendDrained, "backend_drained", Notice, "a backend holds nothing that is needed";
+    LocalRole, "local_role", Notice, "the local store became a cache, or a replica";
     MoveStarted, "move_started", Notice, "copies are to move from places to others";
     MoveFinished, "move_finished", Notice, "no copy is left to be moved";
     HealStarted, "heal_started", Notice, "lost copies are made anew elsewhere";

@@ -52,6 +52,30 @@ impl Namespace {
         })
     }
 
+    /// Whether the local store was a cache when this was last noted: then no content's
+    /// record has a copy there.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn is_cache_noted(&self) -> Result<bool, MetadataError> {
+        Ok(self.engine.get(keys::CACHE)?.is_some())
+    }
+
+    /// Notes what the local store is from now on.
+    ///
+    /// # Errors
+    /// `Storage`, `Contended`.
+    pub fn note_cache(&self, cache: bool) -> Result<(), MetadataError> {
+        self.run(|tx| {
+            if cache {
+                tx.inner.put(keys::CACHE, &[1]);
+            } else {
+                tx.inner.delete(keys::CACHE);
+            }
+            Ok(())
+        })
+    }
+
     /// Keeps what is known of a backend; `None` forgets it.
     ///
     /// # Errors

@@ -56,14 +56,18 @@ impl Tx<'_> {
         }
     }
 
-    /// A file stops referring to a content. At zero the record stays, for
+    /// A file stops referring to a content, about then. At zero the record stays, for
     /// collection, but is no pin any more.
-    pub(super) fn release_content(&mut self, root: &Cid) -> Result<(), MetadataError> {
+    pub(super) fn release_content(&mut self, root: &Cid, at_s: i64) -> Result<(), MetadataError> {
         let Some(before) = self.get::<ContentRecord>(&keys::of_cid(keys::CONTENT, root))? else {
             return Ok(());
         };
         let mut after = before.clone();
         after.refs = after.refs.saturating_sub(1);
+        if after.refs == 0 {
+            // For how long it can be brought back counts from here.
+            after.accessed_s = after.accessed_s.max(at_s);
+        }
         self.put_content(root, Some(&before), &after);
         if after.refs == 0 {
             let row: Option<QueueRecord> = self.get(&keys::of_cid(keys::QUEUE, root))?;
@@ -144,7 +148,7 @@ impl Tx<'_> {
             self.take_content(root, commit, changed)?;
         }
         if let Some(root) = before.content.as_ref().filter(|_| changed) {
-            self.release_content(root)?;
+            self.release_content(root, before.ctime.max(commit.mtime).seconds)?;
         }
         let mut inode = before.clone();
         inode.content = commit.root;

@@ -134,7 +134,7 @@ impl Namespace {
                 }
             }
             if let Some(root) = &inode.content {
-                tx.release_content(root)?;
+                tx.release_content(root, inode.ctime.seconds)?;
             }
             if inode.kind == FileKind::File {
                 tx.remove_staged(ino)?;

@@ -73,6 +73,8 @@ pub struct Fleet {
     pub(super) moves: Arc<Moves>,
     /// Millionths of money a month that copies may cost.
     ceiling: Option<Micros>,
+    /// The local store is a cache.
+    cache: bool,
 }
 
 impl Member {
@@ -141,7 +143,20 @@ impl Fleet {
             paused: false,
             moves: Arc::default(),
             ceiling: None,
+            cache: false,
         }
+    }
+
+    /// The local store only keeps for a while what others have: what lies there is no
+    /// copy. Set before anything is planned.
+    pub fn set_local_cache(&mut self, cache: bool) {
+        self.cache = cache;
+    }
+
+    /// Whether the local store is a cache.
+    #[must_use]
+    pub fn is_local_cache(&self) -> bool {
+        self.cache
     }
 
     /// Adds a backend that is not open yet. `record`: of an earlier life.
@@ -419,6 +434,7 @@ impl Fleet {
             id: BackendId::local(),
             domains: self.local.clone(),
             durable: true,
+            cache: self.cache,
             state: BackendState::Up,
             readable: true,
             available: true,
@@ -438,6 +454,7 @@ impl Fleet {
                 id: id.clone(),
                 domains: names(&member.facts.domain, &member.settings, &self.local),
                 durable: member.facts.durable,
+                cache: false,
                 state,
                 readable: member.open && state != BackendState::Down,
                 available: member.open

@@ -36,7 +36,7 @@ pub use self::moves::{Moves, Stage, WINDOW};
 pub use self::outcome::{Outcome, apply};
 pub use self::placement::{Choice, Rank, Wanted, choose, judge, rank};
 pub use self::places::{Candidate, DomainSet, Places, Standing};
-pub use self::planner::{Content, Job, Moment, Plan, Verdict, plan};
+pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, plan};
 pub(super) use self::queue::CANCELLED;
 pub use self::survey::{Ailing, Proven, Stuck};
 pub use self::time::{plus, since};

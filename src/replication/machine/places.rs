@@ -21,6 +21,9 @@ pub struct Candidate {
     pub domains: [String; 4],
     /// What it took survives a crash there: else a copy counts for nothing.
     pub durable: bool,
+    /// The local store that only keeps for a while what others have: what lies there is
+    /// no copy.
+    pub cache: bool,
     /// Health.
     pub state: BackendState,
     /// Open, and not down.
@@ -76,7 +79,7 @@ pub enum Standing {
     Good,
     /// It would count, were it proven again: the place was away for too long.
     Stale,
-    /// The place is away for too long, or does not survive a crash.
+    /// The place is away for too long, does not survive a crash, or is a cache.
     Uncounted,
     /// Known to be bad or gone.
     Bad,
@@ -85,6 +88,12 @@ pub enum Standing {
 }
 
 impl Candidate {
+    /// A copy there can count.
+    #[must_use]
+    pub fn holds_copies(&self) -> bool {
+        self.durable && !self.cache
+    }
+
     /// Takes a write of so many bytes now.
     #[must_use]
     pub fn takes(&self, size: u64) -> bool {
@@ -147,6 +156,18 @@ impl Places {
         Self { all, index, numbers, moves: Arc::default(), thrifty: false }
     }
 
+    /// Whether the local store is a cache.
+    #[must_use]
+    pub fn is_local_cache(&self) -> bool {
+        self.get(&BackendId::local()).is_some_and(|place| place.cache)
+    }
+
+    /// The local store where it is a replica.
+    #[must_use]
+    pub fn local_replica(&self) -> Option<usize> {
+        self.number(&BackendId::local()).filter(|number| !self.all[*number].cache)
+    }
+
     /// A place by its id.
     #[must_use]
     pub fn get(&self, id: &BackendId) -> Option<&Candidate> {
@@ -168,7 +189,7 @@ impl Places {
     /// Where copies there count; `None` when they do not.
     #[must_use]
     pub fn domain_of(&self, id: &BackendId) -> Option<&str> {
-        let place = self.get(id).filter(|place| place.durable)?;
+        let place = self.get(id).filter(|place| place.holds_copies())?;
         Some(&place.domains[Domain::Device as usize])
     }
 
@@ -180,7 +201,7 @@ impl Places {
         let standing = match copy.state {
             CopyState::Corrupt | CopyState::Lost => Standing::Bad,
             CopyState::Released => Standing::Released,
-            CopyState::Claimed | CopyState::Verified if !place.durable || place.given_up => {
+            CopyState::Claimed | CopyState::Verified if !place.holds_copies() || place.given_up => {
                 Standing::Uncounted
             }
             CopyState::Claimed | CopyState::Verified if copy.at < place.trusted_since => {
@@ -226,7 +247,7 @@ impl Places {
     ) -> usize {
         let mut all = held.clone();
         for (number, place) in self.all.iter().enumerate() {
-            if place.durable && !policy.exclude.contains(&place.id) && counts(place) {
+            if place.holds_copies() && !policy.exclude.contains(&place.id) && counts(place) {
                 all.insert(self.domain(number, policy.distinct));
             }
         }

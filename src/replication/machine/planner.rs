@@ -61,6 +61,15 @@ pub struct Moment<'m> {
     pub proof_age: Duration,
 }
 
+/// Why a cache keeps what it has of a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dirty {
+    /// Fewer copies than its policy's min are elsewhere.
+    Copies,
+    /// They are, and were not read back lately, or cannot be now.
+    Proof,
+}
+
 /// Where a content stands, and what follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
@@ -280,6 +289,60 @@ impl<'c> Content<'c> {
         complete && self.proven(&sorted, &gone, moment).len() >= must_stay
     }
 
+    /// Distinct verified copies that must be elsewhere before a cache lets go of its
+    /// bytes: the min, and the target or as many as there are.
+    fn must_be_elsewhere(&self, sorted: &Sorted<'_>) -> usize {
+        let wanted = usize::from(self.policy.target).min(sorted.kept_domains.len());
+        wanted.max(usize::from(self.policy.min)).max(1)
+    }
+
+    /// Whether the local store, which is a cache, may let go of what it has of this
+    /// content, when the places in `confirmed` were just asked and still have theirs.
+    /// The same holds before they are asked, with all of them.
+    #[must_use]
+    pub fn may_evict(&self, confirmed: Option<&[BackendId]>, moment: &Moment<'_>) -> bool {
+        let sorted = self.sorted(moment);
+        let silent = |number: &usize| {
+            let id = &moment.places.all[*number].id;
+            confirmed.is_some_and(|confirmed| !confirmed.contains(id))
+        };
+        let gone: Vec<usize> = (0..moment.places.all.len()).filter(silent).collect();
+        let proven = self.proven(&sorted, &gone, moment).len();
+        moment.places.is_local_cache() && proven >= self.must_be_elsewhere(&sorted)
+    }
+
+    /// What a cache waits for before it lets go of this content.
+    #[must_use]
+    pub fn dirty(&self, moment: &Moment<'_>) -> Option<Dirty> {
+        if self.may_evict(None, moment) {
+            return None;
+        }
+        let sorted = self.sorted(moment);
+        let short = sorted.kept_domains.len() < usize::from(self.policy.min).max(1);
+        Some(if short { Dirty::Copies } else { Dirty::Proof })
+    }
+
+    /// Copies to be read back so that a cache may let go of this content: as few as
+    /// will do, the quickest to answer first.
+    #[must_use]
+    pub fn proofs_to_evict(&self, moment: &Moment<'_>) -> Vec<BackendId> {
+        let sorted = self.sorted(moment);
+        let must = self.must_be_elsewhere(&sorted);
+        let mut covered = self.proven(&sorted, &[], moment);
+        let mut kept: Vec<_> =
+            sorted.kept.iter().map(|(n, copy)| (*n, &moment.places.all[*n], copy)).collect();
+        kept.retain(|(_, place, copy)| place.readable && !Self::is_proof(copy, place, moment));
+        kept.sort_by(|(_, a, _), (_, b, _)| a.latency.cmp(&b.latency).then(a.id.cmp(&b.id)));
+        let mut asked = Vec::new();
+        for (number, place, _) in kept {
+            let domain = moment.places.domain(number, self.policy.distinct);
+            if covered.len() < must && covered.insert(domain) {
+                asked.push(place.id.clone());
+            }
+        }
+        asked
+    }
+
     /// Places whose copies stay and have no fresh proof.
     #[must_use]
     pub fn unproven(&self, moment: &Moment<'_>) -> Vec<BackendId> {
@@ -369,7 +432,7 @@ impl<'w> Work<'w> {
     /// Without a good copy anywhere there is nothing to bring here; a bad one may be
     /// better than it seemed.
     fn bring_here(&mut self) {
-        let Some(local) = self.moment.places.number(&BackendId::local()) else { return };
+        let Some(local) = self.moment.places.local_replica() else { return };
         let known = !self.sorted.held.is_empty();
         if !self.holding.contains(&local) && (known || self.sorted.damaged.contains(&local)) {
             self.add(local, if known { Job::Send } else { Job::Verify });

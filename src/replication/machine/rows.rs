@@ -1,10 +1,11 @@
 //! The core and the rows of contents and queue.
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::lanes::Task;
 use super::outcome::{Outcome, apply};
+use super::places::Candidate;
 use super::planner::{Content, Job, Moment, Plan, Verdict, plan};
 use super::time::{plus, since};
 use super::{Machine, Places};
@@ -107,6 +108,44 @@ impl Machine {
         let unproven = content.unproven(&self.moment(&places));
         let jobs = unproven.into_iter().map(|id| (id, Job::Verify)).collect();
         self.assign((root, record), places.copies(record, &policy), jobs, &places);
+    }
+
+    /// Of these contents, whose places in the map were just asked and have theirs: those
+    /// that a cache may let go of by the rows as they are now.
+    pub(in crate::replication) fn may_evict(
+        &self,
+        confirmed: &HashMap<Cid, Vec<BackendId>>,
+    ) -> Result<HashSet<Cid>, MetadataError> {
+        let roots: Vec<Cid> = confirmed.keys().copied().collect();
+        let places = self.places();
+        let moment = self.moment(&places);
+        let mut may = HashSet::new();
+        let _one = self.recording.lock();
+        self.namespace.update_contents(&roots, &mut |root, record, _| {
+            let policy = self.policy_of(record);
+            let content = Content { root, record, policy: &policy };
+            let by = confirmed.get(root).map_or(&[][..], Vec::as_slice);
+            if record.refs > 0 && content.may_evict(Some(by), &moment) {
+                may.insert(*root);
+            } else {
+                may.remove(root);
+            }
+        })?;
+        Ok(may)
+    }
+
+    /// Has as many copies of a content read back as a cache needs to let go of it.
+    pub(in crate::replication) fn prove_to_evict(&self, root: &Cid, record: &ContentRecord) {
+        let (places, policy) = (self.places(), self.policy_of(record));
+        let content = Content { root, record, policy: &policy };
+        let jobs: Vec<_> = content
+            .proofs_to_evict(&self.moment(&places))
+            .into_iter()
+            .map(|id| (id, Job::Verify))
+            .collect();
+        if !jobs.is_empty() {
+            self.assign((root, record), places.copies(record, &policy), jobs, &places);
+        }
     }
 
     fn assign(
@@ -248,7 +287,7 @@ impl Machine {
         let roots: Vec<Cid> = outcomes.iter().map(|(root, _)| *root).collect();
         let places = self.places();
         let moment = self.moment(&places);
-        let known = places.get(id).is_some_and(|place| place.durable);
+        let known = places.get(id).is_some_and(Candidate::holds_copies);
         let mut first_due: Option<Timestamp> = None;
         let mut due: HashMap<Cid, bool> = HashMap::new();
         {

@@ -20,6 +20,7 @@ fn place(name: &str, domain: &str, state: BackendState, free: u64) -> Candidate 
         id: name.parse().unwrap(),
         domains: [domain, "host", "site", "provider"].map(str::to_owned),
         durable: true,
+        cache: false,
         state,
         readable: state != BackendState::Down,
         available: up,

@@ -33,18 +33,37 @@ pub struct World {
     pub bridge: Bridge,
     pub clock: Arc<dyn Clock>,
     pub options: ReplicatorOptions,
+    pub profile: Profile,
+    /// The local store is a cache of so many bytes.
+    budget: Option<u64>,
     replicator: Option<Arc<Replicator>>,
     files: u32,
 }
 
 impl World {
     pub fn new() -> Self {
+        Self::of(None)
+    }
+
+    /// The local store is a cache; its files have leaves of 16 KiB, eight a node.
+    pub fn with_cache(budget: u64, names: &[&str]) -> (Self, Vec<Arc<MemoryBackend>>) {
+        let mut world = Self::of(Some(budget));
+        world.profile = Profile { chunk_size: 16 << 10, max_links: 8, ..Profile::UNIXFS_V1_2025 };
+        world.registry.fleet().write().set_local_cache(true);
+        let places: Vec<_> = names.iter().map(|name| world.add_memory(name)).collect();
+        world.start();
+        (world, places)
+    }
+
+    fn of(budget: Option<u64>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let engine = Arc::new(MemoryEngine::default());
         let index = Arc::new(MemoryIndex::default());
         let namespace = open(&engine);
         Self {
-            store: Arc::new(open_store(&dir, &index)),
+            store: Arc::new(open_store(&dir, &index, budget)),
+            profile: TINY,
+            budget,
             namespace,
             dir,
             engine,
@@ -117,20 +136,20 @@ impl World {
     pub fn crash(&mut self) {
         self.stop();
         self.namespace = open(&self.engine);
-        self.store = Arc::new(open_store(&self.dir, &self.index));
+        self.store = Arc::new(open_store(&self.dir, &self.index, self.budget));
     }
 
     /// The local disk is replaced: its blocks are gone.
     pub fn lose_local_blocks(&mut self) {
         self.dir = tempfile::tempdir().unwrap();
         self.index = Arc::new(MemoryIndex::default());
-        self.store = Arc::new(open_store(&self.dir, &self.index));
+        self.store = Arc::new(open_store(&self.dir, &self.index, self.budget));
     }
 
     /// Commits a file with these bytes; its root.
     pub fn commit(&mut self, data: &[u8], policy: &Policy) -> Cid {
         let mut blocks = Vec::new();
-        let link = import_file(&TINY, &mut &data[..], &mut |cid, data: Bytes| {
+        let link = import_file(&self.profile, &mut &data[..], &mut |cid, data: Bytes| {
             blocks.push(Block { cid, data });
             Ok(())
         })
@@ -151,12 +170,13 @@ impl World {
         };
         let name = Name::new(format!("file-{}", self.files)).unwrap();
         let created = self.namespace.create(Ino::ROOT, &name, &node).unwrap();
-        let copies = vec![CopyRecord {
+        let local = CopyRecord {
             backend: BackendId::local(),
             state: CopyState::Verified,
             at: now,
             method: VerifyMethod::Written,
-        }];
+        };
+        let copies = if self.budget.is_some() { Vec::new() } else { vec![local] };
         let replicator = self.replicator.as_ref();
         let pin =
             replicator.map_or(PinState::BelowMin, |replicator| replicator.judge(policy, &copies));
@@ -165,7 +185,7 @@ impl World {
             tsize: link.tsize,
             blocks: blocks.len() as u64,
             refs: 0,
-            profile: TINY.name.to_owned(),
+            profile: self.profile.name.to_owned(),
             min: policy.min,
             target: policy.target,
             max: policy.max,
@@ -249,9 +269,10 @@ fn open(engine: &Arc<MemoryEngine>) -> Arc<Namespace> {
     Arc::new(Namespace::open(engine, Timestamp::default()).unwrap())
 }
 
-pub fn open_store(dir: &TempDir, index: &Arc<MemoryIndex>) -> LocalStore {
+pub fn open_store(dir: &TempDir, index: &Arc<MemoryIndex>, budget: Option<u64>) -> LocalStore {
     let index = Arc::clone(index) as Arc<dyn BlockIndex>;
-    LocalStore::open(dir.path(), index, StoreOptions::default()).unwrap()
+    let options = StoreOptions { budget, ..StoreOptions::default() };
+    LocalStore::open(dir.path(), index, options).unwrap()
 }
 
 /// Waits for a condition, bounded.

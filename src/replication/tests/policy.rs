@@ -120,7 +120,7 @@ proptest! {
     #[test]
     fn a_level_waits_for_no_more_than_target_and_places_allow(policy in policies(), places in 1usize..9) {
         let selected = places.min(usize::from(policy.target));
-        let wait = policy.copies_to_wait_for(selected);
+        let wait = policy.copies_to_wait_for(selected, true);
         let tier = policy.tiers.first().map_or(1, |tier| usize::from(tier.copies));
         prop_assert!(wait >= 1 && wait <= usize::from(policy.target).max(2).max(tier));
         if policy.level == Level::All {
