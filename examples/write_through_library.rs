@@ -1,6 +1,7 @@
 //! Writes files through the library, without a mount, and reads them back.
 //! Usage: `write_through_library DIR`
 
+use cairnfs::config::LocalChange;
 use cairnfs::content::Profile;
 use cairnfs::daemon::{CreateOptions, Volume, VolumeMode};
 use cairnfs::replication::Policy;
@@ -16,7 +17,12 @@ fn main() -> anyhow::Result<()> {
     let policy: Policy = "min=1,target=2".parse()?;
     Volume::create(
         &std::path::absolute(&volume_dir)?,
-        &CreateOptions { backends: vec![backend], policy, profile: Profile::UNIXFS_V1_2025 },
+        &CreateOptions {
+            backends: vec![backend],
+            policy,
+            profile: Profile::UNIXFS_V1_2025,
+            local: LocalChange::default(),
+        },
     )?;
     let volume = Volume::open(&std::path::absolute(&volume_dir)?, &VolumeMode::default())?;
     let vfs = volume.vfs();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::local::Local;
 use super::pins::PinVerb;
 use super::queue::QueueVerb;
 use crate::metadata::Severity;
@@ -55,7 +56,7 @@ pub(super) struct MountOrVolume {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  cairn init --volume ~/volume --backend /mnt/b/cairn --backend 'file:///mnt/c/cairn?domain=attic'\n  cairn init --volume ~/volume --policy min=1,target=2"
+    after_help = "Examples:\n  cairn init --volume ~/volume --backend /mnt/b/cairn --backend 'file:///mnt/c/cairn?domain=attic'\n  cairn init --volume ~/volume --policy min=1,target=2\n  cairn init --volume ~/volume --backend /mnt/b/cairn --backend /mnt/c/cairn --local-role cache --cache-size 20GiB"
 )]
 pub(super) struct Init {
     /// The volume's folder (default: $`CAIRN_VOLUME`, else ~/.local/share/cairn/default).
@@ -70,6 +71,8 @@ pub(super) struct Init {
     /// How CIDs are made: unixfs-v1-2025 or unixfs-v0-2015.
     #[arg(long, default_value = "unixfs-v1-2025")]
     pub profile: String,
+    #[command(flatten)]
+    pub local: Local,
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +88,8 @@ pub(super) struct Mount {
     /// A backend, as in `cairn init`; added when the volume does not have it.
     #[arg(long = "backend", value_name = "URL")]
     pub backends: Vec<String>,
+    #[command(flatten)]
+    pub local: Local,
     /// Stay in the foreground.
     #[arg(long, short = 'f')]
     pub foreground: bool,
@@ -119,6 +124,8 @@ pub(super) struct Recover {
     /// Bring all contents too, not only when they are read.
     #[arg(long)]
     pub full: bool,
+    #[command(flatten)]
+    pub local: Local,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod cid;
 mod client;
 mod events;
 mod gc;
+mod local;
 mod loss;
 mod mount;
 mod output;

@@ -14,8 +14,8 @@ use super::client::{Target, mounts};
 use super::output::Output;
 use super::setup::{create_options, volume_dir};
 use crate::api::{Command, ErrorCode, Failure};
-use crate::config::Config;
-use crate::daemon::{Identity, Lock, MountRequest, Volume, VolumeMode, run_mount};
+use crate::config::{Config, LocalChange};
+use crate::daemon::{Identity, Lock, MountRequest, Volume, VolumeMode, check_local, run_mount};
 use crate::fuse::MountOptions;
 use crate::runtime::Shutdown;
 use crate::telemetry::{LogFormat, init_logging};
@@ -265,7 +265,8 @@ fn prepare(dir: &Path, request: &Mount) -> Result<(), Failure> {
         return Ok(());
     }
     if !Identity::exists(dir) {
-        let options = create_options(&request.backends, "", "unixfs-v1-2025")?;
+        let local = request.local.change();
+        let options = create_options(&request.backends, "", "unixfs-v1-2025", local)?;
         Volume::create(dir, &options)?;
         return Ok(());
     }
@@ -281,6 +282,12 @@ fn prepare(dir: &Path, request: &Mount) -> Result<(), Failure> {
         if !config.backends.iter().any(|known| known.url == spec.url) {
             target.send(&Command::BackendAdd { url: url.clone() }, &Output::new(true))?;
         }
+    }
+    let change = request.local.change();
+    if change != LocalChange::default() {
+        let (config, _) = Config::load(dir).map_err(|e| usage(e.to_string()))?;
+        check_local(&change, config.store.role, config.backends.len())?;
+        Config::set_local(dir, &change).map_err(super::failed)?;
     }
     Ok(())
 }

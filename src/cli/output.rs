@@ -214,6 +214,7 @@ impl Output {
                     (_, Value::Bool(true), _) if backend["state"] != "down" =>
                         "read_only".to_owned(),
                     (.., Value::Bool(true)) => "paused".to_owned(),
+                    _ if backend["role"] == "cache" => "cache".to_owned(),
                     _ => plain(&backend["state"]),
                 },
                 backend["copies"],
@@ -227,6 +228,20 @@ impl Output {
             if backend["stopped"] == true {
                 let text = "at its stop= threshold: it takes no new copies";
                 line(&format!("{:16} {text}", ""));
+            }
+            let cache = &backend["cache"];
+            if cache.is_object() {
+                line(&format!(
+                    "{:16} up to {}: {} may go, {} wait for copies, {} for a proof",
+                    "",
+                    size(&cache["budget_bytes"]),
+                    size(&cache["evictable_bytes"]),
+                    size(&cache["waits_for_copies_bytes"]),
+                    size(&cache["waits_for_proof_bytes"]),
+                ));
+            }
+            if let Some(text) = cache["above_budget"].as_str() {
+                line(&format!("{:16} {text}; writes go on", ""));
             }
             if backend["copies_count"] == false {
                 let text = "away for too long: copies there do not count, others are made";

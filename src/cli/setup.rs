@@ -11,7 +11,7 @@ use super::client::Target;
 use super::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
 use crate::backends::{Backend, BackendError, BackendSpec, Presence, open};
-use crate::config::Config;
+use crate::config::{Config, LocalChange, LocalRole};
 use crate::content::Profile;
 use crate::daemon::{CreateOptions, Identity, RecoverOptions, Volume, default_volume};
 use crate::replication::Policy;
@@ -30,25 +30,39 @@ pub(super) fn create_options(
     backends: &[String],
     policy: &str,
     profile: &str,
+    local: LocalChange,
 ) -> Result<CreateOptions, Failure> {
     let policy: Policy = policy.parse().map_err(usage)?;
     let profile: Profile = profile.parse().map_err(usage)?;
-    Ok(CreateOptions { backends: backends.to_vec(), policy, profile })
+    Ok(CreateOptions { backends: backends.to_vec(), policy, profile, local })
 }
 
 pub(super) fn init(request: &Init, output: &Output) -> Result<(), Failure> {
     let dir = volume_dir(request.volume.as_ref())?;
-    let options = create_options(&request.backends, &request.policy, &request.profile)?;
+    let local = request.local.change();
+    let options = create_options(&request.backends, &request.policy, &request.profile, local)?;
     let identity = Volume::create(&dir, &options)?;
     let value = json!({ "volume": identity.id, "dir": dir.display().to_string(), "profile": identity.profile });
     output.fields(&value, &["volume", "dir", "profile"]);
+    let (min, backends) = (usize::from(options.policy.min), options.backends.len());
+    if local.role == Some(LocalRole::Cache) && backends < min {
+        output.note(&format!(
+            "The policy asks for at least {min} copies, and a cache is none: with {backends} backends nothing reaches that, and nothing leaves the cache. Add backends (`cairn backend add`), or set a lower min (`cairn policy set`)."
+        ));
+    }
     Ok(())
 }
 
 pub(super) fn recover(request: &Recover, output: &Output) -> Result<(), Failure> {
     let dir = volume_dir(request.volume.as_ref())?;
     let volume_id = request.volume_id.as_deref().map(str::parse).transpose().map_err(usage)?;
-    let options = RecoverOptions { from: request.from.clone(), volume_id };
+    let local = request.local.change();
+    if request.full && local.role == Some(LocalRole::Cache) {
+        return Err(usage(
+            "--full brings all contents here, which a cache does not keep: leave one of the two out",
+        ));
+    }
+    let options = RecoverOptions { from: request.from.clone(), volume_id, local };
     let recovered = Volume::recover(&dir, &options)?;
     for skipped in &recovered.skipped {
         eprintln!("cairn: passed over an incomplete checkpoint: {skipped}");

@@ -93,7 +93,9 @@ fn shares_domain(volume: &Volume, id: &BackendId) -> Option<BackendId> {
     let domain = volume.registry.domain_of(id)?;
     let mut others: Vec<BackendId> =
         volume.registry.specs().into_iter().map(|spec| spec.id).collect();
-    others.push(BackendId::local());
+    if !volume.registry.is_local_cache() {
+        others.push(BackendId::local());
+    }
     others
         .into_iter()
         .find(|other| other != id && volume.registry.domain_of(other).as_ref() == Some(&domain))
@@ -104,6 +106,12 @@ pub(super) fn remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Fa
     if volume.replicator.machine().is_moving(&id) {
         let text = format!(
             "copies are being moved from or to `{id}` (`cairn status`): wait for the end, or end it with --stop"
+        );
+        return Err(Failure::new(ErrorCode::Busy, text));
+    }
+    if volume.registry.is_local_cache() && volume.registry.specs().len() == 1 && !force {
+        let text = format!(
+            "the local store is a cache, and `{id}` is the only backend: nothing would keep what is written. Add another one first, or make the local store a replica (`cairn mount --local-role replica`)"
         );
         return Err(Failure::new(ErrorCode::Busy, text));
     }

@@ -106,7 +106,8 @@ impl Collector {
             let (since, given_up) = (last.elapsed(), now - released);
             let due = since >= self.interval
                 || (since >= REST && (more || given_up >= self.bytes))
-                || (since >= REST_FULL && (more || given_up > 0) && self.is_short(given_up));
+                || (since >= REST_FULL && (more || given_up > 0) && self.is_short(given_up))
+                || (since >= REST_FULL && given_up > 0 && self.is_cache_full());
             if !due {
                 continue;
             }
@@ -142,6 +143,11 @@ impl Collector {
             }
             last = Instant::now();
         }
+    }
+
+    /// What was given up goes before what a cache could still use.
+    fn is_cache_full(&self) -> bool {
+        self.store.excess().is_ok_and(|excess| excess > 0)
     }
 
     /// Less than a tenth, or than 1 GiB of a large disk, is left; or what was
@@ -191,7 +197,10 @@ impl Collector {
         // Their base is the inode's content; named all the same, in case it is not.
         for (_, staged) in self.namespace.staged().map_err(failed)? {
             if let Some(base) = staged.base {
-                self.mark_content(&mut mark, &base, None)?;
+                // In a cache a part of it is here, as of any content.
+                let cached = self.store.budget().is_some();
+                let record = if cached { self.namespace.content(&base) } else { Ok(None) };
+                self.mark_content(&mut mark, &base, record.map_err(failed)?.as_ref())?;
             }
         }
         let mut outcome = Ok(());

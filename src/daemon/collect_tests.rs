@@ -23,6 +23,7 @@ impl World {
             backends: backends.iter().map(url).collect(),
             policy: policy.parse().unwrap(),
             profile: Profile::UNIXFS_V1_2025,
+            local: crate::config::LocalChange::default(),
         };
         Volume::create(&dir.path().join("volume"), &options).unwrap();
         Self { dir }

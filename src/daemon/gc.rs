@@ -171,8 +171,9 @@ fn here(volume: &Volume, run: bool) -> Result<Value, Failure> {
     } else {
         CollectReport::default()
     };
+    let evicted = if run { super::evict::make_room(volume)? } else { 0 };
     Ok(json!({
-        "backend": "local", "dead_blocks": blocks, "dead_bytes": bytes,
+        "backend": "local", "evicted_bytes": evicted, "dead_blocks": blocks, "dead_bytes": bytes,
         "due_blocks": blocks, "due_bytes": bytes,
         "deleted_blocks": report.blocks_removed, "deleted_bytes": report.bytes_removed,
         "more": report.more,

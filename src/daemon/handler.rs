@@ -13,7 +13,8 @@ use super::stats::stats;
 use super::unmount::umount;
 use super::volume::{Volume, failed};
 use super::{
-    backends, drain, events, gc, heal, hooks, loss, moves, pins, policy, queue, quota, transfer,
+    backends, drain, events, evict, gc, heal, hooks, loss, moves, pins, policy, queue, quota,
+    transfer,
 };
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::metadata::{EventKind, MetadataError};
@@ -75,6 +76,7 @@ pub fn status_json(volume: &Volume) -> Value {
         "alarm_bytes": volume.config.capacity.local_alarm_bytes.0,
         "used_bytes": usage.used_bytes, "capacity_bytes": usage.capacity_bytes,
         "domain": volume.registry.domain_of(&BackendId::local()), "last_error": "",
+        "role": volume.config.store.role.as_str(), "cache": evict::cache_json(volume),
     })];
     let statuses = volume.registry.statuses();
     for status in &statuses {
@@ -96,11 +98,14 @@ pub fn status_json(volume: &Volume) -> Value {
     let state = match () {
         () if below_min > 0 => "at_risk",
         () if below_target > 0 || progress.failed > 0 || backend_trouble => "degraded",
+        () if backends[0]["cache"]["above_budget"].is_string() => "degraded",
         () => "ok",
     };
     let checkpoint = volume.checkpointer.status();
     let mut domains: Vec<_> = statuses.iter().map(|status| Some(status.domain.clone())).collect();
-    domains.push(volume.registry.domain_of(&BackendId::local()));
+    if !volume.registry.is_local_cache() {
+        domains.push(volume.registry.domain_of(&BackendId::local()));
+    }
     domains.sort();
     domains.dedup();
     let (costs, ceiling) = volume.registry.fleet().read().costs();
@@ -307,7 +312,9 @@ fn sync(volume: &Volume, path: &[u8], progress: Progress<'_>) -> Result<Value, F
         .map_err(|e| of_vfs(e, &what))?;
     if matches!(reached, WriteResult::BelowQuorum | WriteResult::NoReplication) {
         let policy = volume.vfs.policy_of(ino).map_err(|e| of_vfs(e, &what))?;
-        if policy.copies_to_wait_for(usize::from(policy.target)) > 1 {
+        let local_counts = !volume.registry.is_local_cache();
+        let wanted = policy.copies_to_wait_for(usize::from(policy.target), local_counts);
+        if wanted > usize::from(local_counts) {
             let text = format!(
                 "{what}: the level {} is not reached yet; everything is durable locally and queued (`cairn status` shows which backend is missing)",
                 policy.level.as_str()
@@ -339,6 +346,11 @@ pub(super) fn known_backend(volume: &Volume, id: &str) -> Result<BackendId, Fail
 }
 
 fn fetch_all(volume: &Volume, progress: Progress<'_>) -> Result<Value, Failure> {
+    if volume.registry.is_local_cache() {
+        let text = "the local store is a cache, which does not keep all contents: make it a \
+                    replica (`cairn mount --local-role replica`), and they are brought";
+        return Err(Failure::new(ErrorCode::Usage, text));
+    }
     let _hold = volume.store.hold();
     let total = volume.namespace.stats().pins;
     let (mut after, mut contents, mut blocks) = (None, 0u64, 0u64);

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::collect::Collector;
-use super::gc;
 use super::handler::Commands;
 use super::hooks::Hooks;
 use super::moves::Mover;
 use super::volume::{Volume, VolumeMode, failed};
 use super::watch::Watch;
+use super::{evict, gc};
 use crate::api::{self, Failure};
 use crate::fuse::{self, MountOptions};
 use crate::metadata::EventKind;
@@ -86,6 +86,8 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
     volume.events.emit(EventKind::Mount, &at, &volume.policy.read().to_string());
     Watch::start(&volume).map_err(failed)?;
     Hooks::start(&volume).map_err(failed)?;
+    // Also where nothing is written: what is read is kept.
+    evict::Keeper::new(&volume).start().map_err(failed)?;
     if !request.mode.read_only {
         Collector::new(&volume, volume.shutdown.clone()).start().map_err(failed)?;
         Mover::new(&volume).start().map_err(failed)?;

@@ -27,6 +27,7 @@ pub(super) fn stats(volume: &Volume) -> String {
         }
         Err(error) => tracing::warn!(%error, "the local store's space is not known"),
     }
+    super::evict::gauges(volume);
     let stats = volume.namespace.stats();
     let [below_min, below_target, ..] = stats.pins_by_state;
     metrics.replication_queue_length.set(number(stats.queued));

@@ -10,7 +10,7 @@ use super::identity::{Identity, Lock};
 use super::policy::{mark, mount_rule};
 use crate::api::{ErrorCode, Failure};
 use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, refuse_overlap, wrap};
-use crate::config::{Config, MemoryPlan, TEMPLATE};
+use crate::config::{Config, LocalChange, LocalRole, MemoryPlan, TEMPLATE};
 use crate::content::Profile;
 use crate::metadata::{
     BackendRecord, EmbeddedEngine, Engine, EventKind, EventLog, EventRecord, MetadataError,
@@ -18,9 +18,9 @@ use crate::metadata::{
 };
 use crate::replication::machine::MachineOptions;
 use crate::replication::{
-    BackendCollector, Checkpointer, CheckpointerOptions, EventFiles, Events, Policy, Progress,
-    RecoverSource, Recovered, Registry, ReplicationError, Replicator, ReplicatorOptions, recover,
-    recover_events,
+    BackendCollector, Checkpointer, CheckpointerOptions, EventFiles, Events, Evictor, Policy,
+    Progress, RecoverSource, Recovered, Registry, ReplicationError, Replicator, ReplicatorOptions,
+    recover, recover_events,
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, failpoint, within};
 use crate::store::{LocalStore, StoreOptions};
@@ -55,6 +55,8 @@ pub struct CreateOptions {
     pub policy: Policy,
     /// The profile.
     pub profile: Profile,
+    /// What the local store is.
+    pub local: LocalChange,
 }
 
 /// What a recovery needs.
@@ -64,6 +66,8 @@ pub struct RecoverOptions {
     pub from: String,
     /// Which volume, when several lie there.
     pub volume_id: Option<VolumeId>,
+    /// What the local store is.
+    pub local: LocalChange,
 }
 
 /// An open volume.
@@ -81,6 +85,8 @@ pub struct Volume {
     pub(super) checkpointer: Arc<Checkpointer>,
     /// Collects on backends.
     pub(super) collector: Arc<BackendCollector>,
+    /// Makes room in a local store that is a cache.
+    pub(super) evictor: Arc<Evictor>,
     pub(super) vfs: Arc<Vfs>,
     /// Takes what happens.
     pub(super) events: Events,
@@ -142,6 +148,7 @@ impl Volume {
     pub fn create(dir: &Path, options: &CreateOptions) -> Result<Identity, Failure> {
         Self::prepare_folder(dir)?;
         let specs = parse_backends(&options.backends, &[])?;
+        check_local(&options.local, LocalRole::Replica, specs.len())?;
         for spec in &specs {
             reach(spec, dir, None, true)?.map_err(|e| {
                 Failure::new(ErrorCode::Failed, format!("backend {}: {e}", spec.id))
@@ -150,6 +157,7 @@ impl Volume {
         let identity =
             Identity::new(VolumeId::random(), options.profile.name.to_owned(), SystemClock.now());
         Self::write_settings(dir, &specs, &options.policy, &BTreeMap::new())?;
+        Config::set_local(dir, &options.local).map_err(failed)?;
         identity.store(dir)?;
         Ok(identity)
     }
@@ -222,10 +230,12 @@ impl Volume {
         let log = Arc::new(log);
         let events = Events::new(Arc::clone(&namespace), Arc::clone(&clock));
         let events = events.map_err(|e| unusable(dir, &e))?;
+        let cache = config.store.role == LocalRole::Cache;
         let options = StoreOptions {
             pack_bytes: config.store.pack_bytes.0,
             cache_bytes: memory.node_cache,
             verified_entries: memory.verified_entries(),
+            budget: cache.then_some(config.store.cache_bytes.0),
             ..StoreOptions::default()
         };
         let index = Arc::new(EngineIndex { engine });
@@ -234,6 +244,8 @@ impl Volume {
         let registry = Arc::new(Registry::new(local_domain(dir)?, grace, Arc::clone(&clock)));
         let paused = namespace.is_queue_paused().map_err(failed)?;
         registry.fleet().write().set_paused(None, paused);
+        registry.fleet().write().set_local_cache(cache);
+        let new_role = !mode.read_only && take_role(&namespace, cache, &events)?;
         let mut known: BTreeMap<BackendId, BackendRecord> =
             namespace.backend_records().map_err(failed)?.into_iter().collect();
         let call_deadline = Duration::from_secs(config.replication.call_deadline_s);
@@ -276,6 +288,11 @@ impl Volume {
         )
         .map_err(failed)?;
         replicator.policies().define(&policy, &definitions).map_err(usage)?;
+        if new_role {
+            // What counts is another number now, and what lacks is queued.
+            replicator.replan().map_err(failed)?;
+            namespace.note_cache(cache).map_err(failed)?;
+        }
         let mark = mark(&policy, &definitions);
         if !mode.read_only && namespace.noted_policies().map_err(failed)? != Some(mark) {
             // Changed by hand, or of a version that kept no numbers.
@@ -349,6 +366,7 @@ impl Volume {
             dir.join("collect"),
             identity.id,
         ));
+        let evictor = Arc::new(Evictor::new(&replicator, Arc::clone(&store)));
         let volume = Self {
             dir: dir.to_owned(),
             identity,
@@ -362,6 +380,7 @@ impl Volume {
             replicator,
             checkpointer,
             collector,
+            evictor,
             vfs,
             events,
             log,
@@ -444,13 +463,14 @@ impl Volume {
             replicator,
             checkpointer,
             collector,
+            evictor,
             vfs,
             events,
             log,
             ..
         } = self;
         replicator.stop();
-        drop((vfs, collector, replicator, checkpointer, registry, store, events, log));
+        drop((vfs, collector, evictor, replicator, checkpointer, registry, store, events, log));
         // The background threads end; then the engine's files are free again.
         let pause = Shutdown::default();
         for _ in 0..200 {
@@ -470,6 +490,7 @@ impl Volume {
     /// `Usage` for an occupied folder; `NotFound` when there is no complete
     /// checkpoint.
     pub fn recover(dir: &Path, options: &RecoverOptions) -> Result<Recovered, Failure> {
+        check_local(&options.local, LocalRole::Replica, 1)?;
         Self::prepare_folder(dir)?;
         let spec = BackendSpec::parse(&options.from, &[]).map_err(usage)?;
         let backend = reach(&spec, dir, None, false)?.map_err(failed)?;
@@ -517,6 +538,7 @@ impl Volume {
             specs.push(BackendSpec::parse(&options.from, &taken).map_err(usage)?);
         }
         Self::write_settings(dir, &specs, &recovered.policy, &recovered.definitions)?;
+        Config::set_local(dir, &options.local).map_err(failed)?;
         failpoint::reach("recover.settled");
         let identity = Identity::new(
             recovered.manifest.volume,
@@ -562,6 +584,44 @@ pub(super) fn reach(
         let text = format!("no answer within {OPEN_DEADLINE:?}: does its disk hang?");
         Ok(Err(BackendError::new(ErrorKind::Timeout, text)))
     })
+}
+
+/// Whether the local store may become what is asked for. Without a backend nothing
+/// could ever leave a cache, and no write be acknowledged.
+///
+/// # Errors
+/// `Usage`, with what to do.
+pub(crate) fn check_local(
+    change: &LocalChange,
+    now: LocalRole,
+    backends: usize,
+) -> Result<(), Failure> {
+    let role = change.check(now).map_err(usage)?;
+    if role == LocalRole::Cache && change.role.is_some() && backends == 0 {
+        return Err(usage(
+            "a cache keeps what backends have, and this volume has none: name one (--backend URL), or leave the local store a replica",
+        ));
+    }
+    Ok(())
+}
+
+/// Brings the records in line with what the local store is now; true when it was
+/// something else. Before a cache lets go of anything no record says that it is here;
+/// a crash amid this repeats it.
+fn take_role(namespace: &Namespace, cache: bool, events: &Events) -> Result<bool, Failure> {
+    if namespace.is_cache_noted().map_err(failed)? == cache {
+        return Ok(false);
+    }
+    if cache {
+        namespace.forget_backend(&BackendId::local()).map_err(failed)?;
+    }
+    let detail = if cache {
+        "a cache now: what lies there is no copy"
+    } else {
+        "a replica again: what is not there is brought"
+    };
+    events.emit_at(EventKind::LocalRole, &BackendId::local(), "store", detail);
+    Ok(true)
 }
 
 /// The local store's failure domain: its device.

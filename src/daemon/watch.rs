@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::evict;
 use super::volume::Volume;
 use crate::backends::Usage;
 use crate::config::{CapacityConfig, EventsConfig};
 use crate::metadata::{EventKind, Namespace};
-use crate::replication::{AlarmKind, BackendState, BackendStatus, Events, Registry};
+use crate::replication::{AlarmKind, BackendState, BackendStatus, Events, Evictor, Registry};
 use crate::runtime::Shutdown;
 use crate::store::LocalStore;
 use crate::telemetry::metrics;
@@ -27,6 +28,7 @@ pub(super) struct Watch {
     registry: Arc<Registry>,
     namespace: Arc<Namespace>,
     store: Arc<LocalStore>,
+    evictor: Arc<Evictor>,
     config: EventsConfig,
     capacity: CapacityConfig,
     states: HashMap<BackendId, BackendState>,
@@ -111,6 +113,7 @@ impl Watch {
             registry: Arc::clone(&volume.registry),
             namespace: Arc::clone(&volume.namespace),
             store: Arc::clone(&volume.store),
+            evictor: Arc::clone(&volume.evictor),
             config: volume.config.events.clone(),
             capacity: volume.config.capacity.clone(),
             states: HashMap::new(),
@@ -192,6 +195,14 @@ impl Watch {
             let limits = (self.capacity.local_alarm_bytes.0, None);
             let cause = crowded(&space, used, limits, most);
             self.tell(AlarmKind::Capacity, BackendId::local().as_str(), &cause);
+            if let Some(budget) = self.store.budget() {
+                let why = evict::waits(used, budget, &self.evictor.state());
+                let why = why.map(|why| format!("{why}; writes go on"));
+                let after = Duration::from_secs(self.config.alarm_after_s);
+                self.events.observe(AlarmKind::Capacity, "cache", why.as_deref(), after);
+            } else {
+                self.events.clear(AlarmKind::Capacity, "cache");
+            }
         }
         for status in statuses {
             let limits = (status.settings.alarm_bytes, status.settings.stop_bytes);

@@ -96,6 +96,15 @@ impl<'w> Case<'w> {
         Self { volume, writers: [far, near], random, half_empty: false }
     }
 
+    /// A cache so small that something always has to go.
+    fn make_cache(&self) {
+        let settings = self.volume.dir.join("cairn.toml");
+        let text = fs::read_to_string(&settings).unwrap();
+        let text = text.replace("role = \"replica\"", "role = \"cache\"");
+        let text = text.replace("cache_bytes = \"20GiB\"", "cache_bytes = \"16MiB\"");
+        fs::write(&settings, text).unwrap();
+    }
+
     fn at(&self) -> std::path::PathBuf {
         self.volume.world.path("mnt")
     }
@@ -365,6 +374,9 @@ fn die_at(point: &str, number: usize) {
     let armed = format!("{point}:{hit}");
     if point == "store.compact.moved" {
         case.half_empty = true;
+    }
+    if point.starts_with("replication.evict.") {
+        case.make_cache();
     }
     let place = place_of(point);
     match place {
