@@ -15,8 +15,9 @@ use crate::types::ByteSize;
 
 /// How often it is asked whether there is too much, when nobody says so.
 const LOOK: Duration = Duration::from_secs(1);
-/// Between two passes at least; and as long as a pass took.
-const REST: Duration = Duration::from_millis(20);
+/// Between two passes at least; as long as a pass took, up to the second: who reads waits
+/// for room.
+const REST: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 /// After a pass that found nothing that may go, at least; doubled each time.
 const STUCK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// What is shown is looked at this often, and not more than a fifth of the time.
@@ -73,7 +74,7 @@ impl Keeper {
                     );
                     if done.blocks > 0 || done.more {
                         stuck = STUCK.0;
-                        REST.max(start.elapsed())
+                        start.elapsed().clamp(REST.0, REST.1)
                     } else {
                         stuck = (stuck * 2).min(STUCK.1);
                         (stuck / 2).max(start.elapsed() * 4)

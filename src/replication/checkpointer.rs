@@ -577,11 +577,12 @@ impl Checkpointer {
         let Some(manifest) = &state.manifest else { return CheckpointStatus::default() };
         let age = self.clock.now().seconds.saturating_sub(manifest.created.seconds);
         let holders = state.complete.values().filter(|held| **held >= manifest.sequence).count();
+        let here = u32::from(!self.registry.is_local_cache());
         CheckpointStatus {
             sequence: manifest.sequence,
             cid: state.manifest_cid.map(|id| id.to_string()),
             age_s: u64::try_from(age).unwrap_or(0),
-            copies: u32::try_from(holders).unwrap_or(u32::MAX).saturating_add(1),
+            copies: u32::try_from(holders).unwrap_or(u32::MAX).saturating_add(here),
             refused: state.refused.iter().map(|(id, why)| format!("{id}: {why}")).collect(),
         }
     }

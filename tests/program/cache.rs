@@ -93,7 +93,9 @@ fn a_cache_holds_a_quarter_and_serves_all_within_its_budget() {
     let shown = local(&volume);
     assert_eq!((&shown["role"], &shown["copies"]), (&"cache".into(), &0.into()), "{shown}");
     assert_eq!(shown["cache"]["budget_bytes"], 64 * MIB, "{shown}");
-    assert_eq!(volume.status()["places"], 2);
+    let status = volume.status();
+    assert_eq!(status["places"], 2);
+    assert!(status["checkpoint"]["copies"].as_u64() <= Some(2), "{status}");
     // The kernel's cache has what was just written.
     mount.umount().ok();
     let mount = volume.mount();
@@ -163,6 +165,14 @@ fn while_the_backend_is_away_writes_go_on_and_nothing_unproven_goes() {
     let Some(world) = World::mountable("cache::away") else { return };
     let policy = "min=1,target=1,max=1,level=SINGLE,wait_on=fsync,on_degraded=queue";
     let volume = cache(&world, &["b"], policy, "16MiB");
+    let settings = volume.dir.join("cairn.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    fs::write(&settings, text.replace("alarm_after_s = 60", "alarm_after_s = 1")).unwrap();
+    let alarm = || {
+        let status = volume.status();
+        let alarms = status["alarms"].as_array().unwrap().clone();
+        alarms.into_iter().find(|alarm| alarm["subject"] == "cache")
+    };
     let mount = volume.mount();
     let (source, place) = (world.path("source"), world.path("b"));
     fs::rename(&place, world.path("away")).unwrap();
@@ -178,6 +188,8 @@ fn while_the_backend_is_away_writes_go_on_and_nothing_unproven_goes() {
     assert!(why.contains("wait for copies at backends"), "{why}");
     let text = volume.cairn(&["status"]).ok().stdout;
     assert!(text.contains("writes go on") && text.contains("up to 16.0 MiB"), "{text}");
+    wait_until("it is an alarm", || alarm().is_some());
+    assert!(alarm().unwrap().to_string().contains("wait for copies"), "{:?}", alarm());
     assert!(blocks_taken(&volume) >= 48 * MIB);
     same(&world, &source, &mount);
     // Nor does a crash lose any of it.
@@ -189,6 +201,7 @@ fn while_the_backend_is_away_writes_go_on_and_nothing_unproven_goes() {
     fs::rename(world.path("away"), &place).unwrap();
     volume.cairn(&["backend", "recover", "b", "--wait"]);
     wait_until("the cache drains", || blocks_taken(&volume) <= 16 * MIB);
+    wait_until("the alarm is over", || alarm().is_none());
     same(&world, &source, &mount);
     volume.cairn(&["backend", "remove", "b"]).fails(5, &["the local store is a cache"]);
     mount.umount().ok();
