@@ -231,11 +231,13 @@ impl Volume {
         let events = Events::new(Arc::clone(&namespace), Arc::clone(&clock));
         let events = events.map_err(|e| unusable(dir, &e))?;
         let cache = config.store.role == LocalRole::Cache;
+        // While records may still say that all is here, nothing goes.
+        let evicts = cache && (!mode.read_only || namespace.is_cache_noted().map_err(failed)?);
         let options = StoreOptions {
             pack_bytes: config.store.pack_bytes.0,
             cache_bytes: memory.node_cache,
             verified_entries: memory.verified_entries(),
-            budget: cache.then_some(config.store.cache_bytes.0),
+            budget: evicts.then_some(config.store.cache_bytes.0),
             ..StoreOptions::default()
         };
         let index = Arc::new(EngineIndex { engine });

@@ -217,6 +217,12 @@ fn the_role_is_changed_both_ways_and_the_engine_follows() {
     write(&source, &mount, 12);
     until_settled(&volume);
     mount.umount().ok();
+    // Read-only the rows stay as they are, which say that all is here: nothing goes.
+    let mount =
+        volume.mount_with(&["--local-role", "cache", "--cache-size", "16MiB", "--read-only"]);
+    same(&world, &source, &mount);
+    assert!(local(&volume)["cache"].is_null() && blocks_taken(&volume) >= 48 * MIB);
+    mount.umount().ok();
     // The local copy was one of two: another one is made before anything goes.
     let mount = volume.mount_with(&["--local-role", "cache", "--cache-size", "16MiB"]);
     wait_until("the copies are elsewhere", || {
