@@ -23,15 +23,32 @@ pub struct ExportReport {
 /// A block that is written, and its length if that had to be learnt.
 type Listed = (Key, Option<u32>);
 
+/// Told of a block that will be loaded soon, with its length where that is known.
+pub type Soon<'a> = dyn FnMut(&Cid, Option<u64>) + 'a;
+
+/// So many blocks before it is.
+const SOON: usize = 16;
+
 /// The blocks below `roots`, in order; identity CIDs have no section. Leaves
 /// that a file's node gives the length of are not loaded; any other leaf is only
 /// when `lengths` are needed.
-fn list(roots: &[Cid], lengths: bool, load: &mut Load<'_>) -> Result<Vec<Listed>, ArchiveError> {
+fn list(
+    roots: &[Cid],
+    lengths: bool,
+    load: &mut Load<'_>,
+    soon: &mut Soon<'_>,
+) -> Result<Vec<Listed>, ArchiveError> {
+    let mut tell = |(id, said): &(Cid, Option<u64>)| {
+        if id.codec() != cid::RAW || (lengths && said.is_none()) {
+            soon(id, *said);
+        }
+    };
     let mut seen = HashSet::new();
     let mut inlined = HashSet::new();
     let mut order = Vec::new();
     let mut stack: Vec<(Cid, Option<u64>)> = roots.iter().rev().map(|id| (*id, None)).collect();
     while let Some((id, said)) = stack.pop() {
+        stack.len().checked_sub(SOON).map(|at| tell(&stack[at]));
         if let Some(block) = inline_block(&id) {
             if inlined.insert(id) {
                 push_children(&parse_node(&id, &block)?, &mut stack);
@@ -56,6 +73,7 @@ fn list(roots: &[Cid], lengths: bool, load: &mut Load<'_>) -> Result<Vec<Listed>
         }
         order.push((key, Some(block.len() as u32)));
         push_children(&parse_node(&id, &block)?, &mut stack);
+        stack.iter().rev().take(SOON).for_each(&mut tell);
     }
     Ok(order)
 }
@@ -85,12 +103,27 @@ pub fn export(
     load: &mut Load<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ExportReport, ArchiveError> {
+    export_telling(out, version, roots, (load, &mut |_, _| {}), progress)
+}
+
+/// As [`export`], telling which blocks it will load soon, so that those that are far
+/// away can be on their way.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_telling(
+    out: &mut dyn Write,
+    version: u8,
+    roots: &[Cid],
+    (load, soon): (&mut Load<'_>, &mut Soon<'_>),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<ExportReport, ArchiveError> {
     let indexed = match version {
         1 => false,
         2 => true,
         _ => return Err(ArchiveError::Unusable(format!("there is no CAR version {version}"))),
     };
-    let order = list(roots, indexed, load)?;
+    let order = list(roots, indexed, load, soon)?;
     let header = encode_header(roots)?;
     let mut before = 0;
     if indexed {
@@ -102,8 +135,11 @@ pub fn export(
     out.write_all(&header)?;
     let mut offset = header.len() as u64;
     let mut rows = Vec::with_capacity(if indexed { order.len() } else { 0 });
+    let mut tell = |(key, len): &Listed| soon(&key.cid(), len.map(u64::from));
+    order.iter().take(SOON).for_each(&mut tell);
     for (done, (key, len)) in order.iter().enumerate() {
         let id = key.cid();
+        order.get(done + SOON).map(&mut tell);
         let data = load(&id)?;
         if len.is_some_and(|len| len as usize != data.len()) || data.len() > Block::MAX_LEN {
             let reason = format!("block {id} has {} bytes, not {len:?}", data.len());

@@ -17,7 +17,7 @@ mod report;
 
 pub use self::car::{CarHeader, CarReader, Section};
 pub use self::error::{ArchiveError, io_error};
-pub use self::export::{ExportReport, export};
+pub use self::export::{ExportReport, Soon, export, export_telling};
 pub use self::import::{Archive, verify};
 pub use self::metadata::encode_metadata;
 pub use self::plan::{ImportContent, ImportEntry, ImportNode, ImportPlan};

@@ -14,7 +14,8 @@
 //! | verified | 1/32 | places of blocks that were hashed: a cache |
 //! | `engine_cache` | 1/8, `store.engine_cache_bytes` | a cache |
 //! | `engine_writes` | 3/16 | memtables are written out |
-//! | sending | 1/8 | smaller batches; at least a block for each sender |
+//! | sending | 3/32 | smaller batches; at least a block for each sender |
+//! | ahead | 1/32 | blocks that nobody asked for yet: fewer of them, at least one |
 //! | checkpoint | 1/16 | row groups of 65,536 rows |
 //! | program | 3/32 | code, stacks, queues with a bound in items, the allocator's slack |
 
@@ -55,6 +56,8 @@ pub struct MemoryPlan {
     pub engine_writes: u64,
     /// Batches on their way to backends.
     pub sending: u64,
+    /// Blocks on their way from backends before somebody asked for them.
+    pub ahead: u64,
     /// Parquet being written.
     pub checkpoint: u64,
     /// Everything else.
@@ -93,7 +96,8 @@ impl MemoryPlan {
             verified: of_32(1),
             engine_cache,
             engine_writes: of_32(6),
-            sending: of_32(4),
+            sending: of_32(3),
+            ahead: of_32(1),
             checkpoint: of_32(2),
             program: of_32(3),
         };
@@ -110,7 +114,7 @@ impl MemoryPlan {
 
     /// Name and bound of each part.
     #[must_use]
-    pub fn parts(&self) -> [(&'static str, u64); 11] {
+    pub fn parts(&self) -> [(&'static str, u64); 12] {
         [
             ("dirty", self.dirty),
             ("commits", self.commits),
@@ -121,6 +125,7 @@ impl MemoryPlan {
             ("engine_cache", self.engine_cache),
             ("engine_writes", self.engine_writes),
             ("sending", self.sending),
+            ("ahead", self.ahead),
             ("checkpoint", self.checkpoint),
             ("program", self.program),
         ]

@@ -267,7 +267,7 @@ pub(super) fn trash_restore(volume: &Volume, cid: &str, path: &[u8]) -> Result<V
     }
     // Nothing of it goes while it has no name yet, and all of it is here then.
     let _hold = volume.store.hold();
-    volume.replicator.fetch_all(&root).map_err(|error| {
+    volume.replicator.fetch_all(&[root]).map_err(|error| {
         Failure::new(ErrorCode::Damaged, format!("{root} is not whole any more: {error}"))
     })?;
     let now = volume.clock.now();

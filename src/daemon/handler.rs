@@ -19,7 +19,7 @@ use super::{
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::metadata::{EventKind, MetadataError};
 use crate::replication::{BackendState, WriteResult};
-use crate::types::{AccessTimes, BackendId, FileKind, Ino, Name};
+use crate::types::{AccessTimes, BackendId, Cid, FileKind, Ino, Name};
 use crate::vfs::VfsError;
 
 /// Carries out commands on an open volume, mounted or not.
@@ -91,6 +91,8 @@ pub fn status_json(volume: &Volume) -> Value {
             "alarm_bytes": status.settings.alarm_bytes, "stop_bytes": status.settings.stop_bytes,
             "stopped": status.stopped, "cost_per_month": status.cost.to_string(),
             "tier": status.settings.tier, "latency_ms": status.latency.as_millis() as u64,
+            "read_bytes": status.read_bytes,
+            "read_mib_ms": status.mebibyte.map(|time| time.as_millis() as u64),
         }));
     }
     let backend_trouble =
@@ -358,14 +360,15 @@ fn fetch_all(volume: &Volume, progress: Progress<'_>) -> Result<Value, Failure> 
         let page = volume.namespace.contents_page(after.as_ref(), 256).map_err(failed)?;
         let Some((last, _)) = page.last() else { break };
         after = Some(*last);
-        for (root, _) in page.iter().filter(|(_, record)| record.refs > 0) {
-            blocks += volume.replicator.fetch_all(root).map_err(failed)?;
-            contents += 1;
-            progress(ProgressReport {
-                what: "contents".into(),
-                done: contents,
-                total: Some(total),
-            });
+        let used = page.iter().filter(|(_, record)| record.refs > 0);
+        let roots: Vec<Cid> = used.map(|(root, _)| *root).collect();
+        // Progress is told after each part.
+        for roots in roots.chunks(32) {
+            blocks += volume.replicator.fetch_all(roots).map_err(failed)?;
+            contents += roots.len() as u64;
+            let report =
+                ProgressReport { what: "contents".into(), done: contents, total: Some(total) };
+            progress(report);
         }
     }
     Ok(json!({ "contents": contents, "blocks": blocks }))

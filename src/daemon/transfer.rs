@@ -11,9 +11,10 @@ use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::archive::{self, ArchiveError, ImportNode, ImportPlan};
 use crate::metadata::{Change, NewNode, SetAttributes};
+use crate::replication::Wanted;
 use crate::runtime::failpoint;
 use crate::store::PackTicket;
-use crate::types::{Block, FileKind, Ino, Name};
+use crate::types::{Block, Cid, FileKind, Ino, Name};
 use crate::vfs::{GraftContent, HIDDEN};
 
 /// Blocks appended to the store at a time while importing, in bytes.
@@ -55,11 +56,20 @@ pub(super) fn export(
         roots.push(root);
     }
     let mut out = BufWriter::with_capacity(1 << 20, out);
-    let report = archive::export(
+    let replicator = &volume.replicator;
+    let mut soon = |id: &Cid, len: Option<u64>| {
+        // What fails here fails where it is needed.
+        if !replicator.is_here(id).unwrap_or(true) {
+            let wanted = Wanted::new(*id);
+            let bytes = len.unwrap_or(wanted.bytes);
+            replicator.ahead(&Wanted { bytes, ..wanted }, true);
+        }
+    };
+    let report = archive::export_telling(
         &mut out,
         version,
         &roots,
-        &mut |id| volume.replicator.fetch(id).map_err(|e| archive::io_error(&e)),
+        (&mut |id| replicator.fetch(id).map_err(|e| archive::io_error(&e)), &mut soon),
         &mut |done, total| {
             progress(ProgressReport { what: "blocks".into(), done, total: Some(total) });
         },

@@ -275,6 +275,7 @@ impl Volume {
                 level_deadline,
                 probe_interval: Duration::from_secs(config.replication.probe_interval_s),
                 sending_bytes: memory.sending as usize,
+                ahead_bytes: memory.ahead,
                 events: events.clone(),
                 scrub_bytes_per_second: config.replication.scrub_bytes_per_second.0,
                 machine: MachineOptions {

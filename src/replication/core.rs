@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicU64;
 use super::bell::Bell;
 use super::calls::Calls;
 use super::fetch::Fetcher;
-use super::machine::{Machine, Outcome, judge};
+use super::machine::{Holds, Machine, Outcome, judge};
 use super::waiters::Waiters;
-use super::{Policy, PolicyBook, Registry, ReplicationError, ReplicatorOptions};
-use crate::metadata::{CopyRecord, Namespace, PinState};
+use super::{Policy, PolicyBook, Registry, ReplicationError, ReplicatorOptions, Whereabouts};
+use crate::metadata::{CopyRecord, CopyState, Namespace, PinState};
 use crate::runtime::Clock;
 use crate::types::{BackendId, Cid};
 
@@ -100,6 +100,21 @@ impl Core {
     pub fn judge(&self, policy: &Policy, copies: &[CopyRecord]) -> PinState {
         let held = self.registry.places().held(copies, policy.distinct).len();
         judge(policy.min, policy.target, policy.max, held)
+    }
+
+    /// Where a content's blocks are to be looked for. One look at the metadata.
+    pub fn whereabouts(&self, root: &Cid) -> Result<Whereabouts, ReplicationError> {
+        let Some(record) = self.namespace.content(root)? else {
+            return Ok(Whereabouts::default());
+        };
+        let elsewhere = record.good_copies().filter(|copy| !copy.backend.is_local());
+        let copies = elsewhere.map(|copy| {
+            let verified = copy.state == CopyState::Verified;
+            let holds = if verified { Holds::Verified } else { Holds::Claimed };
+            (copy.backend.clone(), holds)
+        });
+        let strategy = self.policies.of(&record.policies).strategy;
+        Ok(Whereabouts::new(copies.collect(), strategy))
     }
 
     /// Records what became of these contents at one place, and wakes who waits for

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -19,9 +19,10 @@ use super::calls::Calls;
 use super::core::Core;
 use super::machine::{Content, Job, Outcome, Taken, Task, since};
 use super::send::{BATCH_BYTES, Sender, read_back};
+use super::upcoming::Upcoming;
 use super::verify;
 use crate::backends::{Backend, BackendError, ErrorKind, PlaceSettings, Presence};
-use crate::content::{ContentError, walk_post_order};
+use crate::content::{ContentError, parse_node, walk_post_order};
 use crate::metadata::{CopyState, VerifyMethod};
 use crate::runtime::{Cancel, failpoint};
 use crate::telemetry;
@@ -31,6 +32,10 @@ use crate::types::{BackendId, Cid};
 const LOOK: Duration = Duration::from_millis(250);
 /// How long the scheduler waits before it looks at pauses and backends.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Contents that are brought here at a time by one worker: small ones are a round trip
+/// each.
+const CONTENTS_AT_ONCE: usize = 8;
 
 /// Worker threads that run, by backend.
 type Served = Mutex<HashMap<BackendId, Vec<bool>>>;
@@ -280,29 +285,63 @@ fn prove_here(core: &Core, tasks: &[Task]) -> Vec<(Cid, Outcome)> {
 
 /// Heals the local copy (after a recovery, or a lost disk).
 fn bring_here(core: &Core, tasks: &[Task]) -> Vec<(Cid, Outcome)> {
+    let roots: Vec<Cid> = tasks.iter().map(|task| task.root).collect();
     let mut outcomes = Vec::new();
-    for task in tasks {
-        let outcome = match fetch_all(core, &task.root) {
+    for (root, result) in roots.iter().zip(fetch_each(core, &roots)) {
+        let outcome = match result {
             Ok(_) => Outcome::Stored(CopyState::Verified, VerifyMethod::ReadBack),
-            Err(ReplicationError::ShuttingDown) => break,
+            Err(ReplicationError::ShuttingDown) => continue,
             Err(error) => {
-                tracing::warn!(%error, cid = %task.root, "a content cannot be brought here");
+                tracing::warn!(%error, cid = %root, "a content cannot be brought here");
                 Outcome::Failed(error.to_string())
             }
         };
-        outcomes.push((task.root, outcome));
+        outcomes.push((*root, outcome));
     }
     outcomes
 }
 
-/// Brings every block of a content into the local store; how many.
+/// Brings contents here, some at a time; in their order, how many blocks each has.
+pub(super) fn fetch_each(core: &Core, roots: &[Cid]) -> Vec<Result<u64, ReplicationError>> {
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some((n, root)) = {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            roots.get(n).map(|root| (n, root))
+        } {
+            let result = fetch_all(core, root);
+            results.lock().push((n, result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..roots.len().min(CONTENTS_AT_ONCE) {
+            let helper = std::thread::Builder::new().name("cairn-fetch".into());
+            if let Err(error) = helper.spawn_scoped(scope, work) {
+                tracing::warn!(%error, "contents are brought by fewer threads");
+            }
+        }
+        work();
+    });
+    let mut results = results.into_inner();
+    results.sort_by_key(|(n, _)| *n);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Brings every block of a content into the local store, where it is durable then; how
+/// many.
 pub(super) fn fetch_all(core: &Core, root: &Cid) -> Result<u64, ReplicationError> {
     let (mut count, mut failure) = (0, None);
+    let mut upcoming = Upcoming::new(&core.fetcher, core.whereabouts(root)?);
     let walked = walk_post_order(
         root,
-        &mut |_| Ok(true),
+        &mut |_| Ok(!core.is_stopped()),
         &mut |id| {
-            core.fetcher.block(id).map_err(|error| {
+            let loaded = core.fetcher.wanted(&upcoming.wanted(id)).and_then(|data| {
+                let node = parse_node(id, &data);
+                upcoming.loaded(id, &node.map_err(ReplicationError::Content)?)?;
+                Ok(data)
+            });
+            loaded.map_err(|error| {
                 failure = Some(error);
                 ContentError::Missing(*id)
             })
@@ -312,10 +351,13 @@ pub(super) fn fetch_all(core: &Core, root: &Cid) -> Result<u64, ReplicationError
             Ok(())
         },
     );
+    if core.is_stopped() {
+        return Err(ReplicationError::ShuttingDown);
+    }
     match (failure, walked) {
         (Some(error), _) => Err(error),
         (None, Err(error)) => Err(ReplicationError::Io(std::io::Error::other(error))),
-        (None, Ok(())) => Ok(count),
+        (None, Ok(())) => core.fetcher.keep.settle().map(|()| count),
     }
 }
 

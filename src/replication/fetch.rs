@@ -1,66 +1,135 @@
 //! A verified block from wherever it is good.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::calls::Calls;
+use super::hedges::Hedges;
+use super::keep::Keep;
+use super::race::{Race, Raced};
+use super::registry::Place;
 use super::send::Met;
-use super::{Registry, ReplicationError};
+use super::{PolicyBook, Registry, ReplicationError, Strategy, Whereabouts};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::content::{ContentError, inline_block, walk_post_order};
-use crate::store::{Kept, LocalStore, StoreError};
+use crate::store::{LocalStore, StoreError};
 use crate::telemetry;
-use crate::types::{BackendId, Block, Cid, cid};
+use crate::types::{Block, Cid, cid};
 
-/// After this long without an answer the next backend is asked, too.
-const HEDGE: Duration = Duration::from_secs(1);
+/// Of a leaf whose length is not known, and of a node.
+const LEAF_BYTES: u64 = 1 << 20;
+const NODE_BYTES: u64 = 48 << 10;
+/// Turns of what is brought before it is asked for are of so many bytes.
+const TURN_BYTES: u64 = 4 << 10;
 
-/// Reads blocks: the local store first, then the other backends, the quickest
-/// first. Lock: `flights`, not while anything is read.
+/// A block that is not here.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Its name.
+    pub cid: Cid,
+    /// Its length, or a guess: by it the place is chosen.
+    pub bytes: u64,
+    /// Where its content lies.
+    pub whereabouts: Whereabouts,
+}
+
+impl Wanted {
+    /// A block of which nothing more is known.
+    #[must_use]
+    pub fn new(cid: Cid) -> Self {
+        let bytes = if cid.codec() == cid::RAW { LEAF_BYTES } else { NODE_BYTES };
+        Self { cid, bytes, whereabouts: Whereabouts::default() }
+    }
+}
+
+/// Reads blocks: the local store first, then the other backends in the order of
+/// `machine::sources`. Lock: `flights`, not while anything is read.
 pub(super) struct Fetcher {
     store: Arc<LocalStore>,
-    registry: Arc<Registry>,
+    pub registry: Arc<Registry>,
+    pub hedges: Hedges,
+    pub keep: Arc<Keep>,
+    policies: Arc<PolicyBook>,
     calls: Calls,
     /// Blocks that are on their way; who wants one of them waits for it.
-    flights: Mutex<HashMap<Cid, watch::Receiver<Option<Answer>>>>,
+    flights: Mutex<HashMap<Cid, Flight>>,
+    /// Memory for blocks that come before somebody asks for them.
+    turns: Arc<Semaphore>,
+    /// The part of it for whole contents: it leaves some for who reads on.
+    whole_turns: Arc<Semaphore>,
 }
 
 /// A block, or each backend's answer.
 type Answer = Result<Bytes, String>;
 
+#[derive(Clone)]
+struct Flight {
+    landed: watch::Receiver<Option<Answer>>,
+    /// Set when somebody waits for it.
+    urgent: Arc<watch::Sender<bool>>,
+}
+
 /// Lands a flight, also when its task is dropped or panics.
 struct Pilot {
     fetcher: Arc<Fetcher>,
-    cid: Cid,
+    wanted: Wanted,
     landed: watch::Sender<Option<Answer>>,
     answer: Answer,
+    _turns: Vec<OwnedSemaphorePermit>,
 }
 
 impl Drop for Pilot {
     fn drop(&mut self) {
-        self.fetcher.flights.lock().remove(&self.cid);
+        self.fetcher.flights.lock().remove(&self.wanted.cid);
         self.landed.send_replace(Some(self.answer.clone()));
     }
 }
 
+fn turns_of(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(TURN_BYTES).max(1)).unwrap_or(u32::MAX)
+}
+
 impl Fetcher {
-    pub fn new(store: Arc<LocalStore>, registry: Arc<Registry>, calls: Calls) -> Self {
-        Self { store, registry, calls, flights: Mutex::default() }
+    /// `ahead_bytes`: of blocks that are brought before somebody asks for them.
+    pub fn new(
+        store: Arc<LocalStore>,
+        registry: Arc<Registry>,
+        calls: Calls,
+        policies: Arc<PolicyBook>,
+        ahead_bytes: u64,
+    ) -> Self {
+        // At least one block of any length.
+        let turns = |bytes: u64| {
+            Arc::new(Semaphore::new(turns_of(bytes.max(Block::MAX_LEN as u64)) as usize))
+        };
+        Self {
+            keep: Keep::new(Arc::clone(&store), calls.bridge.clone()),
+            store,
+            registry,
+            hedges: Hedges::default(),
+            policies,
+            calls,
+            flights: Mutex::default(),
+            turns: turns(ahead_bytes),
+            whole_turns: turns(ahead_bytes / 2),
+        }
     }
 
     /// The block, verified. A bad or missing local copy is repaired.
     pub fn block(self: &Arc<Self>, id: &Cid) -> Result<Bytes, ReplicationError> {
-        match self.here(id)? {
+        self.wanted(&Wanted::new(*id))
+    }
+
+    /// As [`Fetcher::block`], of a content whose whereabouts are known.
+    pub fn wanted(self: &Arc<Self>, wanted: &Wanted) -> Result<Bytes, ReplicationError> {
+        match self.here(&wanted.cid)? {
             Some(data) => Ok(data),
-            None => self.calls.bridge.block_on(Arc::clone(self).bring(*id)),
+            None => self.calls.bridge.block_on(Arc::clone(self).bring(wanted.clone())),
         }
     }
 
@@ -72,26 +141,21 @@ impl Fetcher {
         }
     }
 
+    /// Whether a block needs no backend, as far as can be told without reading it.
+    pub fn is_here(&self, id: &Cid) -> Result<bool, ReplicationError> {
+        Ok(inline_block(id).is_some() || self.store.contains(id)?)
+    }
+
+    /// Sends for a block, for somebody who will wait for it.
+    pub fn begin(self: &Arc<Self>, wanted: Wanted) {
+        self.fly(wanted, Vec::new(), true);
+    }
+
     /// The block from elsewhere. It goes on its way although nobody waits for it
     /// any more: each backend's calls have deadlines, so it lands.
-    pub async fn bring(self: Arc<Self>, id: Cid) -> Result<Bytes, ReplicationError> {
-        let mut landed = {
-            let mut flights = self.flights.lock();
-            if let Some(flight) = flights.get(&id) {
-                flight.clone()
-            } else {
-                let (sender, receiver) = watch::channel(None);
-                flights.insert(id, receiver.clone());
-                let pilot = Pilot {
-                    fetcher: Arc::clone(&self),
-                    cid: id,
-                    landed: sender,
-                    answer: Err("the read was cut off".to_owned()),
-                };
-                self.calls.bridge.spawn(fly(pilot));
-                receiver
-            }
-        };
+    pub async fn bring(self: Arc<Self>, wanted: Wanted) -> Result<Bytes, ReplicationError> {
+        let id = wanted.cid;
+        let mut landed = self.fly(wanted, Vec::new(), true).landed;
         let answer = tokio::select! {
             biased;
             landed = landed.wait_for(Option::is_some) => landed.ok().and_then(|a| a.clone()),
@@ -99,6 +163,61 @@ impl Fetcher {
         };
         let answer = answer.unwrap_or_else(|| Err("the read was cut off".to_owned()));
         answer.map_err(|tried| ReplicationError::NoGoodCopy { cid: id, tried })
+    }
+
+    /// Sends for a block that somebody may ask for soon. False, and nothing is sent
+    /// for, when memory or the disk has no room for it now. Never waits.
+    pub fn ahead(self: &Arc<Self>, wanted: &Wanted, whole: bool) -> bool {
+        if self.flights.lock().contains_key(&wanted.cid) {
+            return true;
+        }
+        let mut turns = Vec::with_capacity(2);
+        let most = turns_of(Block::MAX_LEN as u64);
+        for from in [Some(&self.turns), whole.then_some(&self.whole_turns)].into_iter().flatten() {
+            let count = turns_of(wanted.bytes).min(most);
+            let Ok(turn) = Arc::clone(from).try_acquire_many_owned(count) else { return false };
+            turns.push(turn);
+        }
+        // A block that cannot be kept would come twice.
+        if self.calls.stop.is_cancelled() || self.store.admit(wanted.bytes, 0).is_err() {
+            return false;
+        }
+        self.fly(wanted.clone(), turns, false);
+        telemetry::metrics().replication_blocks_ahead.inc();
+        true
+    }
+
+    /// Joins the block's flight, or begins it.
+    fn fly(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        turns: Vec<OwnedSemaphorePermit>,
+        urgent: bool,
+    ) -> Flight {
+        let mut flights = self.flights.lock();
+        match flights.entry(wanted.cid) {
+            Entry::Occupied(flight) => {
+                if urgent {
+                    flight.get().urgent.send_replace(true);
+                }
+                flight.get().clone()
+            }
+            Entry::Vacant(none) => {
+                let (sender, landed) = watch::channel(None);
+                let urgent = Arc::new(watch::Sender::new(urgent));
+                let told = urgent.subscribe();
+                let pilot = Pilot {
+                    fetcher: Arc::clone(self),
+                    wanted,
+                    landed: sender,
+                    answer: Err("the read was cut off".to_owned()),
+                    _turns: turns,
+                };
+                let flight = none.insert(Flight { landed, urgent }).clone();
+                self.calls.bridge.spawn(fly(pilot, told));
+                flight
+            }
+        }
     }
 
     /// The local copy, when it is good.
@@ -124,7 +243,9 @@ impl Fetcher {
                 };
                 let data = match read {
                     Ok(Some(data)) => Ok(data),
-                    Ok(None) => self.calls.bridge.block_on(Arc::clone(self).bring(*id)),
+                    Ok(None) => {
+                        self.calls.bridge.block_on(Arc::clone(self).bring(Wanted::new(*id)))
+                    }
                     Err(error) => Err(error),
                 };
                 match data {
@@ -145,102 +266,38 @@ impl Fetcher {
         }
         match (failure, walked) {
             (Some(error), _) => Err(error),
-            (None, Ok(())) => Ok((true, bytes)),
+            (None, Ok(())) => self.keep.settle().map(|()| (true, bytes)),
             (None, Err(error)) => Err(ReplicationError::Io(std::io::Error::other(error))),
         }
     }
 
-    async fn elsewhere(&self, id: &Cid) -> Answer {
-        let places = self.registry.by_speed();
-        let (answer, wrong) = tokio::select! {
+    async fn elsewhere(&self, wanted: &Wanted, urgent: watch::Receiver<bool>) -> Answer {
+        let whereabouts = &wanted.whereabouts;
+        let by_cost = whereabouts.strategy().unwrap_or_else(|| self.policies.base().strategy);
+        let by_cost = by_cost == Strategy::Cost;
+        let places = self.registry.sources(wanted.bytes, whereabouts, by_cost);
+        let raced = tokio::select! {
             biased;
             () = self.calls.stop.cancelled() => return Err("the volume is being unmounted".to_owned()),
-            raced = self.race(id, places) => raced,
+            raced = Race::new(self, wanted, urgent).run(places) => raced,
         };
+        let Raced { answer, wrong } = raced;
         let data = answer?;
         telemetry::metrics().replication_blocks_fetched.inc();
-        let block = Block { cid: *id, data: data.clone() };
-        let (store, kept) = (Arc::clone(&self.store), block.clone());
-        let kept = self.calls.bridge.spawn_blocking(move || store.keep(&kept)).await;
-        match kept.map_err(std::io::Error::other) {
-            Ok(Ok(Kept::Repaired)) => drop(telemetry::metrics().replication_repairs.inc()),
-            Ok(Ok(Kept::Cached | Kept::PassedBy)) => {}
-            // The reader is served all the same; the next read tries again.
-            Ok(Err(error)) => tracing::warn!(%error, cid = %id, "a fetched block cannot be kept"),
-            Err(error) => tracing::warn!(%error, cid = %id, "a fetched block is not kept"),
-        }
-        for (backend_id, backend) in wrong {
+        let block = Block { cid: wanted.cid, data: data.clone() };
+        for Place { id, backend, .. } in wrong {
             let block = block.clone();
             self.calls.bridge.spawn(async move {
                 match replace(backend.as_ref(), &block).await {
                     Ok(()) => {
                         telemetry::metrics().replication_repairs.inc();
-                        tracing::warn!(backend = %backend_id, cid = %block.cid, "a wrong block was replaced");
+                        tracing::warn!(backend = %id, cid = %block.cid, "a wrong block was replaced");
                     }
-                    Err(error) => tracing::error!(backend = %backend_id, cid = %block.cid, %error, "a wrong block could not be replaced"),
+                    Err(error) => tracing::error!(backend = %id, cid = %block.cid, %error, "a wrong block could not be replaced"),
                 }
             });
         }
         Ok(data)
-    }
-
-    /// Asks one backend after the other, the next one too when an answer is
-    /// late; the first good answer wins. Also says who gave wrong bytes.
-    async fn race(
-        &self,
-        id: &Cid,
-        places: Vec<(BackendId, Arc<dyn Backend>)>,
-    ) -> (Answer, Vec<(BackendId, Arc<dyn Backend>)>) {
-        let (mut tried, mut wrong) = (String::new(), Vec::new());
-        let mut waiting = places.into_iter();
-        let mut asked = FuturesUnordered::new();
-        loop {
-            if asked.is_empty() {
-                let Some(place) = waiting.next() else { break };
-                asked.push(self.ask(id, place));
-            }
-            let next = tokio::select! {
-                biased;
-                Some(answer) = asked.next() => answer,
-                () = tokio::time::sleep(HEDGE), if waiting.len() > 0 => {
-                    asked.extend(waiting.next().map(|place| self.ask(id, place)));
-                    continue;
-                }
-            };
-            let ((backend_id, backend), answer) = next;
-            let reason = match answer {
-                Ok(data) if cid::verify(id, &data) == cid::Verdict::Match => {
-                    return (Ok(data), wrong);
-                }
-                Ok(_) => {
-                    telemetry::metrics().replication_copies_corrupt.inc();
-                    tracing::error!(backend = %backend_id, cid = %id, "a copy has wrong bytes");
-                    wrong.push((backend_id.clone(), backend));
-                    "wrong bytes".to_owned()
-                }
-                Err(error) => error.message,
-            };
-            // Writing to a String cannot fail.
-            write!(tried, "{backend_id}: {reason}; ").unwrap_or_default();
-        }
-        if tried.is_empty() {
-            tried.push_str("no other backend is in reach");
-        }
-        (Err(tried.trim_end_matches("; ").to_owned()), wrong)
-    }
-
-    async fn ask(
-        &self,
-        id: &Cid,
-        (backend_id, backend): (BackendId, Arc<dyn Backend>),
-    ) -> ((BackendId, Arc<dyn Backend>), Result<Bytes, BackendError>) {
-        let start = Instant::now();
-        let answer = backend.get(id, None).await;
-        match &answer {
-            Ok(_) => self.registry.answered(&backend_id, start.elapsed()),
-            Err(error) => self.registry.failed(&backend_id, error),
-        }
-        ((backend_id, backend), answer)
     }
 }
 
@@ -260,8 +317,8 @@ fn checked(read: Result<Option<Bytes>, StoreError>) -> Result<Option<Bytes>, Rep
     }
 }
 
-async fn fly(mut pilot: Pilot) {
-    pilot.answer = pilot.fetcher.elsewhere(&pilot.cid).await;
+async fn fly(mut pilot: Pilot, urgent: watch::Receiver<bool>) {
+    pilot.answer = pilot.fetcher.elsewhere(&pilot.wanted, urgent).await;
 }
 
 /// Puts good bytes in place of wrong ones. The wrong ones are read once more, so

@@ -57,6 +57,10 @@ pub struct BackendStatus {
     pub away_since: Option<Timestamp>,
     /// Of reads, as a moving average.
     pub latency: Duration,
+    /// Bytes of good blocks that were read there since the start.
+    pub read_bytes: u64,
+    /// How long a mebibyte is expected to take; `None`: nothing was read there yet.
+    pub mebibyte: Option<Duration>,
     /// Tier, prices, limits.
     pub settings: PlaceSettings,
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 
 use super::policy_text::LONGEST_TEXT;
-use super::{InvalidPolicy, Policy};
+use super::{InvalidPolicy, Policy, TierClock};
 
 /// Expressions at most: each is in memory.
 const MOST_EXPRESSIONS: usize = 16_384;
@@ -71,6 +71,12 @@ struct Inner {
     numbers: HashMap<String, u32>,
     bytes: usize,
     merged: HashMap<Vec<u32>, Arc<Policy>>,
+    /// A policy has tiers by access.
+    by_access: bool,
+}
+
+fn counts_access(policy: &Policy) -> bool {
+    policy.tiers.iter().any(|rule| rule.by == TierClock::Access)
 }
 
 /// The policies of a volume by name and by number.
@@ -238,6 +244,7 @@ impl PolicyBook {
         for (number, expression) in kept {
             let policy = Arc::new(inner.resolve(&expression));
             inner.bytes += expression.len();
+            inner.by_access |= counts_access(&policy);
             inner.numbers.insert(expression.clone(), number);
             inner.entries.insert(number, Entry { expression, policy });
         }
@@ -270,10 +277,12 @@ impl PolicyBook {
         inner.base = Arc::new(base.clone());
         inner.definitions = checked;
         inner.merged.clear();
+        inner.by_access = counts_access(base);
         let expressions: Vec<(u32, String)> =
             inner.entries.iter().map(|(n, entry)| (*n, entry.expression.clone())).collect();
         for (number, expression) in expressions {
             let policy = Arc::new(inner.resolve(&expression));
+            inner.by_access |= counts_access(&policy);
             if let Some(entry) = inner.entries.get_mut(&number) {
                 entry.policy = policy;
             }
@@ -309,6 +318,12 @@ impl PolicyBook {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.inner.read().entries.is_empty()
+    }
+
+    /// Whether it matters to any policy when contents were last read.
+    #[must_use]
+    pub fn counts_access(&self) -> bool {
+        self.inner.read().by_access
     }
 
     /// What a content with these numbers wants; none is the volume's own.
@@ -384,6 +399,7 @@ impl PolicyBook {
         keep(number, expression)?;
         let mut inner = self.inner.write();
         let policy = Arc::new(inner.resolve(expression));
+        inner.by_access |= counts_access(&policy);
         inner.bytes += expression.len();
         inner.numbers.insert(expression.to_owned(), number);
         inner.entries.insert(number, Entry { expression: expression.to_owned(), policy });

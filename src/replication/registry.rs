@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 
 use super::collect::Tracker;
-use super::machine::{Facts, Fleet, Places};
-use super::{BackendState, BackendStatus, Policy};
+use super::machine::{Facts, Fleet, Holds, Misled, Places, Source, order};
+use super::{BackendState, BackendStatus, Policy, Whereabouts};
 use crate::backends::wrap::{ReadOnly, Wrapped};
 use crate::backends::{Backend, BackendError, BackendSpec, Usage};
 use crate::metadata::BackendRecord;
@@ -23,6 +24,44 @@ struct Entry {
     down: Cancel,
     /// The user lets nothing be written there.
     closed: Arc<AtomicBool>,
+    /// Reads under way.
+    busy: Arc<AtomicU32>,
+    /// Turns of reads that nobody waits for: half of the calls that it takes
+    /// (`wrap::standard`), so that others have theirs at once.
+    ahead: Arc<Semaphore>,
+}
+
+/// A backend that is asked for a block.
+#[derive(Clone)]
+pub(super) struct Place {
+    pub id: BackendId,
+    pub backend: Arc<dyn Backend>,
+    /// After this long without an answer the next one is asked, too, if it may be.
+    pub hedge_after: Duration,
+    /// After this long it is asked in any case.
+    pub patience: Duration,
+    /// The content is said to have a good copy there.
+    pub should_have: bool,
+    /// Turns of reads that nobody waits for.
+    pub ahead: Arc<Semaphore>,
+    busy: Arc<AtomicU32>,
+}
+
+/// A read that is under way.
+pub(super) struct Busy(Arc<AtomicU32>);
+
+impl Place {
+    /// A read begins there.
+    pub fn enter(&self) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(Arc::clone(&self.busy))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Entry {
@@ -32,9 +71,11 @@ impl Entry {
         if closed { self.spec.read_only() } else { self.spec.clone() }
     }
 
-    fn switched(&self, backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    fn opened(&mut self, backend: Arc<dyn Backend>) {
         let closed = Arc::clone(&self.closed);
-        self.tracker.wrap(Arc::new(Wrapped::new(backend, ReadOnly::new(closed))))
+        self.ahead = Arc::new(Semaphore::new(backend.capabilities().parallel_puts.max(1)));
+        let switched = Arc::new(Wrapped::new(backend, ReadOnly::new(closed)));
+        self.backend = Some(self.tracker.wrap(switched));
     }
 }
 
@@ -91,11 +132,19 @@ impl Registry {
         let mut fleet = self.fleet.write();
         fleet.add(id.clone(), spec.url.clone(), spec.settings(), record, now);
         let tracker = Arc::new(Tracker::default());
-        let mut entry = Entry { spec, backend: None, tracker, down: Cancel::default(), closed };
+        let mut entry = Entry {
+            spec,
+            backend: None,
+            tracker,
+            down: Cancel::default(),
+            closed,
+            busy: Arc::default(),
+            ahead: Arc::new(Semaphore::new(1)),
+        };
         match backend {
             Ok(backend) => {
                 fleet.opened(&id, facts(backend.as_ref()), now);
-                entry.backend = Some(entry.switched(backend));
+                entry.opened(backend);
             }
             Err(error) => {
                 fleet.failed(&id, &error, now);
@@ -114,26 +163,81 @@ impl Registry {
         self.fleet.read().places()
     }
 
-    /// Backends that are open and not down: those without errors first, then
-    /// the quickest.
-    pub(super) fn by_speed(&self) -> Vec<(BackendId, Arc<dyn Backend>)> {
+    /// Backends that are open and not down, in the order in which they are asked for
+    /// a block of so many bytes: see `machine::sources`.
+    pub(super) fn sources(
+        &self,
+        bytes: u64,
+        whereabouts: &Whereabouts,
+        by_cost: bool,
+    ) -> Vec<Place> {
+        let now = self.clock.now();
         let (entries, fleet) = (self.entries.read(), self.fleet.read());
-        let mut open: Vec<_> = entries
+        let source = |(id, entry): (&'_ BackendId, &Entry)| {
+            let (member, holds) = (fleet.get(id)?, whereabouts.at(id));
+            let health = &member.health;
+            let place = Place {
+                id: id.clone(),
+                backend: entry.backend.clone()?,
+                hedge_after: health.speed.hedge_after(bytes),
+                patience: health.speed.patience(bytes),
+                should_have: holds.is_some_and(|holds| holds != Holds::No),
+                ahead: Arc::clone(&entry.ahead),
+                busy: Arc::clone(&entry.busy),
+            };
+            let facts = (
+                health.trust(now),
+                holds.unwrap_or(Holds::Claimed),
+                health.speed.expected(bytes),
+                health.speed.expected_now(bytes, now),
+                member.settings.price,
+            );
+            (health.state != BackendState::Down).then_some((place, facts))
+        };
+        let mut open: Vec<_> = entries.iter().filter_map(source).collect();
+        drop((entries, fleet));
+        let mut sources: Vec<Source<'_>> = open
             .iter()
-            .filter_map(|(id, entry)| {
-                let health = &fleet.get(id)?.health;
-                let rank = (health.state == BackendState::Degraded, health.latency);
-                let backend = entry.backend.clone()?;
-                (health.state != BackendState::Down).then(|| (rank, (id.clone(), backend)))
+            .map(|(place, (trust, holds, expected, expected_now, price))| Source {
+                id: &place.id,
+                trust: *trust,
+                holds: *holds,
+                expected: *expected,
+                expected_now: *expected_now,
+                busy: place.busy.load(Ordering::Relaxed),
+                price: *price,
             })
             .collect();
-        open.sort_by_key(|(rank, _)| *rank);
-        open.into_iter().map(|(_, place)| place).collect()
+        order(&mut sources, bytes, by_cost);
+        let places: BTreeMap<BackendId, usize> =
+            sources.iter().enumerate().map(|(n, source)| (source.id.clone(), n)).collect();
+        open.sort_by_key(|(place, _)| places.get(&place.id).copied());
+        open.into_iter().map(|(place, _)| place).collect()
     }
 
-    /// A read was answered after so long.
-    pub(super) fn answered(&self, id: &BackendId, took: Duration) {
-        self.fleet.write().answered(id, took);
+    /// A read was answered with so many bytes, which were good, after so long.
+    pub(super) fn answered(&self, id: &BackendId, bytes: u64, took: Duration) {
+        let now = self.clock.now();
+        if let Some(health) = self.fleet.write().health_mut(id) {
+            health.answered(bytes, took, now);
+            health.read_bytes = health.read_bytes.saturating_add(bytes);
+        }
+    }
+
+    /// A read of so many bytes was not answered when another place had answered it.
+    pub(super) fn late(&self, id: &BackendId, bytes: u64, waited: Duration) {
+        let now = self.clock.now();
+        if let Some(health) = self.fleet.write().health_mut(id) {
+            health.speed.late(bytes, waited, now);
+        }
+    }
+
+    /// A reader was misled there.
+    pub(super) fn misled(&self, id: &BackendId, how: Misled) {
+        let now = self.clock.now();
+        if let Some(health) = self.fleet.write().health_mut(id) {
+            health.doubt.add(how, now);
+        }
     }
 
     /// Forgets a backend.
@@ -217,7 +321,7 @@ impl Registry {
         let mut fleet = self.fleet.write();
         let back = if let Some(backend) = opened {
             let facts = facts(backend.as_ref());
-            entry.backend = Some(entry.switched(backend));
+            entry.opened(backend);
             fleet.opened(id, facts, now)
         } else {
             // Whether it takes writes may have changed.
@@ -243,7 +347,7 @@ impl Registry {
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(id) else { return false };
         let facts = facts(opened.as_ref());
-        entry.backend = Some(entry.switched(opened));
+        entry.opened(opened);
         entry.down = Cancel::default();
         self.fleet.write().recovered(id, facts, now)
     }
@@ -327,7 +431,7 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(fail(&registry, &id, ErrorKind::Other), BackendState::Degraded);
         }
-        registry.answered(&id, Duration::from_millis(1));
+        registry.answered(&id, 1, Duration::from_millis(1));
         assert_eq!(registry.statuses()[0].state, BackendState::Up);
         for _ in 0..4 {
             fail(&registry, &id, ErrorKind::Throttled);

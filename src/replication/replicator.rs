@@ -8,7 +8,9 @@ use super::calls::Calls;
 use super::core::Core;
 use super::fetch::Fetcher;
 use super::machine::{Machine, MachineOptions, Outcome};
-use super::{Events, Policy, PolicyBook, Registry, ReplicationError, WriteResult};
+use super::{
+    Events, Policy, PolicyBook, Registry, ReplicationError, Wanted, Whereabouts, WriteResult,
+};
 use super::{executor, level, probe, verify};
 use crate::metadata::{CopyRecord, CopyState, Namespace, PinState, VerifyMethod};
 use crate::runtime::{Bridge, Cancel, Clock, Shutdown};
@@ -31,6 +33,8 @@ pub struct ReplicatorOptions {
     pub probe_interval: Duration,
     /// Bytes on their way to all backends.
     pub sending_bytes: usize,
+    /// Bytes of blocks that are brought before somebody asks for them.
+    pub ahead_bytes: u64,
     /// Told what becomes of copies.
     pub events: Events,
     /// Bytes a second that are read back at most.
@@ -46,6 +50,7 @@ impl Default for ReplicatorOptions {
             machine: MachineOptions::default(),
             probe_interval: Duration::from_secs(5),
             sending_bytes: 64 << 20,
+            ahead_bytes: 16 << 20,
             events: Events::default(),
             scrub_bytes_per_second: 64 << 20,
         }
@@ -98,7 +103,13 @@ impl Replicator {
         namespace.keep_strictest_by(Box::new(move |numbers| {
             book.keep_strictest(numbers);
         }));
-        let fetcher = Arc::new(Fetcher::new(store, Arc::clone(&registry), calls.clone()));
+        let fetcher = Arc::new(Fetcher::new(
+            store,
+            Arc::clone(&registry),
+            calls.clone(),
+            Arc::clone(&policies),
+            options.ahead_bytes,
+        ));
         let core =
             Arc::new(Core::new(namespace, fetcher, registry, calls, clock, options, policies));
         core.machine.load_moves()?;
@@ -251,6 +262,14 @@ impl Replicator {
         self.core.fetcher.here(id)
     }
 
+    /// Whether a block is here, without reading it.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub fn is_here(&self, id: &Cid) -> Result<bool, ReplicationError> {
+        self.core.fetcher.is_here(id)
+    }
+
     /// A block that is not here, from the other backends; kept here, too. Holds
     /// no thread.
     ///
@@ -258,20 +277,48 @@ impl Replicator {
     /// `NoGoodCopy` with each backend's answer.
     pub fn bring(
         &self,
-        id: &Cid,
+        wanted: Wanted,
     ) -> impl Future<Output = Result<Bytes, ReplicationError>> + Send + use<> {
-        Arc::clone(&self.core.fetcher).bring(*id)
+        Arc::clone(&self.core.fetcher).bring(wanted)
     }
 
-    /// Brings every block of a content into the local store; how many blocks.
+    /// Sends for a block that somebody will wait for. Never waits.
+    pub fn begin(&self, wanted: Wanted) {
+        self.core.fetcher.begin(wanted);
+    }
+
+    /// Sends for a block that somebody may ask for soon; `whole`: for a walk of a whole
+    /// content. False when memory or the disk has no room for it now. Never waits.
+    pub fn ahead(&self, wanted: &Wanted, whole: bool) -> bool {
+        self.core.fetcher.ahead(wanted, whole)
+    }
+
+    /// Where a content's blocks are to be looked for.
     ///
     /// # Errors
-    /// `NoGoodCopy`.
-    pub fn fetch_all(&self, root: &Cid) -> Result<u64, ReplicationError> {
-        let count = executor::fetch_all(&self.core, root)?;
-        let here = Outcome::Stored(CopyState::Verified, VerifyMethod::ReadBack);
-        self.core.record(&BackendId::local(), &[(*root, here)])?;
-        Ok(count)
+    /// Of the metadata.
+    pub fn whereabouts(&self, root: &Cid) -> Result<Whereabouts, ReplicationError> {
+        self.core.whereabouts(root)
+    }
+
+    /// Brings every block of these contents into the local store; how many blocks.
+    ///
+    /// # Errors
+    /// `NoGoodCopy`, of the first that cannot be brought; the others are brought.
+    pub fn fetch_all(&self, roots: &[Cid]) -> Result<u64, ReplicationError> {
+        let (mut count, mut first, mut brought) = (0, Ok(()), Vec::new());
+        for (root, result) in roots.iter().zip(executor::fetch_each(&self.core, roots)) {
+            match result {
+                Ok(blocks) => {
+                    let here = Outcome::Stored(CopyState::Verified, VerifyMethod::ReadBack);
+                    brought.push((*root, here));
+                    count += blocks;
+                }
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        self.core.record(&BackendId::local(), &brought)?;
+        first.map(|()| count)
     }
 
     /// Policy or backends changed: judges all contents again and queues what

@@ -13,3 +13,4 @@ mod pins;
 mod policy;
 mod policy_book;
 mod reads;
+mod sources;

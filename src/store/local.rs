@@ -316,12 +316,19 @@ impl LocalStore {
             let reason = format!("bytes offered to repair {} do not match it", block.cid);
             return Err(StoreError::invalid(self.layout.root(), reason));
         }
-        let ticket = {
-            let recent = self.gate.read();
-            self.cache.forget(&block.cid, self.find(&block.cid)?.as_ref());
-            self.put(&recent, &[block], true)?
-        };
+        let ticket = self.keep(block)?;
         self.sync(ticket)
+    }
+
+    /// As [`LocalStore::repair`], of bytes that the caller has just hashed; durable
+    /// and indexed after `sync`. Until then a crash brings back what was before.
+    ///
+    /// # Errors
+    /// As [`LocalStore::append`].
+    pub fn keep(&self, block: &Block) -> Result<PackTicket, StoreError> {
+        let recent = self.gate.read();
+        self.cache.forget(&block.cid, self.find(&block.cid)?.as_ref());
+        self.put(&recent, &[block], true)
     }
 
     /// The staging of a file over a base of `base_size` bytes, on this store's disk.

@@ -23,6 +23,11 @@ struct BackendKind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendName {
+    backend: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     operation: &'static str,
     outcome: &'static str,
@@ -206,6 +211,17 @@ metrics! {
     pub replication_blocks_fetched: Counter = Counter::default(),
         "cairn_replication_fetched_blocks",
         "Blocks read from a backend because the local copy was missing or bad";
+    pub replication_blocks_ahead: Counter = Counter::default(),
+        "cairn_replication_ahead_blocks", "Blocks sent for before somebody asked for them";
+    replication_read_bytes: Family<BackendName, Counter> = Family::default(),
+        "cairn_replication_read_bytes", "Bytes of good blocks that were read at a backend";
+    pub replication_hedges_sent: Counter = Counter::default(),
+        "cairn_replication_hedges", "Second places asked because the first was late";
+    pub replication_hedges_won: Counter = Counter::default(),
+        "cairn_replication_hedges_won", "Of them, those that had the block sooner";
+    pub replication_read_failovers: Counter = Counter::default(),
+        "cairn_replication_read_failovers",
+        "Next places asked because one failed, gave wrong bytes or hung";
     pub replication_copies_corrupt: Counter = Counter::default(),
         "cairn_replication_corrupt_copies", "Blocks whose bytes were wrong at a backend";
     pub replication_repairs: Counter = Counter::default(),
@@ -264,6 +280,12 @@ impl Metrics {
     /// Counts bytes of blocks that a backend took.
     pub fn backend_sent(&self, kind: &'static str, bytes: u64) {
         self.backend_sent_bytes.get_or_create(&BackendKind { kind }).inc_by(bytes);
+    }
+
+    /// Counts bytes of a good block that was read at a backend of the volume.
+    pub fn backend_read(&self, backend: &str, bytes: u64) {
+        let name = BackendName { backend: backend.to_owned() };
+        self.replication_read_bytes.get_or_create(&name).inc_by(bytes);
     }
 
     /// Counts bytes of blocks that a backend gave.

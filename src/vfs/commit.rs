@@ -212,6 +212,7 @@ fn work(weak: &Weak<Vfs>) {
     loop {
         let Some(vfs) = weak.upgrade() else { return };
         vfs.write_due_access_times();
+        vfs.write_due_reads();
         vfs.retry_due();
         vfs.sweep_due();
         // Half of it: blocks are held once here, and once on their way to the pack.
@@ -476,6 +477,7 @@ impl Vfs {
         failpoint::reach("vfs.commit.settled");
         telemetry::metrics().vfs_commits.inc();
         state.leaves = None;
+        *state.unlisted.get_mut() = 0;
         state.dirty = false;
         state.recorded = false;
         self.forget_record(commit.ino);

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
+use super::ahead::{Ahead, Reading};
+use super::last_read::Said;
 use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
 use crate::content::Link;
@@ -45,6 +47,8 @@ pub(super) struct Handle {
     pub cut: AtomicBool,
     /// Failures of the file that this handle was told of.
     seen: AtomicU64,
+    ahead: Ahead,
+    said: Said,
 }
 
 impl Handle {
@@ -83,7 +87,8 @@ impl Vfs {
         let id = HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed));
         let (wrote, cut) = (AtomicBool::new(false), AtomicBool::new(false));
         let seen = AtomicU64::new(node.failures.lock().seen_at_open());
-        let handle = Arc::new(Handle { node, options, wrote, cut, seen });
+        let (ahead, said) = (Ahead::default(), Said::default());
+        let handle = Arc::new(Handle { node, options, wrote, cut, seen, ahead, said });
         self.handles.write().insert(id.0, Arc::clone(&handle));
         if options.truncate {
             let cut = self.truncate_node(&handle.node, 0, Some(&handle.seen));
@@ -101,6 +106,11 @@ impl Vfs {
                 self.changed_behind(ino);
             }
         }
+        if !options.write
+            && let Ok(state) = handle.node.look()
+        {
+            self.content_read(&handle.said, &state);
+        }
         Ok(id)
     }
 
@@ -114,7 +124,8 @@ impl Vfs {
         if !handle.options.no_access_time {
             self.accessed(handle.node.ino, &state.record);
         }
-        if state.staging.is_none() && state.leaves.is_none() && state.record.content.is_some() {
+        self.content_read(&handle.said, &state);
+        if state.may_list() {
             let record = state.record.clone();
             drop(state);
             let leaves = self.leaves_of(&record)?;
@@ -123,9 +134,28 @@ impl Vfs {
                 writable.leaves = leaves;
             }
             drop(writable);
-            return self.read_state(&handle.node.state.read(), offset, buf);
+            return self.read_through(&handle, &handle.node.state.read(), offset, buf);
         }
-        self.read_state(&state, offset, buf)
+        self.read_through(&handle, &state, offset, buf)
+    }
+
+    /// Reads, and sends for what comes next.
+    fn read_through(
+        &self,
+        handle: &Handle,
+        state: &NodeState,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<usize, VfsError> {
+        let at = offset..offset.saturating_add(buf.len() as u64).min(state.record.size);
+        let result = self.read_state(state, offset, buf);
+        if let (None, Some(root)) = (&state.staging, state.record.content) {
+            let leaves = state.leaves.as_ref().map(|leaves| leaves.as_slice());
+            let reading = Reading { root, size: state.record.size, leaves };
+            let lacked = result.is_err() && Self::lacks_blocks();
+            self.read_ahead(&handle.ahead, &reading, &at, lacked);
+        }
+        result
     }
 
     /// Writes; appends when the file was opened so. Returns the new size.

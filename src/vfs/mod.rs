@@ -14,6 +14,7 @@
 //! nor a thread is held while a backend is waited for: `near` and `steps`.
 
 mod accessed;
+mod ahead;
 mod attr;
 mod behind;
 mod block_index;
@@ -23,6 +24,7 @@ mod dir;
 mod directory_cid;
 mod error;
 mod file;
+mod last_read;
 mod near;
 mod node;
 mod policy;
@@ -53,6 +55,7 @@ use self::behind::Behind;
 use self::bringing::Bringing;
 use self::commit::Committer;
 use self::file::Handle;
+use self::last_read::LastRead;
 use self::node::{Node, NodeTable};
 use self::policy::Policies;
 use crate::content::{Link, Profile, Zeros};
@@ -176,6 +179,7 @@ pub struct Vfs {
     next_handle: AtomicU64,
     records: Cache<Ino, InodeRecord>,
     accessed: Accessed,
+    last_read: LastRead,
     /// Rise after each change of a row in the engine: what was loaded across
     /// one is not kept.
     row_changes: Vec<Mutex<u64>>,
@@ -226,6 +230,7 @@ impl Vfs {
             next_handle: AtomicU64::new(1),
             records: Cache::new(parts.options.cached_rows.max(16)),
             accessed: Accessed::new(parts.options.access_times),
+            last_read: LastRead::default(),
             shown: AtomicUsize::new(0),
             row_changes: (0..STRIPES).map(|_| Mutex::new(0)).collect(),
             directories: Cache::new(parts.options.cached_directories.max(16)),
@@ -500,7 +505,7 @@ impl Vfs {
         let result = committed.and(kept);
         // More than can wait, so that none is left.
         let written = self.write_access_times(usize::MAX);
-        result.and(written)?;
+        result.and(written).and(self.write_reads())?;
         self.persist()
     }
 

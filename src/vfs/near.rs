@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use parking_lot::{Mutex, RwLockReadGuard, RwLockWriteGuard};
 use rustix::io::Errno;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -19,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::node::{Node, NodeState};
 use super::{Vfs, VfsError};
 use crate::content::ContentError;
+use crate::replication::{Wanted, Whereabouts};
 use crate::runtime::{Held, Step};
 use crate::store::StoreError;
 use crate::types::{Cid, Ino, Name};
@@ -67,9 +69,12 @@ struct Scope {
     missing: Option<Missing>,
 }
 
+/// Blocks that one request waits for at a time.
+const TOGETHER: usize = 64;
+
 /// What work in a scope ended for.
 enum Missing {
-    Block(Cid),
+    Blocks(Vec<Wanted>),
     /// The file is being committed; this changes when a commit is over.
     Commit(watch::Receiver<u64>),
 }
@@ -89,7 +94,7 @@ impl Drop for Leave {
 
 impl Vfs {
     /// Runs `work`, which reads content, without waiting for a backend. `Wait`
-    /// brings the first block that it lacked; then it is run again from its
+    /// brings the blocks that it found it lacked; then it is run again from its
     /// beginning, with the same `brought`.
     ///
     /// # Errors
@@ -104,10 +109,10 @@ impl Vfs {
         let result = work();
         let missing = SCOPE.with_borrow_mut(|scope| scope.as_mut().and_then(|s| s.missing.take()));
         drop(leave);
-        let id = match (result, missing) {
+        let lacking = match (result, missing) {
             (Ok(value), _) => return Ok(Step::Done(value)),
             (Err(error), None) => return Err(error),
-            (Err(_), Some(Missing::Block(id))) => id,
+            (Err(_), Some(Missing::Blocks(lacking))) => lacking,
             (Err(_), Some(Missing::Commit(mut ended))) => {
                 return Ok(Step::wait(async move {
                     // An error says that the volume is closed; the next try says so.
@@ -116,7 +121,10 @@ impl Vfs {
                 }));
             }
         };
-        let again = !brought.0.lock().seen.insert(id);
+        let again = {
+            let mut blocks = brought.0.lock();
+            lacking.iter().fold(false, |again, wanted| !blocks.seen.insert(wanted.cid) || again)
+        };
         if again && brought.keeps() {
             return Err(StoreError::NoSpace.into());
         }
@@ -126,15 +134,26 @@ impl Vfs {
             if !brought.keeps() {
                 // However many wait, their blocks are in memory on their way only.
                 if !again {
-                    drop(replicator.bring(&id).await?);
-                    if store.contains(&id)? {
+                    let coming = lacking.iter().map(|wanted| {
+                        let coming = replicator.bring(wanted.clone());
+                        async { coming.await.map(drop) }
+                    });
+                    try_join_all(coming).await?;
+                    let mut kept = true;
+                    for wanted in &lacking {
+                        kept = kept && store.contains(&wanted.cid)?;
+                    }
+                    if kept {
                         return Ok(());
                     }
                 }
                 let turn = turns.acquire_owned().await.map_err(|_| Errno::SHUTDOWN)?;
                 brought.0.lock().turn = Some(turn);
             }
-            brought.put(id, replicator.bring(&id).await?);
+            for wanted in lacking {
+                let id = wanted.cid;
+                brought.put(id, replicator.bring(wanted).await?);
+            }
             Ok(())
         }))
     }
@@ -246,9 +265,58 @@ impl Vfs {
         }
         SCOPE.with_borrow_mut(|scope| {
             if let Some(scope) = scope {
-                scope.missing = Some(Missing::Block(*id));
+                scope.lacks(*id);
             }
         });
         Err(ContentError::Missing(*id))
+    }
+
+    /// Whether an error is for a block that the scope waits for: the rest of the same
+    /// read can be looked at, so that all that it lacks comes at once.
+    pub(super) fn can_look_on(error: &VfsError) -> bool {
+        matches!(error, VfsError::Content(ContentError::Missing(_)))
+            && SCOPE.with_borrow(|scope| {
+                matches!(
+                    scope.as_ref().and_then(|scope| scope.missing.as_ref()),
+                    Some(Missing::Blocks(lacking)) if lacking.len() < TOGETHER
+                )
+            })
+    }
+
+    /// Inside [`Vfs::near`]: whether blocks were found to be lacking.
+    pub(super) fn lacks_blocks() -> bool {
+        SCOPE.with_borrow(|scope| {
+            matches!(scope.as_ref().and_then(|s| s.missing.as_ref()), Some(Missing::Blocks(_)))
+        })
+    }
+
+    /// Sends for what the scope's work was found to lack, of a content that lies there.
+    pub(super) fn send_for_lacking(&self, whereabouts: &Whereabouts) {
+        let lacking = SCOPE.with_borrow_mut(|scope| match scope.as_mut() {
+            Some(Scope { missing: Some(Missing::Blocks(lacking)), .. }) => {
+                for wanted in lacking.iter_mut() {
+                    wanted.whereabouts = whereabouts.clone();
+                }
+                lacking.clone()
+            }
+            _ => Vec::new(),
+        });
+        for wanted in lacking {
+            self.replicator.begin(wanted);
+        }
+    }
+}
+
+impl Scope {
+    fn lacks(&mut self, id: Cid) {
+        let wanted = Wanted::new(id);
+        match &mut self.missing {
+            Some(Missing::Blocks(lacking)) => {
+                if lacking.iter().all(|known| known.cid != id) {
+                    lacking.push(wanted);
+                }
+            }
+            missing => *missing = Some(Missing::Blocks(vec![wanted])),
+        }
     }
 }

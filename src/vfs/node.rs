@@ -138,9 +138,19 @@ pub(super) struct NodeState {
     pub recorded: bool,
     /// The leaves of the committed content, once a read needed them.
     pub leaves: Option<Arc<Vec<LeafSpan>>>,
+    /// Reads that met no such list.
+    pub unlisted: AtomicU32,
 }
 
 impl NodeState {
+    /// Whether a read should try to list the leaves: ever more seldom while nodes of a
+    /// large file are not here.
+    pub fn may_list(&self) -> bool {
+        self.staging.is_none()
+            && self.leaves.is_none()
+            && self.unlisted.fetch_add(1, Ordering::Relaxed).wrapping_add(1).is_power_of_two()
+    }
+
     /// The stored row changed; what is staged stays on top.
     pub fn take_row(&mut self, row: InodeRecord) {
         self.stored_size = row.size;
@@ -194,6 +204,7 @@ impl NodeTable {
             dirty: false,
             recorded: false,
             leaves: None,
+            unlisted: AtomicU32::new(0),
         };
         let fresh = Arc::new(Node {
             ino,

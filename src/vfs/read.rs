@@ -54,8 +54,23 @@ impl Vfs {
         Base { vfs: self, root: record.content, size }
     }
 
-    /// Reads committed content; the range lies within it.
+    /// Reads committed content; the range lies within it. Inside [`Vfs::near`] all
+    /// that it lacks is sent for.
     pub(super) fn read_content(
+        &self,
+        root: &Link,
+        listed: Option<&[LeafSpan]>,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<(), VfsError> {
+        let read = self.read_what_is_here(root, listed, offset, buf);
+        if read.is_err() && Self::lacks_blocks() {
+            self.send_for_lacking(&self.whereabouts_of(&root.cid));
+        }
+        read
+    }
+
+    fn read_what_is_here(
         &self,
         root: &Link,
         listed: Option<&[LeafSpan]>,
@@ -78,9 +93,16 @@ impl Vfs {
             if covered < end - offset {
                 buf.fill(0);
             }
-            return listed().try_for_each(|span| self.read_span(span, offset, buf));
+            let mut lacking = Ok(());
+            for span in listed() {
+                match self.read_span(span, offset, buf) {
+                    Err(error) if Self::can_look_on(&error) => lacking = lacking.and(Err(error)),
+                    read => read?,
+                }
+            }
+            return lacking;
         }
-        let mut failure = None;
+        let (mut failure, mut lacking) = (None, Ok(()));
         let zeros = Some(&self.zeros);
         let range = offset..end;
         let walked = runs(root, from_ref(&range), zeros, &mut |id| self.load(id), &mut |run| {
@@ -92,14 +114,21 @@ impl Vfs {
                     Ok(())
                 }
             };
-            read.map(ControlFlow::Continue).map_err(|error| {
-                failure = Some(error);
-                ContentError::Missing(root.cid)
-            })
+            match read {
+                Ok(()) => Ok(ControlFlow::Continue(())),
+                Err(error) if Self::can_look_on(&error) => {
+                    lacking = std::mem::replace(&mut lacking, Ok(())).and(Err(error));
+                    Ok(ControlFlow::Continue(()))
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    Err(ContentError::Missing(root.cid))
+                }
+            }
         });
         match failure {
             Some(error) => Err(error),
-            None => Ok(walked?),
+            None => Ok(walked?).and(lacking),
         }
     }
 
@@ -144,7 +173,9 @@ impl Vfs {
         }
     }
 
-    /// The list of a file's leaves but those of zeros, kept while it is open.
+    /// The list of a file's leaves but those of zeros, kept while it is open. None
+    /// while nodes of it are not here: who reads a part of a large file waits for those
+    /// on its path only.
     pub(super) fn leaves_of(
         &self,
         record: &InodeRecord,
@@ -161,13 +192,23 @@ impl Vfs {
         let mut list = Vec::new();
         let zeros = Some(&self.zeros);
         let all = 0..record.size;
-        runs(&link, from_ref(&all), zeros, &mut |id| self.load(id), &mut |run| {
+        let mut absent = false;
+        let load = &mut |id: &Cid| {
+            let here = self.replicator.here(id);
+            let here = here.map_err(|error| ContentError::Io(std::io::Error::other(error)))?;
+            absent |= here.is_none();
+            here.ok_or(ContentError::Missing(*id))
+        };
+        let walked = runs(&link, from_ref(&all), zeros, load, &mut |run| {
             if let Run::Leaf(span) = run {
                 list.push(span);
             }
             Ok(ControlFlow::Continue(()))
-        })?;
-        Ok(Some(Arc::new(list)))
+        });
+        match walked {
+            Err(_) if absent => Ok(None),
+            walked => Ok(walked.map(|()| Some(Arc::new(list)))?),
+        }
     }
 
     /// Reads what a reader sees now, up to the end of the file.

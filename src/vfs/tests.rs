@@ -2,9 +2,11 @@
 //! what a change costs.
 
 mod access;
+mod ahead;
 mod asides;
 mod errors;
 mod hashing;
+mod last_read;
 mod log_engine;
 mod model;
 mod policies;

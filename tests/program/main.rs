@@ -13,6 +13,7 @@ mod attributes;
 mod backends;
 mod cache;
 mod cars;
+mod cold_reads;
 mod collect;
 mod crash;
 mod damage;

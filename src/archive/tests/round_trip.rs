@@ -1,9 +1,12 @@
 //! What we write, we and others read; what others write, we read.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+
 use iroh_car::{CarHeader as IrohHeader, CarReader as IrohReader, CarWriter as IrohWriter};
 
 use super::build::*;
-use crate::archive::{ArchiveError, CarReader, export};
+use crate::archive::{ArchiveError, CarReader, Soon, export, export_telling};
 use crate::content::{DirectoryEntry, Profile, build_directory, leaf, parse_node};
 use crate::types::{Cid, cid};
 
@@ -184,6 +187,31 @@ fn leaves_of_large_files_are_loaded_once() {
         };
         export(&mut std::io::sink(), version, &[root.cid], &mut counted, &mut |_, _| {}).unwrap();
         assert_eq!(raw, 5);
+    }
+}
+
+#[test]
+fn what_will_be_loaded_is_told_before_and_not_long_before() {
+    let blocks = Blocks::default();
+    let root = tree(&blocks, &Profile::UNIXFS_V1_2025);
+    for version in [1, 2] {
+        let (told, mut load) = (RefCell::new(HashSet::new()), blocks.load());
+        let (mut foretold, mut surprises, mut most) = (0, 0, 0);
+        let mut watched = |id: &Cid| {
+            most = most.max(told.borrow().len());
+            if told.borrow_mut().remove(id) {
+                foretold += 1
+            } else {
+                surprises += 1
+            }
+            load(id)
+        };
+        let mut soon = |id: &Cid, _: Option<u64>| drop(told.borrow_mut().insert(*id));
+        let with = (&mut watched as &mut crate::content::Load<'_>, &mut soon as &mut Soon<'_>);
+        let nothing = &mut |_, _| {};
+        export_telling(&mut std::io::sink(), version, &[root.cid], with, nothing).unwrap();
+        assert_eq!(surprises, 1, "the root; {foretold} were foretold");
+        assert!(foretold > 10 && most <= 64, "{foretold} were, {most} at a time");
     }
 }
 

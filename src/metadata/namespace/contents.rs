@@ -380,6 +380,32 @@ impl Namespace {
         Ok(removed)
     }
 
+    /// These contents were read then, in seconds; records that are `apart_s` behind
+    /// follow. They are not marked: it is no change that a checkpoint is made for.
+    ///
+    /// # Errors
+    /// `Storage`, `NoSpace`, `Contended`.
+    pub fn set_contents_read(
+        &self,
+        times: &[(Cid, i64)],
+        apart_s: i64,
+    ) -> Result<(), MetadataError> {
+        self.run(|tx| {
+            for (root, at_s) in times {
+                let key = keys::of_cid(keys::CONTENT, root);
+                let record: Option<ContentRecord> = tx.get(&key)?;
+                let behind = |record: &ContentRecord| {
+                    record.refs > 0 && at_s.saturating_sub(record.accessed_s) >= apart_s
+                };
+                if let Some(mut record) = record.filter(behind) {
+                    record.accessed_s = *at_s;
+                    tx.inner.put(&key, &encode(&record));
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Removes the copies of a backend everywhere (it left).
     ///
     /// # Errors

@@ -250,11 +250,9 @@ impl Fleet {
         back
     }
 
-    /// A read was answered after so long.
-    pub fn answered(&mut self, id: &BackendId, took: Duration) {
-        if let Some(member) = self.members.get_mut(id) {
-            member.health.answered(took);
-        }
+    /// A backend's health, for who reads there.
+    pub(in super::super) fn health_mut(&mut self, id: &BackendId) -> Option<&mut Health> {
+        self.members.get_mut(id).map(|member| &mut member.health)
     }
 
     /// A call failed. True when it takes no part any more.
@@ -498,6 +496,8 @@ impl Fleet {
             given_up: member.health.given_up,
             away_since: member.health.away_since,
             latency: member.health.latency,
+            mebibyte: member.health.speed.expected(1 << 20),
+            read_bytes: member.health.read_bytes,
             settings: member.settings.clone(),
         };
         self.members.iter().map(status).collect()

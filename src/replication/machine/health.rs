@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::super::BackendState;
+use super::speed::{Doubt, Misled, Speed, Trust};
 use super::time::{plus, since};
 use crate::backends::{BackendError, ErrorKind};
 use crate::metadata::BackendRecord;
@@ -47,6 +48,12 @@ pub struct Health {
     pub last_error: String,
     /// Of reads, as a moving average; zero before the first.
     pub latency: Duration,
+    /// Of reads, by the size of what they bring.
+    pub speed: Speed,
+    /// Reads that were misled.
+    pub doubt: Doubt,
+    /// Bytes of good blocks that were read there since the start.
+    pub read_bytes: u64,
     /// Calls that were answered, by [`BUCKETS`].
     pub latencies: [u64; BUCKETS],
     /// Errors by kind, since the start.
@@ -88,6 +95,9 @@ impl Health {
             newest_proof: record.trusted_since,
             last_error: String::new(),
             latency: Duration::ZERO,
+            speed: Speed::default(),
+            doubt: Doubt::default(),
+            read_bytes: 0,
             latencies: [0; BUCKETS],
             errors: BTreeMap::new(),
             failures: 0,
@@ -97,8 +107,17 @@ impl Health {
         }
     }
 
-    /// A call was answered after so long.
-    pub fn answered(&mut self, took: Duration) {
+    /// How far readers believe it.
+    #[must_use]
+    pub fn trust(&self, now: Timestamp) -> Trust {
+        let failing =
+            if self.state == BackendState::Degraded { Trust::Doubtful } else { Trust::Good };
+        self.doubt.trust(now).max(failing)
+    }
+
+    /// A read was answered with so many bytes after so long.
+    pub fn answered(&mut self, bytes: u64, took: Duration, now: Timestamp) {
+        self.speed.answered(bytes, took, now);
         self.latency = if self.latency.is_zero() { took } else { (self.latency * 7 + took) / 8 };
         let bucket = took.as_millis().max(1).next_power_of_two().trailing_zeros() as usize;
         if let Some(count) = self.latencies.get_mut(bucket.min(BUCKETS - 1)) {
@@ -154,6 +173,9 @@ impl Health {
         if after == BackendState::Down {
             let soon = since(self.last_down, now) < FLAP_WINDOW;
             self.flaps = if soon { self.flaps.saturating_add(1) } else { 0 };
+            if self.flaps > 0 {
+                self.doubt.add(Misled::Flapped, now);
+            }
             self.last_down = now;
             self.away_since = Some(now);
         }
@@ -190,6 +212,7 @@ impl Health {
         self.given_up = false;
         self.trusted_since = now.max(plus(self.newest_proof, Duration::from_nanos(1)));
         (self.answers, self.failures, self.flaps) = (0, 0, 0);
+        self.doubt = Doubt::default();
         self.last_down = Timestamp::default();
         self.state = state;
         self.last_error.clear();
@@ -324,7 +347,7 @@ mod tests {
             assert_eq!(fail(&mut health, ErrorKind::Other, 1), None);
             assert_eq!(health.state, BackendState::Degraded);
         }
-        health.answered(Duration::from_millis(3));
+        health.answered(10, Duration::from_millis(3), at(2));
         assert_eq!(health.state, BackendState::Up);
         assert_eq!(health.latencies[2], 1);
         for _ in 0..4 {

@@ -24,6 +24,8 @@ mod planner;
 mod proofs;
 mod queue;
 mod rows;
+mod sources;
+mod speed;
 mod survey;
 mod time;
 
@@ -38,6 +40,8 @@ pub use self::placement::{Choice, Rank, Wanted, choose, judge, rank};
 pub use self::places::{Candidate, DomainSet, Places, Standing};
 pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, plan};
 pub(super) use self::queue::CANCELLED;
+pub use self::sources::{Holds, Source, order};
+pub use self::speed::{Doubt, Misled, Speed, Trust};
 pub use self::survey::{Ailing, Proven, Stuck};
 pub use self::time::{plus, since};
 

@@ -625,3 +625,24 @@ fn a_place_above_its_stop_takes_nothing_new_and_above_the_ceiling_the_cheaper_co
         assert_eq!(jobs(&verdict), wanted, "the policy's copies are made all the same");
     }
 }
+
+#[test]
+fn a_content_that_is_read_stays_where_tiers_by_access_keep_it() {
+    let wishes: Policy =
+        "min=1,target=1,max=2,tiers=near:1:until=30d:by=access/far:1:after=30d:by=access"
+            .parse()
+            .unwrap();
+    let tiered = || {
+        let mut all = places(&["a", "b"]);
+        all[1].settings.tier = Some("near".into());
+        all[2].settings.tier = Some("far".into());
+        all
+    };
+    let mut content = record(&[("local", Verified), ("a", Verified)]);
+    let days = |days: u64| i64::try_from(DAY.as_secs() * days).unwrap();
+    (content.created_s, content.accessed_s) = (NOW.seconds - days(90), NOW.seconds - days(90));
+    assert_eq!(jobs(&planned(&content, &wishes, tiered())), ["Send b"], "nobody read it");
+    content.accessed_s = NOW.seconds - days(2);
+    let verdict = planned(&content, &wishes, tiered());
+    assert!(!matches!(&verdict.plan, Plan::Act(jobs) if !jobs.is_empty()), "{verdict:?}");
+}

@@ -125,9 +125,14 @@ impl World {
     }
 
     pub fn with_place(place: Arc<dyn Backend>, policy: &str) -> Self {
+        Self::with_place_and_profile(place, policy, SMALL)
+    }
+
+    pub fn with_place_and_profile(place: Arc<dyn Backend>, policy: &str, profile: Profile) -> Self {
         let mut world = Self::new(Ground::Simulated, policy, 1024, 64 << 20);
         world.close();
         world.place = Some(place);
+        world.options.profile = profile;
         world.open();
         world
     }
