@@ -272,6 +272,15 @@ impl Fetcher {
     }
 
     async fn elsewhere(&self, wanted: &Wanted, urgent: watch::Receiver<bool>) -> Answer {
+        // An earlier flight may have landed after somebody saw that it was not here.
+        let (store, id) = (Arc::clone(&self.store), wanted.cid);
+        let here = self.calls.bridge.spawn_blocking(move || match store.contains(&id) {
+            Ok(true) => checked(store.get(&id)),
+            _ => Ok(None),
+        });
+        if let Ok(Ok(Some(data))) = here.await {
+            return Ok(data);
+        }
         let whereabouts = &wanted.whereabouts;
         let by_cost = whereabouts.strategy().unwrap_or_else(|| self.policies.base().strategy);
         let by_cost = by_cost == Strategy::Cost;

@@ -244,7 +244,7 @@ mod tests {
             assert_eq!(stream.read(&at, SIZE, LEAF, false), None, "the second try");
         }
         let mut stream = Stream::default();
-        assert_eq!(read_on(&mut stream, 0, LEAF, 8).len(), 7);
+        assert_eq!(read_on(&mut stream, 0, LEAF, 8).len(), 4);
         assert_eq!(stream.read(&(100 * LEAF..101 * LEAF), SIZE, LEAF, true), None);
         let again = stream.read(&(101 * LEAF..102 * LEAF), SIZE, LEAF, false);
         assert_eq!(again, Some(102 * LEAF..103 * LEAF), "it starts small again");

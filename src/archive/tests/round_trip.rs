@@ -206,7 +206,9 @@ fn what_will_be_loaded_is_told_before_and_not_long_before() {
             }
             load(id)
         };
-        let mut soon = |id: &Cid, _: Option<u64>| drop(told.borrow_mut().insert(*id));
+        let mut soon = |id: &Cid, _: Option<u64>| {
+            told.borrow_mut().insert(*id);
+        };
         let with = (&mut watched as &mut crate::content::Load<'_>, &mut soon as &mut Soon<'_>);
         let nothing = &mut |_, _| {};
         export_telling(&mut std::io::sink(), version, &[root.cid], with, nothing).unwrap();

@@ -29,6 +29,15 @@ struct Watch {
 
 struct Watched(Arc<Watch>);
 
+/// Ends a read, also one that is dropped.
+struct End<'w>(&'w Watch);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 #[async_trait]
 impl Around for Watched {
     async fn around<T: Send + 'static>(
@@ -42,11 +51,10 @@ impl Around for Watched {
         }
         let n = self.0.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.most.fetch_max(n, Ordering::SeqCst);
+        let _end = End(&self.0);
         let delay = *self.0.delay.lock();
         tokio::time::sleep(delay).await;
-        let result = attempt().await;
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
-        result
+        attempt().await
     }
 }
 

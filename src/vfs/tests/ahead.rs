@@ -11,6 +11,7 @@ use super::world::{SMALL, World};
 use crate::backends::wrap::{Around, Attempt, Operation, Wrapped, standard};
 use crate::backends::{Backend, BackendError, ErrorKind, MemoryBackend};
 use crate::content::{Profile, walk_post_order};
+use crate::metadata::{CopyRecord, CopyState};
 use crate::runtime::{Shutdown, Step};
 use crate::store::IndexChange;
 use crate::types::{Cid, FileKind, Ino, Name, cid};
@@ -32,6 +33,15 @@ struct Watch {
 
 struct Watched(Arc<Watch>);
 
+/// Ends a read, also one that is dropped.
+struct End<'w>(&'w Watch);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 #[async_trait]
 impl Around for Watched {
     async fn around<T: Send + 'static>(
@@ -46,11 +56,10 @@ impl Around for Watched {
         self.0.all.fetch_add(1, Ordering::SeqCst);
         let now = self.0.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.most.fetch_max(now, Ordering::SeqCst);
+        let _end = End(&self.0);
         let delay = *self.0.delay.lock();
         tokio::time::sleep(delay).await;
-        let result = attempt().await;
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
-        result
+        attempt().await
     }
 }
 
@@ -90,7 +99,8 @@ impl Cold {
         let (start, pace) = (std::time::Instant::now(), Shutdown::default());
         let copied = || {
             let record = world.namespace().content(&root).unwrap().unwrap();
-            record.good_copies().any(|copy| !copy.backend.is_local())
+            let verified = |copy: &CopyRecord| copy.state == CopyState::Verified;
+            record.good_copies().any(|copy| !copy.backend.is_local() && verified(copy))
         };
         while !(copied() && world.vfs().replicator.is_idle()) {
             assert!(start.elapsed() < Duration::from_secs(20), "it is not copied");
@@ -180,7 +190,9 @@ fn a_cold_file_read_in_order_comes_by_many_reads_at_a_time() {
         println!("{nodes} nodes, {leaves} leaves by {by}: {waits} waits, {most} at a time");
         assert_eq!(cold.gets(), nodes + leaves, "each block comes once");
         assert!((3..=16).contains(&most), "{most} at a time");
-        assert!(waits * 2 < nodes + leaves, "{waits} waits for {nodes} nodes, {leaves} leaves");
+        // What a node of four has below it is known only when it is here.
+        let bound = if nodes == 1 { leaves / 2 } else { (nodes + leaves) * 4 / 5 };
+        assert!(waits < bound, "{waits} waits for {nodes} nodes, {leaves} leaves");
     }
 }
 
