@@ -48,7 +48,9 @@ fn list(
     let mut order = Vec::new();
     let mut stack: Vec<(Cid, Option<u64>)> = roots.iter().rev().map(|id| (*id, None)).collect();
     while let Some((id, said)) = stack.pop() {
-        stack.len().checked_sub(SOON).map(|at| tell(&stack[at]));
+        if let Some(at) = stack.len().checked_sub(SOON) {
+            tell(&stack[at]);
+        }
         if let Some(block) = inline_block(&id) {
             if inlined.insert(id) {
                 push_children(&parse_node(&id, &block)?, &mut stack);
@@ -139,7 +141,9 @@ pub fn export_telling(
     order.iter().take(SOON).for_each(&mut tell);
     for (done, (key, len)) in order.iter().enumerate() {
         let id = key.cid();
-        order.get(done + SOON).map(&mut tell);
+        if let Some(later) = order.get(done + SOON) {
+            tell(later);
+        }
         let data = load(&id)?;
         if len.is_some_and(|len| len as usize != data.len()) || data.len() > Block::MAX_LEN {
             let reason = format!("block {id} has {} bytes, not {len:?}", data.len());

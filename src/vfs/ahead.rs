@@ -120,14 +120,10 @@ impl Vfs {
         let Some(batch) = batch else { return };
         let whereabouts = {
             let mut known = ahead.whereabouts.lock();
-            match known.as_ref().filter(|(root, _)| *root == reading.root) {
-                Some((_, whereabouts)) => whereabouts.clone(),
-                None => {
-                    let found = self.whereabouts_of(&reading.root);
-                    *known = Some((reading.root, found.clone()));
-                    found
-                }
+            if known.as_ref().is_none_or(|(root, _)| *root != reading.root) {
+                *known = Some((reading.root, self.whereabouts_of(&reading.root)));
             }
+            known.as_ref().map(|(_, whereabouts)| whereabouts.clone()).unwrap_or_default()
         };
         let (until, sent) = self.send_ahead(reading, &batch, &whereabouts);
         ahead.stream.lock().asked_for(&batch, until, sent);
@@ -179,12 +175,12 @@ impl Vfs {
         }
         let link = Link { cid: reading.root, size: reading.size, tsize: 0 };
         let mut node = None;
-        let mut load = |id: &Cid| match self.replicator.here(id) {
-            Ok(Some(data)) => Ok(data),
-            _ => {
-                node = Some(*id);
-                Err(ContentError::Missing(*id))
+        let mut load = |id: &Cid| {
+            if let Ok(Some(data)) = self.replicator.here(id) {
+                return Ok(data);
             }
+            node = Some(*id);
+            Err(ContentError::Missing(*id))
         };
         let walked = runs(&link, from_ref(batch), Some(&self.zeros), &mut load, &mut |run| {
             Ok(match run {

@@ -123,7 +123,8 @@ impl Vfs {
         };
         let again = {
             let mut blocks = brought.0.lock();
-            lacking.iter().fold(false, |again, wanted| !blocks.seen.insert(wanted.cid) || again)
+            let new = lacking.iter().filter(|wanted| blocks.seen.insert(wanted.cid)).count();
+            new < lacking.len()
         };
         if again && brought.keeps() {
             return Err(StoreError::NoSpace.into());

@@ -200,9 +200,9 @@ fn what_will_be_loaded_is_told_before_and_not_long_before() {
         let mut watched = |id: &Cid| {
             most = most.max(told.borrow().len());
             if told.borrow_mut().remove(id) {
-                foretold += 1
+                foretold += 1;
             } else {
-                surprises += 1
+                surprises += 1;
             }
             load(id)
         };

@@ -273,7 +273,7 @@ fn what_nobody_waits_for_leaves_calls_for_who_does_and_never_waits() {
     let (a, watch) = (memory("a"), Arc::new(Watch::default()));
     let plain = Arc::clone(&a) as Arc<dyn Backend>;
     let watched = Arc::new(Wrapped::new(plain, Watched(Arc::clone(&watch)))) as Arc<dyn Backend>;
-    let (world, root, all) = elsewhere(&[&a], &[standard(watched, Duration::from_secs(60))]);
+    let (world, root, all) = elsewhere(&[&a], &[standard(watched, Duration::from_mins(1))]);
     *watch.delay.lock() = Duration::from_hours(1);
     let replicator = world.replicator();
     let sent = all.iter().skip(1).filter(|id| replicator.ahead(&wanted(&world, &root, id), false));

@@ -81,7 +81,7 @@ impl Cold {
         let watch = Arc::new(Watch::default());
         let plain = Arc::clone(&place) as Arc<dyn Backend>;
         let watched = Arc::new(Wrapped::new(plain, Watched(Arc::clone(&watch))));
-        let backend = standard(watched, Duration::from_secs(60));
+        let backend = standard(watched, Duration::from_mins(1));
         let world = World::with_place_and_profile(backend, "min=1,target=2,level=SINGLE", profile);
         let mut random = fastrand::Rng::with_seed(3);
         let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(leaves * LEAF).collect();
@@ -163,9 +163,9 @@ fn lose(world: &World, root: &Cid) -> (usize, usize) {
         &mut |id| Ok(store.get(id).unwrap().unwrap()),
         &mut |id, _| {
             if id.codec() == cid::RAW {
-                leaves.push(*id)
+                leaves.push(*id);
             } else {
-                nodes.push(*id)
+                nodes.push(*id);
             }
             Ok(())
         },
