@@ -179,7 +179,7 @@ impl Fetcher {
             turns.push(turn);
         }
         // A block that cannot be kept would come twice.
-        if self.calls.stop.is_cancelled() || self.store.admit(wanted.bytes, 0).is_err() {
+        if self.calls.stop.is_cancelled() || !self.store.has_room(wanted.bytes) {
             return false;
         }
         self.fly(wanted.clone(), turns, false);

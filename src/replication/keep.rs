@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 
 use super::ReplicationError;
 use crate::runtime::Bridge;
-use crate::store::{LocalStore, PackTicket};
+use crate::store::{Kept, LocalStore, PackTicket};
 use crate::telemetry;
 use crate::types::{Block, Cid, cid};
 
@@ -40,10 +40,11 @@ impl Keep {
                 return false;
             }
             match keep.store.keep(&block) {
-                Ok(ticket) => {
+                Ok(Kept::Repaired(ticket)) => {
                     telemetry::metrics().replication_repairs.inc();
                     keep.sync_later(ticket);
                 }
+                Ok(Kept::Cached | Kept::PassedBy) => {}
                 // The reader is served all the same; the next read tries again.
                 Err(error) => {
                     tracing::warn!(%error, cid = %block.cid, "a fetched block cannot be kept");

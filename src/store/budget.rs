@@ -32,8 +32,8 @@ const READINGS: usize = 32_768;
 /// What became of a block that was brought from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
-    /// It is here, in the place of a bad or missing one.
-    Repaired,
+    /// It is here, in the place of a bad or missing one; durable after a sync.
+    Repaired(PackTicket),
     /// It is here, in the cache.
     Cached,
     /// There is no room for it now.
@@ -124,24 +124,21 @@ impl LocalStore {
     }
 
     /// Keeps a block that was brought from elsewhere because it is missing or bad
-    /// here: as a repair, and in a cache when there is room. A crash may take what a
-    /// cache keeps.
+    /// here, and that the caller has just hashed: as a repair, and in a cache when there
+    /// is room. A crash may take what a cache keeps.
     ///
     /// # Errors
-    /// As [`LocalStore::repair`].
+    /// As [`LocalStore::append`] and [`LocalStore::sync`].
     pub fn keep(&self, block: &Block) -> Result<Kept, StoreError> {
         let Some(budget) = &self.budget else {
-            return self.repair(block).map(|()| Kept::Repaired);
+            return self.put_again(block).map(Kept::Repaired);
         };
         if self.find(&block.cid)?.is_some() {
             // Two readers may have missed it, one after the other.
-            let good = matches!(self.get(&block.cid), Ok(Some(_)));
-            let kept = if good { Ok(()) } else { self.repair(block) };
-            return kept.map(|()| if good { Kept::Cached } else { Kept::Repaired });
-        }
-        if !block.is_intact() {
-            let reason = format!("bytes offered to keep {} do not match it", block.cid);
-            return Err(StoreError::invalid(self.layout.root(), reason));
+            if matches!(self.get(&block.cid), Ok(Some(_))) {
+                return Ok(Kept::Cached);
+            }
+            return self.put_again(block).map(Kept::Repaired);
         }
         let len = block.data.len() as u64;
         // Without its nodes nothing of a file can be found, and they are few: they take
@@ -183,6 +180,14 @@ impl LocalStore {
             }
             budget.below.wait_for(&mut state, left);
         }
+    }
+
+    /// Whether so many bytes more would be kept now. Never waits.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let within = self.budget.as_ref().is_none_or(|budget| {
+            self.used().is_ok_and(|used| used.saturating_add(bytes) <= budget.bytes)
+        });
+        within && self.admit(bytes, 0).is_ok()
     }
 
     /// Bytes that should go now; none of a replica, or while the budget is kept.
@@ -344,7 +349,7 @@ mod tests {
         let store = open(dir.path(), &index, 16 << 20);
         assert!(!store.contains(&block(2, 4096).cid).unwrap());
         assert!(store.get(&block(1, 4096).cid).is_err());
-        assert_eq!(store.keep(&block(1, 4096)).unwrap(), Kept::Repaired);
+        assert!(matches!(store.keep(&block(1, 4096)).unwrap(), Kept::Repaired(_)));
         assert_eq!(store.get(&block(1, 4096).cid).unwrap(), Some(block(1, 4096).data));
     }
 

@@ -316,16 +316,13 @@ impl LocalStore {
             let reason = format!("bytes offered to repair {} do not match it", block.cid);
             return Err(StoreError::invalid(self.layout.root(), reason));
         }
-        let ticket = self.keep(block)?;
+        let ticket = self.put_again(block)?;
         self.sync(ticket)
     }
 
-    /// As [`LocalStore::repair`], of bytes that the caller has just hashed; durable
-    /// and indexed after `sync`. Until then a crash brings back what was before.
-    ///
-    /// # Errors
-    /// As [`LocalStore::append`].
-    pub fn keep(&self, block: &Block) -> Result<PackTicket, StoreError> {
+    /// Puts bytes that the caller has hashed in the place of a bad or missing block;
+    /// durable and indexed after `sync`. Until then a crash brings back what was before.
+    pub(super) fn put_again(&self, block: &Block) -> Result<PackTicket, StoreError> {
         let recent = self.gate.read();
         self.cache.forget(&block.cid, self.find(&block.cid)?.as_ref());
         self.put(&recent, &[block], true)

@@ -72,7 +72,7 @@ fn what_lies_in_a_cache_is_no_copy() {
     assert_eq!(explained.places[0].why_not, "a cache: what lies there is no copy");
     assert!(explained.wait.text.contains("2 distinct copies at backends"), "{explained:?}");
     // What says that it is here changes nothing.
-    world.replicator().fetch_all(&root).unwrap();
+    world.replicator().fetch_all(&[root]).unwrap();
     assert_eq!(world.record(&root).copies.len(), 1);
     places[1].heal();
     world.until_verified(&root, "b");
