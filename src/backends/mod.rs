@@ -23,7 +23,7 @@ pub use self::memory::MemoryBackend;
 pub use self::open::{BackendSpec, InvalidBackendUrl, open};
 pub use self::operation::Operation;
 pub use self::overlap::{overlaps, refuse_overlap};
-pub use self::settings::{Micros, PlaceSettings, Price};
+pub use self::settings::{Micros, PlaceSettings, Price, Scrub};
 
 use std::ops::Range;
 

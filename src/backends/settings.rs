@@ -56,6 +56,20 @@ pub struct PlaceSettings {
     pub parallel: Option<usize>,
     /// `collect=0`: nothing is collected there; others put blocks there, too.
     pub collect: bool,
+    /// `scrub=audit`: how its copies are looked at.
+    pub scrub: Scrub,
+}
+
+/// How copies are looked at in the course of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scrub {
+    /// Every byte is read back.
+    #[default]
+    Full,
+    /// The presence of every block, the nodes, and some leaves chosen at random: for
+    /// places where reading costs.
+    Audit,
 }
 
 impl Default for PlaceSettings {
@@ -73,6 +87,7 @@ impl Default for PlaceSettings {
             requests: None,
             parallel: None,
             collect: true,
+            scrub: Scrub::Full,
         }
     }
 }
@@ -150,6 +165,13 @@ impl PlaceSettings {
                 }
                 _ => Err(format!("collect={value}: write 1 or 0")),
             },
+            "scrub" => match value {
+                "full" | "audit" => {
+                    self.scrub = if value == "full" { Scrub::Full } else { Scrub::Audit };
+                    Ok(())
+                }
+                _ => Err(format!("scrub={value}: write full or audit")),
+            },
             "tier" => name(&mut self.tier),
             "host" => name(&mut self.host),
             "site" => name(&mut self.site),
@@ -215,9 +237,13 @@ mod tests {
         assert_eq!((settings.alarm_bytes, settings.stop_bytes), (100_000_000_000, None));
         let stops = PlaceSettings::of(&"file:///x?stop=2GB&alarm=1GB".parse().unwrap());
         assert_eq!((stops.alarm_bytes, stops.stop_bytes), (1_000_000_000, Some(2_000_000_000)));
-        for (key, value) in
-            [("tier", "a/b"), ("alarm", "0"), ("priority", "x"), ("price_request", "free")]
-        {
+        for (key, value) in [
+            ("tier", "a/b"),
+            ("alarm", "0"),
+            ("priority", "x"),
+            ("price_request", "free"),
+            ("scrub", "x"),
+        ] {
             let error = PlaceSettings::default().set(key, value).unwrap().unwrap_err();
             assert!(error.starts_with(key), "{error}");
         }

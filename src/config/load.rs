@@ -70,9 +70,11 @@ max_deltas = 256
 call_deadline_s = 30
 # How long a close or fsync waits for its level.
 level_deadline_s = 60
-# How often backends that are away are probed; those that are up are asked for
-# their space six times less often.
-probe_interval_s = 5
+# How often backends are asked whether they are well, and for their space. An error of
+# any call is looked into at once.
+probe_interval_s = 300
+# How often backends that are away are asked whether they are back.
+retry_interval_s = 5
 # Copies at a backend that is away for longer than this do not count: others are made.
 grace_s = 900
 # Every content is compared with its policy this often.
@@ -82,6 +84,11 @@ proof_age_s = 86400
 # Every copy, here and elsewhere, is read back and hashed this often, at this rate.
 scrub_days = 30
 scrub_bytes_per_second = \"64MiB\"
+# Besides, so many contents of each place, chosen at random, are proven each day.
+sample_contents = 64
+# A file that is written with a content that is known already relies on copies that were
+# looked at within this; older ones are audited before they count.
+dedup_proof_s = 604800
 # What nothing needs any more is looked for on each backend this often (0: only by
 # `cairn gc`), and goes when it was found dead at least this long before.
 collect_interval_s = 86400
@@ -248,8 +255,10 @@ pub struct ReplicationConfig {
     pub call_deadline_s: u64,
     /// Seconds of a wait for a level.
     pub level_deadline_s: u64,
-    /// Seconds between probes.
+    /// Seconds between probes of backends that are up.
     pub probe_interval_s: u64,
+    /// Seconds between probes of backends that are away.
+    pub retry_interval_s: u64,
     /// Seconds away after which copies stop counting.
     pub grace_s: u64,
     /// Seconds between two looks at all contents.
@@ -260,6 +269,10 @@ pub struct ReplicationConfig {
     pub scrub_days: u64,
     /// Bytes a second that are read back at most.
     pub scrub_bytes_per_second: ByteSize,
+    /// Contents of each place that are proven each day besides; 0: none.
+    pub sample_contents: u64,
+    /// Seconds for which a proof stands for a content that is written again.
+    pub dedup_proof_s: u64,
     /// Seconds between collections of a backend; 0: none by itself.
     pub collect_interval_s: u64,
     /// Seconds that what nothing needs stays on a backend at least.
@@ -376,12 +389,15 @@ impl Default for ReplicationConfig {
         Self {
             call_deadline_s: 30,
             level_deadline_s: 60,
-            probe_interval_s: 5,
+            probe_interval_s: 300,
+            retry_interval_s: 5,
             grace_s: 900,
             check_interval_s: 900,
             proof_age_s: 86_400,
             scrub_days: 30,
             scrub_bytes_per_second: ByteSize(64 << 20),
+            sample_contents: 64,
+            dedup_proof_s: 604_800,
             collect_interval_s: 86_400,
             collect_grace_s: 86_400,
         }

@@ -13,7 +13,7 @@ use super::volume::{self, Volume, failed, parse_backends};
 use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::backends::wrap;
 use crate::config::Config;
-use crate::metadata::{BackendRecord, CopyState, EventKind, Namespace};
+use crate::metadata::{BackendRecord, EventKind, Namespace};
 use crate::replication::{Events, Registry};
 use crate::types::BackendId;
 
@@ -123,10 +123,7 @@ pub(super) fn remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Fa
         after = Some(*last);
         for (_, record) in page.iter().filter(|(_, record)| record.refs > 0) {
             let holds = record.good_copies().any(|copy| copy.backend == id);
-            let elsewhere = record
-                .copies
-                .iter()
-                .any(|copy| copy.backend != id && copy.state == CopyState::Verified);
+            let elsewhere = record.copies.iter().any(|copy| copy.backend != id && copy.is_proven());
             last_copies += u64::from(holds && !elsewhere);
         }
     }

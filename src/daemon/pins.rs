@@ -559,6 +559,7 @@ fn judged(volume: &Volume, proving: &Proving, proofs: &mut Proofs) -> Result<boo
             Some(Outcome::Stored(..) | Outcome::Verified(_) | Outcome::Released(_)) => {
                 proofs.verified += 1;
             }
+            Some(Outcome::Audited) => proofs.unread.add(&at, "only some of it was read"),
             None => proofs.unread.add(&at, "its place went away meanwhile"),
         }
     }

@@ -274,6 +274,7 @@ impl Volume {
                 call_deadline,
                 level_deadline,
                 probe_interval: Duration::from_secs(config.replication.probe_interval_s),
+                retry_interval: Duration::from_secs(config.replication.retry_interval_s),
                 sending_bytes: memory.sending as usize,
                 ahead_bytes: memory.ahead,
                 events: events.clone(),
@@ -281,6 +282,8 @@ impl Volume {
                 machine: MachineOptions {
                     check_interval: Duration::from_secs(config.replication.check_interval_s),
                     proof_age: Duration::from_secs(config.replication.proof_age_s),
+                    dedup_proof: Duration::from_secs(config.replication.dedup_proof_s),
+                    sample_contents: config.replication.sample_contents.min(4096) as usize,
                     scrub_period: Duration::from_hours(24 * config.replication.scrub_days.max(1)),
                     cost_ceiling: config.capacity.ceiling().map_err(usage)?,
                     seed: fastrand::u64(..),

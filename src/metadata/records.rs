@@ -105,7 +105,8 @@ pub enum VerifyMethod {
     ReadBack = 2,
     /// The backend itself checks the hash of what it stores.
     Service = 3,
-    /// Some blocks, chosen at random, were read back and hashed.
+    /// All blocks are there by its word; nodes, and some leaves chosen at random, were
+    /// read back and hashed.
     Audit = 4,
 }
 
@@ -259,6 +260,15 @@ pub struct StagedRecord {
     /// Per leaf index: bitmap of valid 4 KiB pages, 32 bytes for a 1 MiB leaf.
     #[serde(skip)]
     pub pages: Vec<(u64, Vec<u8>)>,
+}
+
+impl CopyRecord {
+    /// Every byte of it was read and hashed when it was last looked at: what may let
+    /// another copy go.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.state == CopyState::Verified && self.method != VerifyMethod::Audit
+    }
 }
 
 impl QueueRecord {

@@ -8,6 +8,7 @@ use super::calls::Calls;
 use super::fetch::Fetcher;
 use super::machine::{Holds, Machine, Outcome, judge};
 use super::waiters::Waiters;
+use super::whole::Whole;
 use super::{Policy, PolicyBook, Registry, ReplicationError, ReplicatorOptions, Whereabouts};
 use crate::metadata::{CopyRecord, CopyState, Namespace, PinState};
 use crate::runtime::Clock;
@@ -32,6 +33,8 @@ pub(super) struct Core {
     /// What the numbers in contents' records ask for.
     pub policies: Arc<PolicyBook>,
     pub bytes_sent: AtomicU64,
+    /// Nodes that places hold with all below.
+    pub whole: Whole,
 }
 
 impl Core {
@@ -64,6 +67,7 @@ impl Core {
             waiters: Waiters::new(),
             policies,
             bytes_sent: AtomicU64::new(0),
+            whole: Whole::default(),
         }
     }
 
@@ -83,6 +87,12 @@ impl Core {
     /// These contents are to be planned soon.
     pub fn submit(&self, roots: &[Cid]) {
         self.machine.submit(roots);
+        self.scheduler.ring();
+    }
+
+    /// Files were written that have these contents, or somebody waits for them.
+    pub fn ask_for(&self, roots: &[Cid]) {
+        self.machine.ask_for(roots);
         self.scheduler.ring();
     }
 

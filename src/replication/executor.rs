@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::ReplicationError;
+use super::audit::audit;
 use super::calls::Calls;
 use super::core::Core;
 use super::machine::{Content, Job, Outcome, Taken, Task, since};
 use super::send::{BATCH_BYTES, Sender, read_back};
 use super::upcoming::Upcoming;
 use super::verify;
+use super::whole::Below;
 use crate::backends::{Backend, BackendError, ErrorKind, PlaceSettings, Presence};
 use crate::content::{ContentError, parse_node, walk_post_order};
 use crate::metadata::{CopyState, VerifyMethod};
@@ -168,10 +170,12 @@ fn work(core: &Core, slot: &Slot) {
         let taken = InHand { core, id, roots: roots.clone() };
         let outcomes = match first.job {
             Job::Release => release(core, id, &tasks),
-            Job::Verify if id.is_local() => prove_here(core, &tasks),
+            Job::Verify | Job::Audit if id.is_local() => prove_here(core, &tasks),
             Job::Send | Job::Repair if id.is_local() => bring_here(core, &tasks),
             job => match core.registry.until_down(id) {
-                Some(place) if job == Job::Verify => prove(core, (id, &place.0, place.1), &tasks),
+                Some(place) if matches!(job, Job::Verify | Job::Audit) => {
+                    prove(core, (id, &place.0, place.1), &tasks)
+                }
                 Some(place) => {
                     let start = Instant::now();
                     let outcomes = send(core, (id, &place.0, place.1), &tasks);
@@ -206,7 +210,12 @@ fn prove(
     let mut outcomes = Vec::new();
     for task in tasks {
         let Ok(Some(before)) = verify::copy_now(core, id, &task.root) else { continue };
-        let outcome = match read_back(backend, &calls, &task.root) {
+        let looked = if task.job == Job::Audit {
+            audit(backend, &calls, &task.root, &mut fastrand::Rng::new())
+        } else {
+            read_back(backend, &calls, &task.root)
+        };
+        let outcome = match looked {
             Ok((found, _)) => match verify::copy_now(core, id, &task.root) {
                 Ok(now) if now.as_ref() == Some(&before) => verify::judged(id, &task.root, found),
                 _ => continue,
@@ -394,7 +403,7 @@ fn send(
         Outcome::Stored(CopyState::Claimed, VerifyMethod::Written)
     };
     let (mut outcomes, mut sent, mut blamed) = (Vec::new(), Vec::new(), false);
-    for (task, result) in tasks.iter().zip(send_together(core, (backend, &calls), tasks)) {
+    for (task, result) in tasks.iter().zip(send_together(core, (id, backend, &calls), tasks)) {
         let outcome = match result {
             Ok(()) => {
                 core.bytes_sent.fetch_add(task.bytes, Ordering::Relaxed);
@@ -425,7 +434,7 @@ fn send(
 /// lie in one content, each is sent by itself.
 fn send_together(
     core: &Core,
-    (backend, calls): (&Arc<dyn Backend>, &Calls),
+    (id, backend, calls): (&BackendId, &Arc<dyn Backend>, &Calls),
     tasks: &[Task],
 ) -> Vec<Result<(), Failure>> {
     let workers = core.registry.specs().len().max(1) * core.options.parallel_rounds.max(2);
@@ -434,14 +443,16 @@ fn send_together(
     let share = core.options.sending_bytes / workers;
     let in_flight = (share / BATCH_BYTES).saturating_sub(1).clamp(1, most);
     let batch_bytes = BATCH_BYTES.min(share / (in_flight + 1));
-    let sender = || Sender::new(backend, calls, &core.fetcher, (in_flight, batch_bytes));
+    let age = core.options.machine.dedup_proof;
+    let below = Below { id, backend, whole: &core.whole, age };
+    let sender = || Sender::new(backend, calls, &core.fetcher, &below, (in_flight, batch_bytes));
     let alone = |task: &Task| -> Result<(), Failure> {
         let mut sender = sender();
         let result = match task.job {
             Job::Repair => sender.repair(&task.root).inspect(|()| {
                 telemetry::metrics().replication_repairs.inc();
             }),
-            Job::Send | Job::Verify | Job::Release => {
+            Job::Send | Job::Verify | Job::Audit | Job::Release => {
                 sender.add(&task.root).and_then(|()| sender.finish())
             }
         };

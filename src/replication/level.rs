@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::machine::Standing as Copy;
-use super::machine::{DomainSet, Places};
+use super::machine::{DomainSet, Places, is_aged};
 use super::{Level, OnDegraded, Policy, ReplicationError, WriteResult};
 use crate::metadata::ContentRecord;
 use crate::types::{BackendId, Cid};
@@ -82,13 +82,18 @@ pub(super) async fn wait(
     let start = Instant::now();
     // Taken before the look, so that a change in between is seen.
     let mut changes = core.waiters.of(&root).watch();
-    let mut hurried = false;
+    let mut looks = 1u32;
     loop {
         let record = core.namespace.content(&root)?;
-        let Some(record) = record.filter(|record| record.refs > 0) else {
+        let Some(mut record) = record.filter(|record| record.refs > 0) else {
             // Unlinked or replaced meanwhile: nobody is left to wait for it.
             return Ok(WriteResult::TargetAchieved);
         };
+        // What nobody looked at for long stands for nothing before it was audited.
+        let (age, now) = (core.machine.options().dedup_proof, core.clock.now());
+        let all = record.copies.len();
+        record.copies.retain(|copy| !is_aged(copy, age, now));
+        let aged = record.copies.len() < all;
         {
             let places = core.registry.places();
             let Standing { have, want, held, reachable, .. } =
@@ -109,11 +114,12 @@ pub(super) async fn wait(
                 return degraded(&core, &policy, (have, want), (no_place, &places));
             }
         }
-        if !hurried {
-            // Who waits does not wait for the end of a pause, too.
-            hurried = true;
-            core.submit(&[root]);
+        if looks.is_power_of_two() && (aged || looks == 1) {
+            // Who waits does not wait for the end of a pause, too. An audit that failed
+            // is tried again.
+            core.ask_for(&[root]);
         }
+        looks += 1;
         changes.changed(LOOK).await;
     }
 }

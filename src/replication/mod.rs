@@ -12,6 +12,7 @@
 mod adopt;
 mod alarms;
 mod assign;
+mod audit;
 mod bell;
 mod calls;
 mod checkpointer;
@@ -52,6 +53,7 @@ mod upkeep;
 mod verify;
 mod waiters;
 mod whereabouts;
+mod whole;
 
 pub use self::adopt::Adopted;
 pub use self::alarms::{Alarm, AlarmKind, Fire, Notice, RateLimit};

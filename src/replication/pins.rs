@@ -278,6 +278,7 @@ fn there(
 ) -> (CopyStatus, String) {
     let doing = match job {
         Some(Job::Verify) => "it is to be read back",
+        Some(Job::Audit) => "it is to be audited",
         Some(Job::Send | Job::Repair) => "it is to be made again",
         Some(Job::Release) => "it is to be given up",
         None => "",

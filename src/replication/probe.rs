@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -12,9 +12,6 @@ use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, wrap}
 use crate::runtime::Shutdown;
 use crate::types::BackendId;
 
-/// Every so many rounds all are asked, for their space.
-const ALL_EVERY: u32 = 6;
-
 /// Starts the thread that paces the probes. It also hears of the shutdown, and
 /// tells the others.
 pub(super) fn start(core: &Arc<Core>, shutdown: Shutdown) -> Result<(), ReplicationError> {
@@ -22,9 +19,13 @@ pub(super) fn start(core: &Arc<Core>, shutdown: Shutdown) -> Result<(), Replicat
     let run = move || {
         // A backend that hangs has one probe under way, not one a round.
         let under_way: Arc<Mutex<BTreeSet<BackendId>>> = Arc::default();
-        let mut round = 0u32;
+        let mut asked: Option<Instant> = None;
         loop {
-            for (spec, backend) in core.registry.to_probe(round.is_multiple_of(ALL_EVERY)) {
+            let all = asked.is_none_or(|at| at.elapsed() >= core.options.probe_interval);
+            if all {
+                asked = Some(Instant::now());
+            }
+            for (spec, backend) in core.registry.to_probe(all) {
                 if under_way.lock().insert(spec.id.clone()) {
                     let (core, under_way) = (Arc::clone(&core), Arc::clone(&under_way));
                     core.calls.bridge.clone().spawn(async move {
@@ -36,7 +37,6 @@ pub(super) fn start(core: &Arc<Core>, shutdown: Shutdown) -> Result<(), Replicat
                     });
                 }
             }
-            round = round.wrapping_add(1);
             if end_comes(&core, &shutdown) {
                 core.stop();
                 return;
@@ -50,14 +50,15 @@ pub(super) fn start(core: &Arc<Core>, shutdown: Shutdown) -> Result<(), Replicat
 /// Waits for the next round; true means the end.
 fn end_comes(core: &Core, shutdown: &Shutdown) -> bool {
     // The replicator may be dropped while the daemon goes on: looked at often.
-    let slice = Duration::from_millis(250).min(core.options.probe_interval);
+    let round = core.options.retry_interval.min(core.options.probe_interval);
+    let slice = Duration::from_millis(250).min(round);
     let mut waited = Duration::ZERO;
     loop {
         if shutdown.wait(slice) || core.is_stopped() {
             return true;
         }
         waited += slice;
-        if waited >= core.options.probe_interval {
+        if waited >= round {
             return false;
         }
     }

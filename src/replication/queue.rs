@@ -51,6 +51,7 @@ fn shown(work: &Work) -> ShownWork {
         Job::Send => "send",
         Job::Repair => "repair",
         Job::Verify => "verify",
+        Job::Audit => "audit",
         Job::Release => "release",
     };
     let eta_s = work.eta.map(|eta| eta.as_millis().div_ceil(1000));

@@ -29,8 +29,10 @@ pub struct ReplicatorOptions {
     pub level_deadline: Duration,
     /// Of what is decided.
     pub machine: MachineOptions,
-    /// How often backends are probed.
+    /// How often backends that are up are probed.
     pub probe_interval: Duration,
+    /// How often those that are away are.
+    pub retry_interval: Duration,
     /// Bytes on their way to all backends.
     pub sending_bytes: usize,
     /// Bytes of blocks that are brought before somebody asks for them.
@@ -48,7 +50,8 @@ impl Default for ReplicatorOptions {
             call_deadline: Duration::from_secs(30),
             level_deadline: Duration::from_mins(1),
             machine: MachineOptions::default(),
-            probe_interval: Duration::from_secs(5),
+            probe_interval: Duration::from_mins(5),
+            retry_interval: Duration::from_secs(5),
             sending_bytes: 64 << 20,
             ahead_bytes: 16 << 20,
             events: Events::default(),
@@ -155,7 +158,7 @@ impl Replicator {
 
     /// These contents were just committed with queue rows.
     pub fn submit(&self, roots: &[Cid]) {
-        self.core.submit(roots);
+        self.core.ask_for(roots);
     }
 
     /// Waits as [`Replicator::level`] does, on this thread.
@@ -205,7 +208,7 @@ impl Replicator {
         core.request_scan(true);
         let (mut last, mut moved) = (self.progress(), Instant::now());
         // Two probes and two rounds have had their chance.
-        let patience = core.options.probe_interval * 2 + core.options.machine.backoff.0 * 3;
+        let patience = core.options.retry_interval * 2 + core.options.machine.backoff.0 * 3;
         // Unless the user wants none.
         let paused = core.registry.fleet().read().is_paused();
         let patience = if paused { Duration::ZERO } else { patience };

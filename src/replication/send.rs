@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::ReplicationError;
 use super::calls::Calls;
 use super::fetch::Fetcher;
+use super::whole::Below;
 use crate::backends::{Backend, BackendError, ErrorKind, Layout, Presence};
 use crate::content::{ContentError, Node, inline_block, parse_node, walk_post_order};
 use crate::types::{Block, Cid, cid};
@@ -27,6 +28,10 @@ pub(super) struct Sender<'s> {
     backend: &'s Arc<dyn Backend>,
     calls: &'s Calls,
     fetcher: &'s Arc<Fetcher>,
+    below: &'s Below<'s>,
+    /// Nodes that were walked since the last batch was put, and before.
+    walked: Vec<Cid>,
+    put: Vec<Cid>,
     batch: Vec<Block>,
     /// What `batch` holds or held since the last barrier.
     pushed: HashSet<Cid>,
@@ -42,13 +47,15 @@ pub(super) struct Sender<'s> {
 pub(super) enum Found {
     /// All are there, and match their hashes.
     Good,
+    /// All are there by the place's word; those that were read match their hashes.
+    Sound,
     /// A block does not match its hash.
     Wrong,
     /// A block is not there.
     Missing,
 }
 
-fn stopped() -> ContentError {
+pub(super) fn stopped() -> ContentError {
     ContentError::Io(std::io::Error::other("stopped"))
 }
 
@@ -68,6 +75,7 @@ impl<'s> Sender<'s> {
         backend: &'s Arc<dyn Backend>,
         calls: &'s Calls,
         fetcher: &'s Arc<Fetcher>,
+        below: &'s Below<'s>,
         (most_in_flight, batch_bytes): (usize, usize),
     ) -> Self {
         // A place of single objects syncs each: more puts at a time bring more
@@ -80,6 +88,9 @@ impl<'s> Sender<'s> {
             backend,
             calls,
             fetcher,
+            below,
+            walked: Vec::new(),
+            put: Vec::new(),
             batch: Vec::new(),
             pushed: HashSet::new(),
             bytes: 0,
@@ -103,10 +114,13 @@ impl<'s> Sender<'s> {
         self.add_dag(root)
     }
 
-    /// Walks a DAG, pruned where the backend already holds a node of the right
-    /// length (it is there only when all below it is).
+    /// Walks a DAG, pruned where the backend already holds a leaf of the right length,
+    /// or a node that was found whole not long ago; below other nodes that are there,
+    /// what is missing is sent.
     fn add_dag(&mut self, root: &Cid) -> Result<(), ReplicationError> {
         let (calls, backend, fetcher) = (self.calls, self.backend, self.fetcher);
+        let below = self.below;
+        let held_nodes: RefCell<HashSet<Cid>> = RefCell::default();
         let failure = RefCell::new(None);
         let fail = |error: ReplicationError| {
             *failure.borrow_mut() = Some(error);
@@ -137,6 +151,10 @@ impl<'s> Sender<'s> {
                     look(&[(*id, None)])?;
                 }
                 let held = known.or_else(|| there.borrow_mut().remove(id)).unwrap_or(false);
+                if held && id.codec() != cid::RAW && !below.is_whole(id) {
+                    held_nodes.borrow_mut().insert(*id);
+                    return Ok(true);
+                }
                 Ok(!held)
             },
             &mut |id| {
@@ -147,11 +165,29 @@ impl<'s> Sender<'s> {
                 Ok(data)
             },
             &mut |id, data| {
+                let mut sender = sender.borrow_mut();
+                if id.codec() != cid::RAW {
+                    let held = held_nodes.borrow_mut().remove(id);
+                    sender.walked(id, held);
+                    if held {
+                        return Ok(());
+                    }
+                }
                 let block = Block { cid: *id, data: data.clone() };
-                sender.borrow_mut().push(block).map_err(fail)
+                sender.push(block).map_err(fail)
             },
         );
         outcome(failure.into_inner(), walked)
+    }
+
+    /// All below a node is there, or on its way. Told as soon as it is durable: what
+    /// fails later goes on from there.
+    fn walked(&mut self, node: &Cid, held: bool) {
+        if held && self.batch.is_empty() && self.in_flight.is_empty() {
+            self.below.note(&[*node]);
+        } else {
+            self.walked.push(*node);
+        }
     }
 
     fn push(&mut self, block: Block) -> Result<(), ReplicationError> {
@@ -172,6 +208,7 @@ impl<'s> Sender<'s> {
     /// Begins to put what is gathered; waits only for a place in flight.
     fn flush(&mut self) -> Result<(), ReplicationError> {
         let batch = std::mem::take(&mut self.batch);
+        self.put.append(&mut self.walked);
         self.bytes = 0;
         if batch.is_empty() {
             return Ok(());
@@ -196,6 +233,7 @@ impl<'s> Sender<'s> {
             }
             Ok(())
         })?;
+        self.below.note(&std::mem::take(&mut self.put));
         self.pushed = self.batch.iter().map(|block| block.cid).collect();
         Ok(())
     }
@@ -204,10 +242,14 @@ impl<'s> Sender<'s> {
     pub fn finish(&mut self) -> Result<(), ReplicationError> {
         if self.in_flight.is_empty() && !self.batch.is_empty() {
             let batch = std::mem::take(&mut self.batch);
-            return self.calls.wait(self.backend.put_many(&batch));
+            self.calls.wait(self.backend.put_many(&batch))?;
+        } else {
+            self.flush()?;
+            self.barrier()?;
         }
-        self.flush()?;
-        self.barrier()
+        self.below.note(&std::mem::take(&mut self.walked));
+        self.below.note(&std::mem::take(&mut self.put));
+        Ok(())
     }
 
     /// Replaces every wrong or missing block of a content at the backend. A put
@@ -225,7 +267,7 @@ impl<'s> Sender<'s> {
             &mut |id| self.fetcher.block(id).map_err(fail),
             &mut |id, data| {
                 match self.look(id).map_err(fail)? {
-                    Found::Good => return Ok(()),
+                    Found::Good | Found::Sound => return Ok(()),
                     Found::Wrong => self.calls.wait(self.backend.delete(id)).map_err(fail)?,
                     Found::Missing => {}
                 }

@@ -2,6 +2,7 @@
 //! Waiting is for conditions with a bound; nothing sleeps for a time.
 
 mod acknowledge;
+mod audits;
 mod checkpoints;
 mod collect;
 mod copies;

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ReplicationError;
+use super::audit::audit;
 use super::core::Core;
 use super::machine::Outcome;
 use super::send::{Found, read_back};
+use crate::backends::Scrub;
 use crate::metadata::{CopyRecord, CopyState, VerifyMethod};
 use crate::telemetry;
 use crate::types::{BackendId, Cid};
@@ -88,9 +90,16 @@ fn there(
     roots: &[Cid],
 ) -> Result<(Vec<(Cid, Outcome)>, u64), ReplicationError> {
     let (mut outcomes, mut all) = (Vec::new(), 0);
+    let places = core.registry.places();
+    let audits = places.get(id).is_some_and(|place| place.settings.scrub == Scrub::Audit);
     for root in roots {
         let Some(before) = copy_now(core, id, root)? else { continue };
-        match read_back(backend, &core.calls, root) {
+        let looked = if audits {
+            audit(backend, &core.calls, root, &mut fastrand::Rng::new())
+        } else {
+            read_back(backend, &core.calls, root)
+        };
+        match looked {
             Ok((found, bytes)) => {
                 all += bytes;
                 if copy_now(core, id, root)?.as_ref() == Some(&before) {
@@ -155,6 +164,7 @@ pub(super) fn copy_now(
 pub(super) fn judged(id: &BackendId, root: &Cid, found: Found) -> Outcome {
     match found {
         Found::Good => Outcome::Verified(VerifyMethod::ReadBack),
+        Found::Sound => Outcome::Audited,
         Found::Wrong => {
             telemetry::metrics().replication_copies_corrupt.inc();
             tracing::error!(cid = %root, backend = %id, "a copy is corrupt; it is sent again");

@@ -276,24 +276,52 @@ impl LocalStore {
     }
 
     /// Appends blocks to the open pack. They can be read at once; durable and
-    /// indexed after `sync`. Blocks that are here already are skipped. The
-    /// caller has hashed them: they are not hashed again. Who will refer to
+    /// indexed after `sync`. Blocks that are here already are skipped, when what is here
+    /// is good: it is read once in this life. The caller has hashed its own. Who will refer to
     /// them has a [`LocalStore::begin_commit`] or a [`LocalStore::hold`].
     ///
     /// # Errors
     /// `NoSpace`, `TooLarge` (over [`Block::MAX_LEN`]), `Poisoned`, `Index`, `Io`.
     pub fn append(&self, blocks: &[Block]) -> Result<PackTicket, StoreError> {
         let recent = self.gate.read();
-        let mut fresh = Vec::with_capacity(blocks.len());
+        let (mut fresh, mut bad) = (Vec::with_capacity(blocks.len()), Vec::new());
         for block in blocks {
             if !self.is_indexed(&recent, &block.cid)? {
                 fresh.push(block);
+            } else if !self.is_good(&block.cid)? {
+                bad.push(block);
             }
         }
-        if fresh.is_empty() {
-            return Ok(PackTicket(0));
+        let mut ticket = PackTicket(0);
+        if !bad.is_empty() {
+            ticket = self.put(&recent, &bad, true)?;
         }
-        self.put(&recent, &fresh, false)
+        if !fresh.is_empty() {
+            ticket = self.put(&recent, &fresh, false)?.max(ticket);
+        }
+        Ok(ticket)
+    }
+
+    /// Whether an indexed block matches its hash: what rotted is not spread to what is
+    /// written now.
+    fn is_good(&self, cid: &Cid) -> Result<bool, StoreError> {
+        let Some(place) = self.index.get(cid)? else { return Ok(identity(cid).is_some()) };
+        if self.cache.is_verified(&place) {
+            return Ok(true);
+        }
+        match self.load(cid, place) {
+            Ok(_) => Ok(true),
+            Err(
+                error @ (StoreError::Corrupt { .. }
+                | StoreError::SegmentMissing { .. }
+                | StoreError::Io { .. }),
+            ) => {
+                tracing::warn!(%error, "a local block is bad; it is written anew");
+                self.cache.forget(cid, Some(&place));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns when everything appended up to `ticket` is on the disk and

@@ -41,6 +41,31 @@ fn synced_blocks_survive_and_unsynced_tails_vanish() {
 }
 
 #[test]
+fn what_rotted_here_is_written_anew_when_a_file_has_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let index = Arc::new(MemoryIndex::default());
+    let store = open(dir.path(), &index);
+    let ticket = store.append(&[block(1), block(2)]).unwrap();
+    store.sync(ticket).unwrap();
+    drop(store);
+    let [bad, good] = [1, 2].map(|n| index.get(&block(n).cid).unwrap().unwrap());
+    let path = dir.path().join("packs").join(format!("{}.car", bad.segment));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[bad.offset as usize + 5] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let store = open(dir.path(), &index);
+    let ticket = store.append(&[block(1), block(2), block(3)]).unwrap();
+    store.sync(ticket).unwrap();
+    assert_ne!(index.get(&block(1).cid).unwrap().unwrap(), bad);
+    assert_eq!(index.get(&block(2).cid).unwrap().unwrap(), good, "it is not written twice");
+    drop(store);
+    let store = open(dir.path(), &index);
+    for n in 1..=3 {
+        assert_eq!(store.get(&block(n).cid).unwrap(), Some(block(n).data));
+    }
+}
+
+#[test]
 fn a_flipped_byte_is_noticed_at_first_use_and_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let index = Arc::new(MemoryIndex::default());

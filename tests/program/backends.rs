@@ -103,7 +103,7 @@ fn a_backend_that_is_recovered_by_hand_is_back_at_once_and_its_copies_are_proven
     let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
     set(&volume, "grace_s = 900", "grace_s = 1");
     // Only the verb asks.
-    set(&volume, "probe_interval_s = 5", "probe_interval_s = 3600");
+    set(&volume, "retry_interval_s = 5", "retry_interval_s = 3600");
     let mount = volume.mount();
     write(&mount, 0);
     wait_until("all are proven", || settled(&volume));
@@ -129,7 +129,7 @@ fn a_backend_that_is_recovered_by_hand_is_back_at_once_and_its_copies_are_proven
 fn heal_makes_what_is_missing_now_and_says_what_cannot_be_made() {
     let Some(world) = World::mountable("backends::heal") else { return };
     let volume = world.volume(&["b", "c"], "min=3,target=3,max=3,level=LOCAL_DURABILITY");
-    set(&volume, "probe_interval_s = 5", "probe_interval_s = 3600");
+    set(&volume, "retry_interval_s = 5", "retry_interval_s = 3600");
     let mount = volume.mount();
     let (place, away) = (world.path("b"), world.path("b.away"));
     fs::rename(&place, &away).unwrap();
@@ -413,7 +413,7 @@ fn a_backend_at_its_stop_takes_no_more_and_says_so_and_soft_alarms_stop_nothing(
     volume.cairn(&["backend", "add", &b]).ok();
     set(&volume, "alarm_bytes = \"50GB\"", "alarm_bytes = \"500kB\"");
     // What is there is seen at once, not with the probes.
-    set(&volume, "probe_interval_s = 5", "probe_interval_s = 3600");
+    set(&volume, "retry_interval_s = 5", "retry_interval_s = 3600");
     let mount = volume.mount();
     for folder in ["1", "2", "3", "4"] {
         write_large(&mount, folder, 1);

@@ -137,7 +137,7 @@ fn configure(volume: &Volume<'_>, hooks: &str) {
     let path = volume.dir.join("cairn.toml");
     let text = fs::read_to_string(&path).unwrap();
     let text = text.replace("alarm_after_s = 60", "alarm_after_s = 1");
-    let text = text.replace("probe_interval_s = 5", "probe_interval_s = 1");
+    let text = text.replace("probe_interval_s = 300", "probe_interval_s = 1");
     // Whatever disk the tests run on, its space is no alarm here.
     let text = text.replace("full_percent = 90", "full_percent = 101");
     fs::write(&path, format!("{text}\n{hooks}")).unwrap();

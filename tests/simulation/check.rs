@@ -1,6 +1,6 @@
 //! What must hold after each event, and when faults have stopped.
 
-use cairnfs::metadata::{CopyState, PinState};
+use cairnfs::metadata::{CopyRecord, CopyState, PinState, VerifyMethod};
 use cairnfs::replication::machine::judge;
 use cairnfs::types::Cid;
 
@@ -15,12 +15,16 @@ impl World {
             let good = self.good_domains(&root);
             let known = &self.contents[&root];
             let Some(acked) = known.acked else { continue };
-            if good >= acked && self.is_as_recorded(&root) {
-                if let Some(known) = self.contents.get_mut(&root) {
+            let losses = known.losses;
+            if good >= acked {
+                // Rows are read where there is something to find out.
+                if losses > 0
+                    && self.is_as_recorded(&root)
+                    && let Some(known) = self.contents.get_mut(&root)
+                {
                     known.losses = 0;
                 }
-            } else if good == 0 && known.losses < acked {
-                let losses = known.losses;
+            } else if good == 0 && losses < acked {
                 self.fail(&format!(
                     "{} is gone: {acked} copies were acknowledged, faults took {losses}",
                     short(&root)
@@ -46,10 +50,7 @@ impl World {
         let Some(known) = self.contents.get(root) else { return };
         let record = self.namespace.content(root).unwrap().unwrap();
         let verified = |id: &cairnfs::types::BackendId| {
-            record
-                .copies
-                .iter()
-                .any(|copy| copy.backend == *id && copy.state == CopyState::Verified)
+            record.copies.iter().any(|copy| copy.backend == *id && copy.is_proven())
         };
         let domains: std::collections::BTreeSet<&String> = self
             .places
@@ -95,6 +96,13 @@ impl World {
             if good == 0 {
                 continue;
             }
+            // Audits read some of a copy: rot in the rest is found by one of the next.
+            let unseen = |copy: &&CopyRecord| {
+                let place = self.places.iter().find(|place| place.id == copy.backend);
+                copy.method == VerifyMethod::Audit
+                    && place.is_some_and(|place| place.audits && !place.is_good(&root))
+            };
+            let good = good + record.good_copies().filter(unseen).count();
             let policy = self.policy(&record);
             let wanted = usize::from(policy.target).min(self.possible(&record));
             let plan = self.plan_of(&root);
@@ -113,7 +121,7 @@ impl World {
             }
             for copy in &record.copies {
                 let place = self.places.iter().find(|place| place.id == copy.backend).unwrap();
-                if copy.state == CopyState::Verified && !place.is_good(&root) {
+                if copy.is_proven() && !place.is_good(&root) {
                     self.fail(&format!("{} is no good copy of {}", copy.backend, short(&root)));
                 }
             }

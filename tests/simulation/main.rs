@@ -21,6 +21,17 @@ const SEEDS: u64 = 2000;
 /// Seeds with an administrator.
 const HANDS: u64 = 150;
 
+/// Ends all threads when one of them found something.
+struct Last<'n>(&'n AtomicU64);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(u64::MAX / 2, Ordering::Relaxed);
+        }
+    }
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
@@ -33,6 +44,7 @@ fn no_acknowledged_content_is_lost_and_all_converges_when_faults_stop() {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
+                let _last = Last(&next);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= first + seeds {

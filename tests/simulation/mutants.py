@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Plants faults in the replication core, one at a time, and lets the simulation find them.
+"""Plants faults in the replication core and lets the simulation find each of them.
 
-Each is one replacement in a copy of the sources; the simulation must fail within SEEDS
-seeds. Exits with 1 when one is not found, or when its text is not in the code any more.
+All are planted in one copy of the sources, each behind a number that the environment
+switches on, so that one build serves them all. The simulation must fail within SEEDS
+seeds with any of them, and pass CONTROL seeds with none. Exits with 1 when one is not
+found, or when its text is not in the code any more.
 Usage: mutants.py [SEEDS] [NAME...]
 """
 
@@ -17,77 +19,90 @@ import tempfile
 TOP = pathlib.Path(__file__).resolve().parents[2]
 CORE = "src/replication/machine/"
 
-# What is planted, where, the text, and what stands there instead.
+CONTROL = 20
+
+# What is planted, where, the text, and what stands there instead (ON: it is switched on).
 MUTANTS = [
     ("a copy counts for ever while its place is away", CORE + "health.rs",
-     "        self.given_up = true;\n", "        self.given_up = false;\n"),
+     "        self.given_up = true;\n", "        self.given_up = !ON;\n"),
     ("a place that returns is trusted with what it had", CORE + "places.rs",
-     "copy.at < place.trusted_since", "copy.at < Timestamp::default()"),
+     "copy.at < place.trusted_since", "!ON && copy.at < place.trusted_since"),
     ("any copy is a proof that lets others go", CORE + "planner.rs",
-     "        copy.state == CopyState::Verified && fresh && place.readable",
-     "        let _ = (copy, fresh);\n        place.readable"),
+     "        copy.is_proven() && fresh && place.readable",
+     "        (ON || (copy.is_proven() && fresh)) && place.readable"),
+    ("an audit is a proof that lets others go", "src/metadata/records.rs",
+     "self.state == CopyState::Verified && self.method != VerifyMethod::Audit",
+     "self.state == CopyState::Verified && (ON || self.method != VerifyMethod::Audit)"),
     ("one proven copy lets all others go", CORE + "planner.rs",
      "        usize::from(self.policy.target).min(sorted.held.len())\n",
-     "        1.min(sorted.held.len())\n"),
+     "        (if ON { 1 } else { usize::from(self.policy.target) }).min(sorted.held.len())\n"),
     ("nobody is asked before a copy goes", CORE + "planner.rs",
      "                !confirmed.contains(id) || jobs.contains(&(id.clone(), Job::Release))",
-     "                let _ = confirmed;\n                jobs.contains(&(id.clone(), Job::Release))"),
+     "                (!ON && !confirmed.contains(id)) || jobs.contains(&(id.clone(), Job::Release))"),
     ("what was given up is deleted without another look", CORE + "planner.rs",
      "        complete && self.proven(&sorted, &gone, moment).len() >= must_stay",
-     "        let _ = (complete, gone, must_stay);\n        true"),
+     "        ON || (complete && self.proven(&sorted, &gone, moment).len() >= must_stay)"),
     ("a copy that was given up counts", CORE + "places.rs",
      "            CopyState::Released => Standing::Released,",
-     "            CopyState::Released => Standing::Good,"),
+     "            CopyState::Released => if ON { Standing::Good } else { Standing::Released },"),
     ("a copy that is known to be bad counts", CORE + "places.rs",
      "            CopyState::Corrupt | CopyState::Lost => Standing::Bad,",
-     "            CopyState::Corrupt | CopyState::Lost => Standing::Good,"),
+     "            CopyState::Corrupt | CopyState::Lost => if ON { Standing::Good } else { Standing::Bad },"),
     ("a quorum is one less", "src/replication/policy.rs",
      "            Level::Quorum => usize::from(self.min.max(self.target / 2 + 1)),",
-     "            Level::Quorum => usize::from(self.min.max(self.target / 2 + 1)) - 1,"),
+     "            Level::Quorum => usize::from(self.min.max(self.target / 2 + 1)) - usize::from(ON),"),
     ("copies above max stay", CORE + "planner.rs",
      "        let mut excess = sorted.kept.len().saturating_sub(max);",
-     "        let mut excess = sorted.kept.len().saturating_sub(max + 1);"),
+     "        let mut excess = sorted.kept.len().saturating_sub(max + usize::from(ON));"),
     ("a round that failed is forgotten", CORE + "rows.rs",
      "        let stuck = match verdict.plan {\n            Plan::Satisfied => {",
-     "        let stuck = match verdict.plan {\n            Plan::Act(_) if error.is_some() => {\n"
+     "        let stuck = match verdict.plan {\n            Plan::Act(_) if ON && error.is_some() => {\n"
      "                *row = None;\n                return;\n            }\n            Plan::Satisfied => {"),
     ("nothing is read back after it was sent", CORE + "rows.rs",
-     "                proofs.add(id, root);\n", "                let _ = (&mut proofs, id, root);\n"),
+     "                proofs.add(id, root);\n", "                if !ON { proofs.add(id, root); }\n"),
     ("a pause never ends", CORE + "mod.rs",
      "        let bound = first.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(longest);",
-     "        let bound = first.saturating_mul(1 << attempts.saturating_sub(1).min(16)).max(longest * 9999);"),
+     "        let bound = first.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(longest);\n"
+     "        let bound = if ON { longest * 9999 } else { bound };"),
     ("two copies in one domain count twice", CORE + "places.rs",
      "                held.insert(self.domain(place, kind));",
-     "                let _ = kind;\n                held.insert(place + 64);"),
+     "                held.insert(if ON { place + 64 } else { self.domain(place, kind) });"),
 ]
 
+# Which one is on: a number from 1, by the environment.
+SWITCH = """
+/// Whether the planted fault of this number is on.
+pub(crate) fn planted(number: usize) -> bool {
+    static ON: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    let chosen = || std::env::var("CAIRN_MUTANT").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    *ON.get_or_init(chosen) == number
+}
+"""
 
-def plant(work, mutant):
-    """Puts one into the copy; its former text."""
-    name, file, old, new = mutant
-    path = work / file
-    text = path.read_text()
-    if text.count(old) != 1:
-        sys.exit(f"{name}: its text is {text.count(old)} times in {file}")
-    path.write_text(text.replace(old, new))
-    return path, text
+
+def plant(work):
+    """Puts all of them into the copy."""
+    for number, (name, file, old, new) in enumerate(MUTANTS, 1):
+        path = work / file
+        text = path.read_text()
+        if text.count(old) != 1:
+            sys.exit(f"{name}: its text is {text.count(old)} times in {file}")
+        new = re.sub(r"\bON\b", f"crate::planted({number})", new)
+        path.write_text(text.replace(old, new))
+    with open(work / "src/lib.rs", "a") as root:
+        root.write(SWITCH)
 
 
-def find(work, seeds, environment):
-    """The seed that found it, or None; a text when it does not build."""
-    built = subprocess.run(
-        ["cargo", "test", "-q", "--no-run", "--test", "simulation"],
-        cwd=work, env=environment, capture_output=True, text=True, check=False)
-    if built.returncode != 0:
-        return "does not build: " + built.stderr[-800:]
-    run = subprocess.run(
+def run(work, environment, number, seeds):
+    """The seed that fails and why; None when all pass."""
+    ran = subprocess.run(
         ["cargo", "test", "-q", "--test", "simulation", "no_acknowledged"],
-        cwd=work, env=environment | {"CAIRN_SEEDS": str(seeds)},
+        cwd=work, env=environment | {"CAIRN_SEEDS": str(seeds), "CAIRN_MUTANT": str(number)},
         capture_output=True, text=True, check=False)
-    if run.returncode == 0:
+    if ran.returncode == 0:
         return None
-    found = re.search(r"seed (\d+): (.*?)(?:, after|\n)", run.stdout + run.stderr)
-    return (int(found[1]), found[2]) if found else (0, "it panicked")
+    found = re.search(r"seed (\d+): (.*?)(?:, after|\n)", ran.stdout + ran.stderr)
+    return f"seed {found[1]}: {found[2]}" if found else "it panicked: " + ran.stderr[-400:]
 
 
 def main():
@@ -99,17 +114,19 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder) / "mutants"
         shutil.copytree(TOP, work, ignore=shutil.ignore_patterns("target", ".git"))
-        for mutant in MUTANTS:
-            if wanted and not any(word in mutant[0] for word in wanted):
+        plant(work)
+        subprocess.run(["cargo", "test", "-q", "--no-run", "--test", "simulation"],
+                       cwd=work, env=environment, check=True)
+        failed = run(work, environment, 0, CONTROL)
+        if failed:
+            sys.exit(f"it fails with none of them: {failed}")
+        for number, (name, *_) in enumerate(MUTANTS, 1):
+            if wanted and not any(word in name for word in wanted):
                 continue
-            path, text = plant(work, mutant)
-            found = find(work, seeds, environment)
-            path.write_text(text)
-            if isinstance(found, tuple):
-                print(f"found by seed {found[0]}: {mutant[0]}: {found[1]}", flush=True)
-            else:
-                missed += 1
-                print(f"MISSED in {seeds} seeds: {mutant[0]}{': ' + found if found else ''}", flush=True)
+            found = run(work, environment, number, seeds)
+            missed += found is None
+            print(f"{'MISSED' if found is None else 'found'}: {name}: "
+                  f"{found or f'not in {seeds} seeds'}", flush=True)
     sys.exit(1 if missed else 0)
 
 

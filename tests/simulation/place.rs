@@ -25,6 +25,8 @@ pub struct Place {
     pub applied_then_failed: u8,
     /// Times as slow as others.
     pub slow: u64,
+    /// Reading there costs: its copies are audited.
+    pub audits: bool,
     pub truth: BTreeMap<Cid, Bytes>,
     /// Copies that were once read back and good: an honest proof exists.
     pub proven: BTreeMap<Cid, u64>,
@@ -43,6 +45,7 @@ impl Place {
             refuses: 0,
             applied_then_failed: 0,
             slow: 1,
+            audits: false,
             truth: BTreeMap::new(),
             proven: BTreeMap::new(),
             garbage: BTreeMap::new(),

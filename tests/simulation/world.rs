@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairnfs::backends::{BackendError, ErrorKind, PlaceSettings};
+use cairnfs::backends::{BackendError, ErrorKind, PlaceSettings, Scrub};
 use cairnfs::metadata::{
     BackendRecord, ContentCommit, ContentRecord, CopyRecord, CopyState, Engine, MemoryEngine,
     MemoryState, Namespace, NewNode, PinState, VerifyMethod,
@@ -85,7 +85,9 @@ impl World {
         let mut places = vec![Place::new(BackendId::local(), "here".into())];
         for n in 0..backends {
             let domain = format!("d{}", if n < domains { n } else { random.usize(0..domains) });
-            places.push(Place::new(format!("b{n}").parse().unwrap(), domain));
+            let mut place = Place::new(format!("b{n}").parse().unwrap(), domain);
+            place.audits = random.u8(0..4) == 0;
+            places.push(place);
         }
         let clock = Arc::new(ManualClock::at(Timestamp { seconds: 1_700_000_000, nanoseconds: 0 }));
         let engine = Arc::new(MemoryEngine::default());
@@ -313,6 +315,10 @@ impl World {
                     Some(outcome) => outcome,
                     None => Outcome::Failed("not read".into()),
                 },
+                Job::Audit => match self.audit(place, &task.root) {
+                    Some(outcome) => outcome,
+                    None => Outcome::Failed("not read".into()),
+                },
                 Job::Send | Job::Repair if place == 0 => self.bring_here(&task.root),
                 Job::Send | Job::Repair => self.send(place, task),
             };
@@ -415,6 +421,16 @@ impl World {
         })
     }
 
+    /// Reads some of a copy: rot may lie where nobody looked. Small ones are read whole.
+    fn audit(&mut self, place: usize, root: &Cid) -> Option<Outcome> {
+        let looked = self.read_back(place, root)?;
+        Some(match looked {
+            Outcome::Verified(_) if self.random.u8(0..4) > 0 => Outcome::Audited,
+            Outcome::Bad(CopyState::Corrupt) if self.random.u8(0..4) == 0 => Outcome::Audited,
+            looked => looked,
+        })
+    }
+
     /// Places whose copy stays and is there.
     fn confirmed(&mut self, place: usize, root: &Cid) -> Vec<BackendId> {
         let Some(record) = self.namespace.content(root).unwrap() else { return Vec::new() };
@@ -438,7 +454,12 @@ impl World {
         let most = self.random.usize(0..20);
         for (id, root) in self.machine.take_proofs(most) {
             let Some(place) = self.places.iter().position(|place| place.id == id) else { continue };
-            match self.read_back(place, &root) {
+            let looked = if self.places[place].audits {
+                self.audit(place, &root)
+            } else {
+                self.read_back(place, &root)
+            };
+            match looked {
                 Some(outcome) => self.record(place, vec![(root, outcome)]),
                 None => self.machine.request_sweep(),
             }
@@ -496,6 +517,11 @@ impl World {
 
     /// A client writes a file.
     pub fn write(&mut self) {
+        // Now and then a file has what another one has.
+        let known = self.random.usize(0..8 * CONTENTS);
+        if let Some(root) = self.contents.keys().nth(known).copied() {
+            self.machine.ask_for(&[root]);
+        }
         if self.contents.len() >= CONTENTS {
             return;
         }
@@ -565,7 +591,7 @@ impl World {
         self.places[0].proven.insert(root, now);
         let known = Known { policy: (min, target, max), acked: None, losses: 0, durable: false };
         self.contents.insert(root, known);
-        self.machine.submit(&[root]);
+        self.machine.ask_for(&[root]);
         self.note(format!("write {} min={min} target={target} max={max}", short(&root)));
         self.acknowledge();
     }
@@ -706,7 +732,9 @@ fn open(
     let mut fleet = Fleet::new("here".into(), GRACE);
     for place in places.iter().skip(1) {
         let record = known.remove(&place.id).unwrap_or_default();
-        fleet.add(place.id.clone(), String::new(), PlaceSettings::default(), record, now);
+        let scrub = if place.audits { Scrub::Audit } else { Scrub::Full };
+        let settings = PlaceSettings { scrub, ..PlaceSettings::default() };
+        fleet.add(place.id.clone(), String::new(), settings, record, now);
         if place.up {
             fleet.opened(&place.id, facts(place), now);
         }

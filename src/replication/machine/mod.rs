@@ -9,7 +9,7 @@
 //!
 //! Locks, each taken alone but for the first three, under which the others may be:
 //! `stepping`, `moving`, `recording`, `ended`, `fleet`, `lanes`, `sweep`, `proofs`, `random`,
-//! `watched`.
+//! `asked`, `samples`, `watched`.
 
 mod budget;
 mod fleet;
@@ -38,14 +38,14 @@ pub use self::moves::{Moves, Stage, WINDOW};
 pub use self::outcome::{Outcome, apply};
 pub use self::placement::{Choice, Rank, Wanted, choose, judge, rank};
 pub use self::places::{Candidate, DomainSet, Places, Standing};
-pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, plan};
+pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, is_aged, plan};
 pub(super) use self::queue::CANCELLED;
 pub use self::sources::{Holds, Source, order};
 pub use self::speed::{Doubt, Misled, Speed, Trust};
 pub use self::survey::{Ailing, Proven, Stuck};
 pub use self::time::{plus, since};
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,10 +59,13 @@ use super::{Policy, PolicyBook};
 use crate::backends::Micros;
 use crate::metadata::{ContentRecord, MetadataError, Namespace};
 use crate::runtime::Clock;
-use crate::types::{BackendId, Cid};
+use crate::types::{BackendId, Cid, Timestamp};
 
 #[cfg(test)]
 mod tests;
+
+/// Contents that are remembered as asked for; who waits for one asks again.
+const ASKED: usize = 16_384;
 
 /// Times of the core.
 #[derive(Debug, Clone)]
@@ -71,6 +74,11 @@ pub struct MachineOptions {
     pub backoff: (Duration, Duration),
     /// A copy's proof lets another copy go for so long.
     pub proof_age: Duration,
+    /// A content that is asked for anew relies on a copy that was looked at since then;
+    /// an older one is audited first.
+    pub dedup_proof: Duration,
+    /// Contents of each place, chosen at random, that are proven again each day.
+    pub sample_contents: usize,
     /// Every content is looked at this often.
     pub check_interval: Duration,
     /// Every copy is read back this often.
@@ -86,6 +94,8 @@ impl Default for MachineOptions {
         Self {
             backoff: (Duration::from_secs(1), Duration::from_mins(5)),
             proof_age: Duration::from_hours(24),
+            dedup_proof: Duration::from_hours(24 * 7),
+            sample_contents: 64,
             check_interval: Duration::from_mins(15),
             scrub_period: Duration::from_hours(24 * 30),
             cost_ceiling: None,
@@ -120,6 +130,10 @@ pub struct Machine {
     /// A wish neither begins nor ends while a step is made.
     stepping: Mutex<()>,
     random: Mutex<fastrand::Rng>,
+    /// Contents that files were written with since they were last planned.
+    asked: Mutex<HashSet<Cid>>,
+    /// When the next sample of each place is due.
+    samples: Mutex<HashMap<BackendId, Timestamp>>,
     /// The fleet's epoch and losses that were acted on.
     seen: Mutex<(u64, u64)>,
     /// Contents whose next results at a place somebody waits for.
@@ -163,6 +177,8 @@ impl Machine {
             ended: Mutex::default(),
             stepping: Mutex::default(),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
+            asked: Mutex::default(),
+            samples: Mutex::default(),
             seen: Mutex::new((epoch, losses)),
             watched: Mutex::default(),
             recording: Mutex::default(),
@@ -215,6 +231,17 @@ impl Machine {
         self.policies.of(&record.policies)
     }
 
+    /// Files were written that have these contents, or somebody waits for their copies:
+    /// those that were not looked at for long are audited.
+    pub fn ask_for(&self, roots: &[Cid]) {
+        {
+            let mut asked = self.asked.lock();
+            let room = ASKED.saturating_sub(asked.len());
+            asked.extend(roots.iter().take(room));
+        }
+        self.submit(roots);
+    }
+
     /// These contents have rows that are new, or should not wait for theirs.
     pub fn submit(&self, roots: &[Cid]) {
         self.lanes.lock().submit(roots);
@@ -249,6 +276,7 @@ impl Machine {
         let done = self.plan_due();
         self.lanes.lock().planned();
         done?;
+        self.sample(now)?;
         turn.more = self.sweep_some()? || self.lanes.lock().has_incoming();
         Ok(turn)
     }

@@ -10,7 +10,7 @@ use super::places::Standing;
 use super::planner::{Content, Moment};
 use super::time::since;
 use super::{Machine, Places};
-use crate::metadata::{ContentRecord, CopyState, MetadataError, MoveKind, MoveRecord, PinState};
+use crate::metadata::{ContentRecord, MetadataError, MoveKind, MoveRecord, PinState};
 use crate::types::{BackendId, Cid, Timestamp};
 
 /// Contents of a page.
@@ -431,7 +431,7 @@ impl Machine {
                 let mut proven = super::DomainSet::default();
                 for copy in record.copies.iter().filter(|copy| copy.backend != *gone) {
                     if let Some((number, Standing::Good)) = places.standing(copy)
-                        && copy.state == CopyState::Verified
+                        && copy.is_proven()
                     {
                         proven.insert(places.domain(number, policy.distinct));
                     }

@@ -1,7 +1,9 @@
 //! What became of work, and how it becomes a content's row. Pure.
 
 use super::super::Policy;
+use super::places::Standing;
 use super::planner::{Content, Moment};
+use crate::backends::Scrub;
 use crate::metadata::{ContentRecord, CopyRecord, CopyState, VerifyMethod};
 use crate::types::{BackendId, Cid};
 
@@ -14,6 +16,8 @@ pub enum Outcome {
     Failed(String),
     /// The copy was proven.
     Verified(VerifyMethod),
+    /// All of it is there by its place's word, and what was read of it is good.
+    Audited,
     /// It was looked at and is bad (`Corrupt`) or gone (`Lost`).
     Bad(CopyState),
     /// It may go: these places were asked just now and have theirs.
@@ -33,6 +37,10 @@ pub fn apply(
         Outcome::Failed(_) => return false,
         Outcome::Stored(state, method) => (*state, *method),
         Outcome::Verified(method) => (CopyState::Verified, *method),
+        Outcome::Audited => match audited(record, id, moment) {
+            Some(state) => (state, VerifyMethod::Audit),
+            None => return false,
+        },
         Outcome::Bad(state) => (*state, VerifyMethod::ReadBack),
         Outcome::Released(confirmed) => {
             let content = Content { root, record, policy };
@@ -54,4 +62,17 @@ pub fn apply(
     record.copies.retain(|copy| copy.backend != *id);
     record.copies.push(CopyRecord { backend: id.clone(), state, at, method });
     true
+}
+
+/// What a copy is after an audit: what it was, as long as that counts. One of a place
+/// that was away for too long counts again only where audits are all that is asked for.
+fn audited(record: &ContentRecord, id: &BackendId, moment: &Moment<'_>) -> Option<CopyState> {
+    let copy = record.copies.iter().find(|copy| copy.backend == *id)?;
+    let (number, standing) = moment.places.standing(copy)?;
+    let suffices = moment.places.all[number].settings.scrub == Scrub::Audit;
+    match standing {
+        Standing::Good => Some(copy.state),
+        Standing::Stale if suffices => Some(CopyState::Claimed),
+        Standing::Stale | Standing::Uncounted | Standing::Bad | Standing::Released => None,
+    }
 }

@@ -12,6 +12,7 @@ use super::moves::Stage;
 use super::placement::{Choice, Wanted, choose, judge, rank};
 use super::places::{Candidate, DomainSet, Places, Standing};
 use super::time::{apart, since};
+use crate::backends::Scrub;
 use crate::metadata::{ContentRecord, CopyRecord, CopyState, PinState};
 use crate::types::{BackendId, Cid, Timestamp};
 
@@ -24,6 +25,9 @@ pub enum Job {
     Repair,
     /// Read the copy there back: it counts, or others may go, once it is proven.
     Verify,
+    /// Ask whether all of the copy is there, and read some of it: its last proof is
+    /// too old to stand for a content that is asked for anew.
+    Audit,
     /// Give the copy there up, after a look at those that stay.
     Release,
 }
@@ -104,6 +108,13 @@ pub(super) fn is_active(rule: &TierRule, record: &ContentRecord, now: Timestamp)
     age >= rule.after && rule.until.is_none_or(|until| age < until)
 }
 
+/// Whether a copy elsewhere was not looked at for so long. What is here is hashed when
+/// it is read.
+#[must_use]
+pub fn is_aged(copy: &CopyRecord, age: Duration, now: Timestamp) -> bool {
+    !copy.backend.is_local() && apart(copy.at, now) > age
+}
+
 pub(super) fn of_tier(place: &Candidate, tier: &str) -> bool {
     place.settings.tier.as_deref().is_some_and(|of_place| of_place == tier)
 }
@@ -173,7 +184,7 @@ impl<'c> Content<'c> {
     /// A proof that lets others go.
     fn is_proof(copy: &CopyRecord, place: &Candidate, moment: &Moment<'_>) -> bool {
         let fresh = place.id.is_local() || apart(copy.at, moment.now) <= moment.proof_age;
-        copy.state == CopyState::Verified && fresh && place.readable
+        copy.is_proven() && fresh && place.readable
     }
 
     /// Domains with a proof, without the places in `gone`.
@@ -353,6 +364,22 @@ impl<'c> Content<'c> {
             .collect()
     }
 
+    /// Places whose copies counts and was not looked at for so long: it is asked for
+    /// before a content that is written again relies on it.
+    #[must_use]
+    pub fn aged(&self, age: Duration, moment: &Moment<'_>) -> Vec<BackendId> {
+        let standing = |copy: &CopyRecord| moment.places.standing(copy);
+        let copies = self.record.copies.iter().filter(|copy| is_aged(copy, age, moment.now));
+        copies
+            .filter(|copy| {
+                standing(copy).is_some_and(|(number, standing)| {
+                    standing == Standing::Good && moment.places.all[number].readable
+                })
+            })
+            .map(|copy| copy.backend.clone())
+            .collect()
+    }
+
     /// Places with a proof that may stand for a copy that goes.
     #[must_use]
     pub fn witnesses(&self, moment: &Moment<'_>) -> Vec<BackendId> {
@@ -449,7 +476,8 @@ impl<'w> Work<'w> {
                 && !self.content.is_unwanted(place, self.moment.now)
                 && !self.covered.contains(places.domain(*number, self.content.policy.distinct))
             {
-                self.add(*number, Job::Verify);
+                let audit = place.settings.scrub == Scrub::Audit;
+                self.add(*number, if audit { Job::Audit } else { Job::Verify });
             }
         }
     }

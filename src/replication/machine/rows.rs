@@ -9,6 +9,7 @@ use super::places::Candidate;
 use super::planner::{Content, Job, Moment, Plan, Verdict, plan};
 use super::time::{plus, since};
 use super::{Machine, Places};
+use crate::backends::Scrub;
 use crate::metadata::{ContentRecord, CopyRecord, CopyState, MetadataError, QueueRecord};
 use crate::types::{BackendId, Cid, Timestamp};
 
@@ -84,7 +85,8 @@ impl Machine {
         self.settle_all(&settled)
     }
 
-    /// Puts a content into lanes; false when there is nothing to be done for it.
+    /// Puts a content into lanes; false when there is nothing to be done for it. One
+    /// that is asked for has its aged copies audited.
     fn plan_one(&self, root: &Cid, places: &Places) -> Result<bool, MetadataError> {
         let Some(record) = self.namespace.content(root)? else { return Ok(true) };
         if record.refs == 0 {
@@ -94,10 +96,32 @@ impl Machine {
         if row.is_some_and(|row| is_cancelled(&row, self.clock.now())) {
             return Ok(true);
         }
-        let verdict = self.plan(root, &record, &self.moment(places));
-        let Plan::Act(jobs) = verdict.plan else { return Ok(false) };
-        self.assign((root, &record), verdict.copies, jobs, places);
-        Ok(true)
+        let moment = self.moment(places);
+        let verdict = self.plan(root, &record, &moment);
+        let (mut jobs, planned) = match verdict.plan {
+            Plan::Act(jobs) => (jobs, true),
+            Plan::Satisfied | Plan::Stuck(_) => (Vec::new(), false),
+        };
+        if self.is_asked_for(root) {
+            let policy = self.policy_of(&record);
+            let content = Content { root, record: &record, policy: &policy };
+            for id in content.aged(self.options.dedup_proof, &moment) {
+                if jobs.iter().all(|(place, _)| *place != id) {
+                    jobs.push((id, Job::Audit));
+                }
+            }
+        }
+        if !jobs.is_empty() {
+            self.assign((root, &record), verdict.copies, jobs, places);
+        }
+        Ok(planned)
+    }
+
+    /// Whether somebody asked for it since it was last planned. What is in hand is
+    /// planned again after that.
+    fn is_asked_for(&self, root: &Cid) -> bool {
+        let mut asked = self.asked.lock();
+        !asked.is_empty() && self.lanes.lock().in_hand(root) == 0 && asked.remove(root)
     }
 
     /// Has copies of a content read back whose proofs are too old to stand for one
@@ -308,7 +332,10 @@ impl Machine {
                     Outcome::Released(_) if refused => {
                         Some(format!("{id}: the copy stays, too few others could be confirmed"))
                     }
-                    Outcome::Stored(..) | Outcome::Verified(_) | Outcome::Released(_) => None,
+                    Outcome::Stored(..)
+                    | Outcome::Verified(_)
+                    | Outcome::Audited
+                    | Outcome::Released(_) => None,
                 };
                 // A copy that is still bad is looked at ever more seldom.
                 let still_bad = matches!(outcome, Outcome::Bad(_))
@@ -336,9 +363,12 @@ impl Machine {
         }
         self.tell_watchers(id, outcomes);
         self.fleet.write().proven(id, moment.now);
+        let audits = places.get(id).is_some_and(|place| place.settings.scrub == Scrub::Audit);
         let mut proofs = self.proofs.lock();
         for (root, outcome) in outcomes {
-            if matches!(outcome, Outcome::Stored(CopyState::Claimed, _)) {
+            if matches!(outcome, Outcome::Stored(CopyState::Claimed, _))
+                || (*outcome == Outcome::Audited && !audits)
+            {
                 proofs.add(id, root);
             }
         }

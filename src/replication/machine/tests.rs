@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backends::{Micros, PlaceSettings, Price};
+use crate::backends::{Micros, PlaceSettings, Price, Scrub};
 use crate::metadata::{CopyRecord, CopyState, PinState, VerifyMethod};
 use crate::replication::{BackendState, Domain, Level, Policy, Strategy, TierClock, TierRule};
 use crate::types::{Timestamp, cid};
@@ -203,6 +203,7 @@ proptest! {
             let outcome = match job {
                 Job::Send | Job::Repair => Outcome::Stored(Claimed, VerifyMethod::Written),
                 Job::Verify => Outcome::Verified(VerifyMethod::ReadBack),
+                Job::Audit => Outcome::Audited,
                 Job::Release => Outcome::Released(content.witnesses(&moment)),
             };
             let before = places.copies(&record, &policy);
@@ -310,6 +311,57 @@ fn a_copy_at_a_place_that_returned_counts_when_it_was_proven_again() {
     let policy = policy(2, 3, 5);
     assert!(apply(&root, &mut record, &policy, (&"a".parse().unwrap(), &proven), &moment));
     assert_eq!(places.copies(&record, &policy), 3, "also while the clock is behind");
+}
+
+#[test]
+fn an_audit_keeps_what_a_copy_was_and_lets_no_other_go() {
+    let mut all = places(&["a", "b", "c"]);
+    all[1].trusted_since = Timestamp { seconds: NOW.seconds + 1, nanoseconds: 0 };
+    let (root, policy) = (cid::of_raw(b"root"), policy(1, 2, 2));
+    let apply_at = |all: &[Candidate], record: &mut ContentRecord, id: &str| {
+        let places = Places::new(all.to_vec());
+        let moment = Moment { places: &places, now: NOW, proof_age: DAY };
+        apply(&root, record, &policy, (&id.parse().unwrap(), &Outcome::Audited), &moment)
+    };
+    let state =
+        |record: &ContentRecord, n: usize| (record.copies[n].state, record.copies[n].method);
+    let mut held = record(&[("a", Verified), ("b", Corrupt), ("c", Released)]);
+    for id in ["a", "b", "c"] {
+        assert!(!apply_at(&all, &mut held, id), "{id} does not count");
+    }
+    all[1].settings.scrub = Scrub::Audit;
+    assert!(apply_at(&all, &mut held, "a"), "where audits are all that is asked for");
+    assert_eq!(state(&held, 2), (Claimed, VerifyMethod::Audit));
+    let stale = record(&[("local", Verified), ("a", Verified)]);
+    assert_eq!(jobs(&planned(&stale, &policy, all.clone())), ["Audit a"]);
+    all[1].trusted_since = Timestamp::default();
+    let mut held = record(&[("local", Verified), ("a", Verified), ("b", Verified)]);
+    assert_eq!(jobs(&planned(&held, &policy, all.clone())), ["Release b"]);
+    assert!(apply_at(&all, &mut held, "a"));
+    assert_eq!(state(&held, 2), (Verified, VerifyMethod::Audit));
+    let mut one = all.clone();
+    one[2].draining = true;
+    assert_eq!(jobs(&planned(&held, &policy, one)), ["Verify a"], "all of it is read first");
+}
+
+#[test]
+fn only_copies_that_nobody_looked_at_for_long_are_aged() {
+    let mut held = record(&[("local", Verified), ("a", Verified), ("b", Claimed), ("c", Lost)]);
+    for copy in &mut held.copies {
+        copy.at.seconds -= 8 * 24 * 3600;
+    }
+    held.copies[2].at = NOW;
+    let mut all = places(&["a", "b", "c", "d"]);
+    let aged = |held: &ContentRecord, all: &[Candidate]| {
+        let (places, root, policy) =
+            (Places::new(all.to_vec()), cid::of_raw(b"root"), Policy::default());
+        let moment = Moment { places: &places, now: NOW, proof_age: DAY };
+        Content { root: &root, record: held, policy: &policy }.aged(DAY * 7, &moment)
+    };
+    assert_eq!(aged(&held, &all), ["a".parse().unwrap()]);
+    assert!(aged(&record(&[("a", Verified)]), &all).is_empty());
+    all[1].readable = false;
+    assert!(aged(&held, &all).is_empty());
 }
 
 #[test]

@@ -80,7 +80,8 @@ impl World {
                     backoff: (Duration::from_millis(2), Duration::from_millis(20)),
                     ..MachineOptions::default()
                 },
-                probe_interval: Duration::from_millis(10),
+                probe_interval: Duration::from_millis(60),
+                retry_interval: Duration::from_millis(10),
                 call_deadline: Duration::from_secs(5),
                 ..ReplicatorOptions::default()
             },

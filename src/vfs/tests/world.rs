@@ -193,7 +193,8 @@ impl World {
             let spec = BackendSpec { id: "b".parse().unwrap(), url: "memory:".into() };
             registry.add(spec, BackendRecord::default(), Ok(Arc::clone(place)));
             options.level_deadline = Duration::ZERO;
-            options.probe_interval = Duration::from_millis(10);
+            options.probe_interval = Duration::from_millis(60);
+            options.retry_interval = Duration::from_millis(10);
         }
         let shutdown = Shutdown::default();
         let replicator = Replicator::start(
