@@ -14,6 +14,7 @@ mod metadata;
 mod places;
 mod plan;
 mod report;
+mod shelf;
 
 pub use self::car::{CarHeader, CarReader, Section};
 pub use self::error::{ArchiveError, io_error};
@@ -22,6 +23,7 @@ pub use self::import::{Archive, verify};
 pub use self::metadata::encode_metadata;
 pub use self::plan::{ImportContent, ImportEntry, ImportNode, ImportPlan};
 pub use self::report::{Finding, Findings, IndexState, Report};
+pub use self::shelf::Shelf;
 
 #[cfg(test)]
 mod tests;

@@ -6,3 +6,4 @@ mod damage;
 mod metadata;
 mod plan;
 mod round_trip;
+mod shelf;

@@ -502,8 +502,9 @@ pub(super) enum BackendVerb {
     Import {
         /// Its id.
         id: String,
-        /// A folder of files that are named by their CID (flat, or as a backend has them):
-        /// what is there is checked and copied to the backend, without the network.
+        /// A folder of files that are named by their CID (flat, or as a backend has them),
+        /// or of CAR archives (`*.car`): what is there is checked and copied to the
+        /// backend, without the network.
         #[arg(long, value_name = "FOLDER")]
         from: Option<PathBuf>,
         /// Only say what would be adopted.

@@ -62,11 +62,13 @@ pub(super) fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure>
             let folder = folder.map(|path| path.into_os_string().into_vec());
             let command = Command::BackendImport { id, folder, dry_run };
             let value = Target::of_volume(volume)?.send(&command, output)?;
-            let shown = ["id", "looked", "known", "adopted", "adopted_bytes", "incomplete"];
+            let shown =
+                ["id", "looked", "known", "adopted", "adopted_bytes", "incomplete", "archives"];
             output.fields(&value, &shown);
-            if let Some(archives) = value["archives_not_read"].as_u64().filter(|n| *n > 0) {
+            for damage in value["archives_damaged"].as_array().into_iter().flatten() {
                 output.note(&format!(
-                    "{archives} CAR archives lie there, which this verb does not read: `cairn import FILE PATH` makes files of one"
+                    "not all of an archive was read: {}",
+                    damage.as_str().unwrap_or_default()
                 ));
             }
         }

@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 use super::handler::{event, known_backend};
 use super::volume::{self, Volume, failed, parse_backends};
 use crate::api::{ErrorCode, Failure, ProgressReport};
+use crate::archive::Shelf;
 use crate::backends::wrap;
 use crate::config::Config;
 use crate::metadata::{BackendRecord, EventKind, Namespace};
-use crate::replication::{Events, Registry};
-use crate::types::BackendId;
+use crate::replication::{BlockSource, Events, Registry, block_of_folder};
+use crate::types::{BackendId, Cid};
 
 /// What is needed to let a backend go; holds the volume open no longer than itself.
 pub(super) struct Parts {
@@ -138,9 +139,6 @@ pub(super) fn remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Fa
     Ok(json!({ "id": id, "last_copies_given_up": last_copies }))
 }
 
-/// CAR archives in a folder, at most so many.
-const ARCHIVES: usize = 1000;
-
 /// Adopts what lies at a backend already.
 pub(super) fn import(
     volume: &Volume,
@@ -151,14 +149,27 @@ pub(super) fn import(
 ) -> Result<Value, Failure> {
     let id = known_backend(volume, id)?;
     let folder = folder.map(|bytes| PathBuf::from(OsStr::from_bytes(bytes)));
-    if let Some(folder) = &folder {
-        std::fs::read_dir(folder).map_err(|error| {
+    let shelf = folder.as_deref().map(|folder| {
+        let mut read = |blocks| {
+            let what = format!("blocks found in the archives of {}", folder.display());
+            progress(ProgressReport { what, done: blocks, total: None });
+        };
+        Shelf::open(folder, &mut read).map_err(|error| {
             let text = format!("{}: {error}", folder.display());
             Failure::new(ErrorCode::NotFound, text)
-        })?;
-    }
+        })
+    });
+    let shelf = shelf.transpose()?.unwrap_or_default();
+    let source = folder.map(|folder| {
+        let shelf = &shelf;
+        move |cid: &Cid| match block_of_folder(&folder, cid)? {
+            Some(data) => Ok(Some(data)),
+            None => shelf.block(cid),
+        }
+    });
+    let source = source.as_ref().map(|source| source as &BlockSource<'_>);
     let total = volume.namespace.stats().pins;
-    let found = volume.replicator.adopt(&id, folder.as_deref(), dry_run, &mut |so_far| {
+    let found = volume.replicator.adopt(&id, source, dry_run, &mut |so_far| {
         let what = format!("contents looked for at {id}");
         progress(ProgressReport { what, done: so_far.looked, total: Some(total) });
     });
@@ -168,7 +179,6 @@ pub(super) fn import(
             format!("{error}; what was adopted before that stays, run it again"),
         )
     })?;
-    let archives = folder.as_deref().map_or(0, archives);
     if found.adopted > 0 && !dry_run {
         let detail = format!("{} contents, {} bytes adopted", found.adopted, found.bytes);
         event(volume, EventKind::CopyPlaced, id.as_str(), &detail);
@@ -176,12 +186,7 @@ pub(super) fn import(
     Ok(json!({
         "id": id, "dry_run": dry_run, "looked": found.looked, "known": found.known,
         "adopted": found.adopted, "adopted_bytes": found.bytes,
-        "incomplete": found.incomplete, "archives_not_read": archives,
+        "incomplete": found.incomplete, "archives": shelf.archives(),
+        "archives_damaged": shelf.damaged(),
     }))
-}
-
-fn archives(folder: &Path) -> usize {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let car = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|e| e == "car");
-    entries.filter(car).take(ARCHIVES).count()
 }

@@ -98,8 +98,14 @@ fn is_whole(
     verdict(failure.into_inner(), walked)
 }
 
+/// Where blocks are that a backend lacks, not hashed yet.
+pub type BlockSource<'s> = dyn Fn(&Cid) -> std::io::Result<Option<bytes::Bytes>> + 's;
+
 /// A block from a folder of files that are named by their CID.
-fn from_folder(folder: &Path, id: &Cid) -> Result<Option<bytes::Bytes>, std::io::Error> {
+///
+/// # Errors
+/// Of the disk.
+pub fn block_of_folder(folder: &Path, id: &Cid) -> std::io::Result<Option<bytes::Bytes>> {
     for path in block_paths(folder, id) {
         match std::fs::metadata(&path) {
             Ok(found) if found.is_file() && found.len() <= Block::MAX_LEN as u64 => {
@@ -113,9 +119,9 @@ fn from_folder(folder: &Path, id: &Cid) -> Result<Option<bytes::Bytes>, std::io:
     Ok(None)
 }
 
-/// Puts what a folder has of a content, children first, where it is missing.
+/// Puts what a source has of a content, children first, where it is missing.
 fn bring_from(
-    folder: &Path,
+    source: &BlockSource<'_>,
     (backend, calls): (&dyn Backend, &Calls),
     root: &Cid,
 ) -> Result<bool, ReplicationError> {
@@ -133,7 +139,7 @@ fn bring_from(
             let found = calls.wait(backend.presence(&[*id])).map_err(fail)?;
             Ok(!matches!(found.as_slice(), [Presence::Present(_)]))
         },
-        &mut |id| match from_folder(folder, id) {
+        &mut |id| match source(id) {
             Ok(Some(data)) if cid::verify(id, &data) == cid::Verdict::Match => Ok(data),
             Ok(Some(_)) => Err(ContentError::Mismatch(*id)),
             Ok(None) => Err(missing(id)),
@@ -148,15 +154,15 @@ fn bring_from(
 }
 
 impl Replicator {
-    /// Finds what lies at a backend and nobody recorded; with a `folder`, what its files
-    /// have is put there first. A dry run changes nothing.
+    /// Finds what lies at a backend and nobody recorded; with a `source`, what it has
+    /// is put there first. A dry run changes nothing.
     ///
     /// # Errors
     /// `Backend` when it does not answer: nothing is known of the rest then.
     pub fn adopt(
         &self,
         id: &BackendId,
-        folder: Option<&Path>,
+        source: Option<&BlockSource<'_>>,
         dry_run: bool,
         progress: &mut dyn FnMut(&Adopted),
     ) -> Result<Adopted, ReplicationError> {
@@ -188,9 +194,9 @@ impl Replicator {
             let mut outcomes = Vec::new();
             for ((root, record), presence) in wanted.into_iter().zip(there) {
                 let mut at_all = matches!(presence, Presence::Present(_));
-                if let (false, Some(folder)) = (at_all, folder) {
-                    let has = from_folder(folder, root)?.is_some();
-                    if has && !dry_run && !bring_from(folder, (&*backend, &calls), root)? {
+                if let (false, Some(source)) = (at_all, source) {
+                    let has = source(root)?.is_some();
+                    if has && !dry_run && !bring_from(source, (&*backend, &calls), root)? {
                         found.incomplete += 1;
                         continue;
                     }

@@ -55,7 +55,7 @@ mod waiters;
 mod whereabouts;
 mod whole;
 
-pub use self::adopt::Adopted;
+pub use self::adopt::{Adopted, BlockSource, block_of_folder};
 pub use self::alarms::{Alarm, AlarmKind, Fire, Notice, RateLimit};
 pub use self::assign::Assignment;
 pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions};

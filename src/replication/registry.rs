@@ -159,7 +159,7 @@ impl Registry {
     }
 
     /// All places, as of now.
-    pub(super) fn places(&self) -> Places {
+    pub(super) fn places(&self) -> Arc<Places> {
         self.fleet.read().places()
     }
 

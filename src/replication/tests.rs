@@ -11,6 +11,7 @@ mod evict;
 mod faults;
 mod harness;
 mod pins;
+mod planner;
 mod policy;
 mod policy_book;
 mod reads;

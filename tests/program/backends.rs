@@ -391,10 +391,14 @@ fn blocks_of_a_folder_become_copies_and_wrong_ones_do_not() {
         fs::write(folder.join(cid(&name)), bytes).unwrap();
     }
     fs::write(folder.join("some.car"), "x").unwrap();
+    write_large(&mount, "archived", 1);
+    volume.cairn(&["sync"]).ok();
+    let archive = folder.join("archived.car");
+    world.cairn(&["export", &mount.text("archived"), "-o", archive.to_str().unwrap()]).ok();
     let from = folder.to_str().unwrap();
     let done = volume.cairn(&["backend", "import", "b", "--from", from]).ok();
-    assert!(done.stderr.contains("1 CAR archives lie there"), "{}", done.stderr);
-    assert_eq!(copies_at(&volume, "b"), 3, "{}", done.stdout);
+    assert!(done.stderr.contains("some.car"), "{}", done.stderr);
+    assert_eq!(copies_at(&volume, "b"), 4, "{}", done.stdout);
     wait_until("they are proven", || settled(&volume));
     volume.cairn(&["backend", "import", "b", "--from", "/nowhere"]).fails(3, &["/nowhere"]);
     mount.umount().ok();

@@ -1,6 +1,6 @@
 //! What must hold after each event, and when faults have stopped.
 
-use cairnfs::metadata::{CopyRecord, CopyState, PinState, VerifyMethod};
+use cairnfs::metadata::{CopyRecord, PinState, VerifyMethod};
 use cairnfs::replication::machine::judge;
 use cairnfs::types::Cid;
 

@@ -204,16 +204,17 @@ impl Place {
         }
     }
 
-    /// Writes a few bytes and takes them away again.
+    /// Writes a few bytes, durably, and takes them away again: of a disk that died, what
+    /// the kernel has in memory can be read and written for a long time.
     pub(super) fn try_write(&self) -> Result<(), BackendError> {
         let name = format!("probe-{}", Uuid::new_v4().simple());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fail = |errno| self.fail("write in", errno);
         let fd =
             rustix::fs::openat(&self.tmp, &name, flags, Mode::RUSR | Mode::WUSR).map_err(fail)?;
-        let wrote = rustix::io::write(&fd, b"probe");
+        let wrote = rustix::io::write(&fd, b"probe").and_then(|_| rustix::fs::fdatasync(&fd));
         rustix::fs::unlinkat(&self.tmp, &name, AtFlags::empty()).map_err(fail)?;
-        wrote.map(drop).map_err(fail)
+        wrote.map_err(fail)
     }
 }
 

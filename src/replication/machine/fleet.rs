@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::super::{BackendState, BackendStatus};
 use super::health::{Health, HealthChange};
 use super::moves::Moves;
@@ -75,6 +77,18 @@ pub struct Fleet {
     ceiling: Option<Micros>,
     /// The local store is a cache.
     cache: bool,
+    cached: Cached,
+}
+
+/// The places, as long as nothing has changed: each result and each look asks for them.
+#[derive(Debug, Default)]
+struct Cached(Mutex<Option<Arc<Places>>>);
+
+/// Another fleet goes its own way.
+impl Clone for Cached {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl Member {
@@ -144,6 +158,7 @@ impl Fleet {
             moves: Arc::default(),
             ceiling: None,
             cache: false,
+            cached: Cached::default(),
         }
     }
 
@@ -151,12 +166,18 @@ impl Fleet {
     /// copy. Set before anything is planned.
     pub fn set_local_cache(&mut self, cache: bool) {
         self.cache = cache;
+        self.changed();
     }
 
     /// Whether the local store is a cache.
     #[must_use]
     pub fn is_local_cache(&self) -> bool {
         self.cache
+    }
+
+    /// Something changed of what planning sees.
+    pub(super) fn changed(&mut self) {
+        *self.cached.0.get_mut() = None;
     }
 
     /// Adds a backend that is not open yet. `record`: of an earlier life.
@@ -168,6 +189,7 @@ impl Fleet {
         record: BackendRecord,
         now: Timestamp,
     ) {
+        self.changed();
         let member = Member {
             url,
             settings,
@@ -192,6 +214,7 @@ impl Fleet {
 
     /// Forgets a backend.
     pub fn remove(&mut self, id: &BackendId) -> bool {
+        self.changed();
         self.unsaved.remove(id);
         self.losses += 1;
         self.members.remove(id).is_some()
@@ -222,6 +245,7 @@ impl Fleet {
 
     /// It was opened (again).
     pub fn opened(&mut self, id: &BackendId, facts: Facts, now: Timestamp) -> bool {
+        self.changed();
         let Some(member) = self.members.get_mut(id) else { return false };
         member.facts = facts;
         member.open = true;
@@ -230,6 +254,7 @@ impl Fleet {
 
     /// What an open backend says of itself may change.
     pub fn set_facts(&mut self, id: &BackendId, facts: Facts) {
+        self.changed();
         if let Some(member) = self.members.get_mut(id) {
             member.facts = facts;
         }
@@ -237,6 +262,7 @@ impl Fleet {
 
     /// It answered a probe or took a write. True when it was not in use before.
     pub fn reached(&mut self, id: &BackendId, now: Timestamp) -> bool {
+        self.changed();
         let Some(member) = self.members.get_mut(id).filter(|member| member.open) else {
             return false;
         };
@@ -252,11 +278,13 @@ impl Fleet {
 
     /// A backend's health, for who reads there.
     pub(in super::super) fn health_mut(&mut self, id: &BackendId) -> Option<&mut Health> {
+        self.changed();
         self.members.get_mut(id).map(|member| &mut member.health)
     }
 
     /// A call failed. True when it takes no part any more.
     pub fn failed(&mut self, id: &BackendId, error: &BackendError, now: Timestamp) -> bool {
+        self.changed();
         let Some(member) = self.members.get_mut(id) else { return false };
         let before = member.health.state;
         let change = member.health.failed(error, now);
@@ -274,6 +302,9 @@ impl Fleet {
             (member.health.tick(grace, now) == Some(HealthChange::GivenUp)).then(|| id.clone())
         };
         let given_up: Vec<BackendId> = self.members.iter_mut().filter_map(ticked).collect();
+        if !given_up.is_empty() {
+            self.changed();
+        }
         for id in &given_up {
             self.note(id);
         }
@@ -296,6 +327,7 @@ impl Fleet {
 
     /// It is to leave, or is not any more.
     pub fn set_draining(&mut self, id: &BackendId, draining: bool) -> bool {
+        self.changed();
         let Some(member) = self.members.get_mut(id) else { return false };
         member.record.draining = draining;
         self.unsaved.insert(id.clone());
@@ -307,6 +339,7 @@ impl Fleet {
     /// Holds the work of a backend (`None`: all work), or lets it go on. Held, it is as
     /// if it were away for what is written, and can be read.
     pub fn set_paused(&mut self, id: Option<&BackendId>, paused: bool) -> bool {
+        self.changed();
         match id.map(|id| self.members.get_mut(id)) {
             None => self.paused = paused,
             Some(None) => return false,
@@ -327,6 +360,7 @@ impl Fleet {
 
     /// Nothing is to be written there, or is again.
     pub fn set_read_only(&mut self, id: &BackendId, read_only: bool, now: Timestamp) -> bool {
+        self.changed();
         let Some(member) = self.members.get_mut(id) else { return false };
         member.record.read_only = read_only;
         self.unsaved.insert(id.clone());
@@ -341,6 +375,7 @@ impl Fleet {
     /// The user says that it is well again, and it was opened anew: its past is
     /// forgotten, and each copy there counts again when it was proven.
     pub fn recovered(&mut self, id: &BackendId, facts: Facts, now: Timestamp) -> bool {
+        self.changed();
         let Some(member) = self.members.get_mut(id) else { return false };
         member.facts = facts;
         member.open = true;
@@ -355,6 +390,7 @@ impl Fleet {
     /// The place said how much room it has. With clearly more than before, what
     /// found too little is due again.
     pub fn set_usage(&mut self, id: &BackendId, usage: Usage) {
+        self.changed();
         let Some(member) = self.members.get_mut(id) else { return };
         let more = match (member.least_free, usage.available_bytes) {
             (Some(least), Some(free)) => free > least + (least / 20).max(SPACE_STEP),
@@ -376,11 +412,16 @@ impl Fleet {
 
     /// Bytes of the contents that each has copies of, as they are counted.
     pub fn set_held(&mut self, held: &BTreeMap<BackendId, (u64, u64)>) {
-        let mut more = false;
+        let (mut more, mut changed) = (false, false);
         for (id, member) in &mut self.members {
             let stopped = member.stopped();
-            member.held = held.get(id).map_or(0, |(_, bytes)| *bytes);
+            let before =
+                std::mem::replace(&mut member.held, held.get(id).map_or(0, |(_, bytes)| *bytes));
+            changed |= before != member.held;
             more |= stopped && !member.stopped();
+        }
+        if changed {
+            self.changed();
         }
         if more {
             self.epoch += 1;
@@ -389,6 +430,7 @@ impl Fleet {
 
     /// What copies may cost a month.
     pub fn set_ceiling(&mut self, ceiling: Option<Micros>) {
+        self.changed();
         self.ceiling = ceiling;
     }
 
@@ -412,6 +454,7 @@ impl Fleet {
         if record != member.record {
             member.record = record;
             self.unsaved.insert(id.clone());
+            self.changed();
         }
     }
 
@@ -427,7 +470,12 @@ impl Fleet {
 
     /// The places as they are now.
     #[must_use]
-    pub fn places(&self) -> Places {
+    pub fn places(&self) -> Arc<Places> {
+        let mut cached = self.cached.0.lock();
+        Arc::clone(cached.get_or_insert_with(|| Arc::new(self.seen())))
+    }
+
+    fn seen(&self) -> Places {
         let local = Candidate {
             id: BackendId::local(),
             domains: self.local.clone(),
@@ -516,6 +564,62 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_places_are_always_as_the_fleet_is() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let ids: Vec<BackendId> = (0..4).map(|n| format!("b{n}").parse().unwrap()).collect();
+        let mut fleet = Fleet::new("here".into(), Duration::from_mins(15));
+        let mut seconds = 1000;
+        for step in 0..4000 {
+            let id = &ids[random.usize(..ids.len())];
+            seconds += random.i64(0..600);
+            let now = Timestamp { seconds, nanoseconds: 0 };
+            let facts = || Facts {
+                kind: "sim".into(),
+                domain: format!("d{}", seconds % 3),
+                durable: seconds % 5 > 0,
+                read_only: seconds % 7 == 0,
+            };
+            match random.u8(0..15) {
+                0 => {
+                    let settings = PlaceSettings::default();
+                    fleet.add(id.clone(), String::new(), settings, BackendRecord::default(), now);
+                }
+                1 => drop(fleet.remove(id)),
+                2 => drop(fleet.opened(id, facts(), now)),
+                3 => fleet.set_facts(id, facts()),
+                4 => drop(fleet.reached(id, now)),
+                5 => {
+                    let took = Duration::from_millis(random.u64(..100));
+                    if let Some(health) = fleet.health_mut(id) {
+                        health.answered(1 << 20, took, now);
+                    }
+                }
+                6 | 7 => {
+                    let kinds = [ErrorKind::Unavailable, ErrorKind::Full, ErrorKind::ReadOnly];
+                    let kind = kinds[random.usize(..kinds.len())];
+                    fleet.failed(id, &BackendError::new(kind, "a fault"), now);
+                }
+                8 => drop(fleet.tick(now)),
+                9 => drop(fleet.set_draining(id, random.bool())),
+                10 => drop(fleet.set_paused(random.bool().then_some(id), random.bool())),
+                11 => drop(fleet.set_read_only(id, random.bool(), now)),
+                12 => drop(fleet.recovered(id, facts(), now)),
+                13 => {
+                    let free = random.u64(..1 << 30);
+                    fleet.set_usage(id, Usage { available_bytes: Some(free), ..Usage::default() });
+                    fleet.set_ceiling(random.bool().then_some(Micros(random.u64(..100))));
+                }
+                _ => {
+                    let held = (random.u64(..9), random.u64(..1 << 30));
+                    fleet.set_held(&BTreeMap::from([(id.clone(), held)]));
+                }
+            }
+            let (places, seen) = (fleet.places(), fleet.seen());
+            assert_eq!((&places.all, places.thrifty), (&seen.all, seen.thrifty), "step {step}");
+        }
+    }
 
     #[test]
     fn what_is_used_is_what_the_place_said_and_what_came_since() {

@@ -53,13 +53,13 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use self::mover::{Ended, Moving};
-use self::proofs::Proofs;
+use self::proofs::{Proofs, Samples};
 use self::rows::Sweep;
 use super::{Policy, PolicyBook};
 use crate::backends::Micros;
 use crate::metadata::{ContentRecord, MetadataError, Namespace};
 use crate::runtime::Clock;
-use crate::types::{BackendId, Cid, Timestamp};
+use crate::types::{BackendId, Cid};
 
 #[cfg(test)]
 mod tests;
@@ -132,8 +132,7 @@ pub struct Machine {
     random: Mutex<fastrand::Rng>,
     /// Contents that files were written with since they were last planned.
     asked: Mutex<HashSet<Cid>>,
-    /// When the next sample of each place is due.
-    samples: Mutex<HashMap<BackendId, Timestamp>>,
+    samples: Mutex<Samples>,
     /// The fleet's epoch and losses that were acted on.
     seen: Mutex<(u64, u64)>,
     /// Contents whose next results at a place somebody waits for.
@@ -215,7 +214,7 @@ impl Machine {
 
     /// The places as they are now.
     #[must_use]
-    pub fn places(&self) -> Places {
+    pub fn places(&self) -> Arc<Places> {
         self.fleet.read().places()
     }
 

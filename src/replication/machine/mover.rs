@@ -508,6 +508,7 @@ impl super::Fleet {
 
     /// Changes them.
     pub fn change_moves(&mut self, change: impl FnOnce(&mut Moves)) {
+        self.changed();
         change(Arc::make_mut(&mut self.moves));
     }
 }

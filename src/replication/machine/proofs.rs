@@ -3,7 +3,7 @@
 //! the scrub's period. Found by the look at all contents, and told by what is sent; each
 //! day some of every place, chosen at random, so that damage of many is found early.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::places::{Places, Standing};
@@ -23,6 +23,26 @@ const FIRST_SAMPLE: Duration = Duration::from_hours(1);
 /// Contents of one page of a search for a sample, and pages of one search.
 const SAMPLE_PAGE: usize = 256;
 const SAMPLE_PAGES: usize = 16;
+
+/// So often it is looked whether one is due.
+const SAMPLE_LOOK: Duration = Duration::from_mins(10);
+
+/// When the next sample of each place is due.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    next: HashMap<BackendId, Timestamp>,
+    looked: Option<Timestamp>,
+}
+
+impl Samples {
+    fn is_time(&mut self, now: Timestamp) -> bool {
+        let late = self.looked.is_none_or(|at| apart(at, now) >= SAMPLE_LOOK);
+        if late {
+            self.looked = Some(now);
+        }
+        late
+    }
+}
 
 /// Copies to be proven, bounded.
 #[derive(Debug, Default)]
@@ -118,12 +138,12 @@ impl Machine {
     /// Takes the day's samples that are due: of each place half from the contents of one
     /// block and half from the others, from a random CID on (hashes are in no order).
     pub(super) fn sample(&self, now: Timestamp) -> Result<(), MetadataError> {
-        if self.options.sample_contents == 0 {
+        if self.options.sample_contents == 0 || !self.samples.lock().is_time(now) {
             return Ok(());
         }
         let places = self.places();
         let due: Vec<BackendId> = {
-            let mut samples = self.samples.lock();
+            let samples = &mut self.samples.lock().next;
             samples.retain(|id, _| places.get(id).is_some());
             let readable = places.all.iter().filter(|place| place.readable);
             readable
