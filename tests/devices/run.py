@@ -51,7 +51,7 @@ class World:
         self.cairn, self.work, self.mib = cairn, work, mib
         self.original, self.mount, self.volume = work / "original", work / "mount", work / "volume"
         self.random = random.Random(SEED)
-        self.slow = None
+        self.dead = set()
 
     def disk(self, name):
         return self.work / f"disk-{name}"
@@ -129,7 +129,8 @@ class World:
         status = self.status()
         pins = status["pins"]
         short = pins["below_min"] + pins["below_target"]
-        return short == 0 and status["queue"]["pending"] == 0
+        up = all(row["state"] == "up" for row in status["backends"] if row["id"] not in self.dead)
+        return up and short == 0 and status["queue"]["pending"] == 0
 
     def same(self, what):
         # New lines only: times of folders follow what was done in them.
@@ -193,6 +194,7 @@ def a_disk_dies(world):
     pathlib.Path("/proc/sys/vm/drop_caches").write_text("3\n")
     before = world.stored("b")
     # Every call of the disk fails from now on.
+    world.dead.add("a")
     image = world.work / "a.img"
     os.truncate(image, 0)
     start = time.monotonic()
@@ -352,17 +354,19 @@ def main():
         sys.exit(f"{work}: {mib * 5 + 2048} MiB are needed")
     world = World(cairn, work, mib)
     say(f"seed {SEED}, {mib} MiB, level QUORUM, three disks")
-    done = False
+    whole = False
     try:
         world.make()
         world.start()
         for part in (unplugged_while_copying, a_disk_dies, rot, full, slow, killed, collected,
                      recovered):
             part(world)
-        done = True
+        whole = True
         say("all of it held")
     finally:
-        if not done:
+        if not whole:
+            done = run(cairn, "backend", "list", "--volume", world.volume, check=False)
+            say(done.stdout + done.stderr)
             log = world.volume / "daemon.log"
             if log.exists():
                 say("daemon.log:\n" + "".join(log.open().readlines()[-15:]))

@@ -204,6 +204,14 @@ impl<'c> Content<'c> {
         let places = moment.places;
         let mut surplus = sorted.leaving.clone();
         let max = usize::from(self.policy.max);
+        // What is bad and not to be mended is in the way of nothing but the lists.
+        surplus.extend(sorted.damaged.iter().filter(|number| {
+            let place = &places.all[**number];
+            let full = sorted.kept.len() >= max;
+            let double =
+                sorted.kept_domains.contains(places.domain(**number, self.policy.distinct));
+            !place.id.is_local() && place.readable && !place.paused && (full || double)
+        }));
         let mut excess = sorted.kept.len().saturating_sub(max);
         if excess == 0 {
             return surplus;
@@ -406,6 +414,7 @@ pub fn plan(content: &Content<'_>, moment: &Moment<'_>) -> Verdict {
     work.move_on();
     if work.fill_tiers() {
         work.fill();
+        work.mend();
     }
     let jobs = std::mem::take(&mut work.jobs);
     let plan = if !jobs.is_empty() {
@@ -586,6 +595,25 @@ impl<'w> Work<'w> {
         if self.covered.len() < target {
             let choice = self.choose(target, None);
             self.take(choice);
+        }
+    }
+
+    /// A copy that is bad although there are enough is mended where it lies, as long as
+    /// there are fewer than the most: that costs no more than its bad blocks.
+    fn mend(&mut self) {
+        let (policy, places) = (self.content.policy, self.moment.places);
+        for number in &self.sorted.damaged {
+            let place = &places.all[*number];
+            if self.holding.len() < usize::from(policy.max)
+                && !self.sorted.held.is_empty()
+                && !place.id.is_local()
+                && place.readable
+                && place.takes(0)
+                && !self.content.is_unwanted(place, self.moment.now)
+                && !self.covered.contains(places.domain(*number, policy.distinct))
+            {
+                self.add(*number, Job::Repair);
+            }
         }
     }
 

@@ -314,6 +314,26 @@ fn a_copy_at_a_place_that_returned_counts_when_it_was_proven_again() {
 }
 
 #[test]
+fn a_bad_copy_beyond_the_target_is_mended_or_goes_and_never_stays_bad() {
+    let all = places(&["a", "b", "c", "d"]);
+    let bad = |max| {
+        let held = record(&[("local", Verified), ("a", Verified), ("b", Verified), ("c", Corrupt)]);
+        planned(&held, &policy(2, 3, max), all.clone())
+    };
+    assert_eq!(jobs(&bad(4)), ["Repair c"]);
+    assert_eq!(jobs(&bad(3)), ["Release c"]);
+    let mut one = all.clone();
+    one[3].domains = one[2].domains.clone();
+    let held = record(&[("local", Verified), ("a", Verified), ("b", Verified), ("c", Lost)]);
+    assert_eq!(jobs(&planned(&held, &policy(2, 3, 5), one.clone())), ["Release c"]);
+    (one[3].readable, one[3].available) = (false, false);
+    assert_eq!(planned(&held, &policy(2, 3, 5), one).plan, Plan::Satisfied, "it is away");
+    let only = record(&[("local", Verified), ("c", Corrupt)]);
+    assert_eq!(jobs(&planned(&only, &policy(1, 1, 1), all.clone())), ["Release c"]);
+    assert_eq!(jobs(&planned(&only, &policy(1, 1, 2), all)), ["Repair c"]);
+}
+
+#[test]
 fn an_audit_keeps_what_a_copy_was_and_lets_no_other_go() {
     let mut all = places(&["a", "b", "c"]);
     all[1].trusted_since = Timestamp { seconds: NOW.seconds + 1, nanoseconds: 0 };
