@@ -564,6 +564,7 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backends::ErrorKind;
 
     #[test]
     fn the_places_are_always_as_the_fleet_is() {

@@ -61,7 +61,8 @@ fn size_of(dir: &std::path::Path) -> u64 {
 
 #[test]
 fn every_pin_is_planned_and_a_look_at_all_ends_with_what_is_short_in_the_queue() {
-    let count = std::env::var("CAIRN_PLANNED").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    let count: u64 =
+        std::env::var("CAIRN_PLANNED").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
     let dir = tempfile::tempdir().unwrap();
     let engine = Arc::new(EmbeddedEngine::open(dir.path(), 64 << 20).unwrap());
     let namespace = Arc::new(Namespace::open(engine, NOW).unwrap());
