@@ -13,8 +13,8 @@ use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, refus
 use crate::config::{Config, LocalChange, LocalRole, MemoryPlan, TEMPLATE};
 use crate::content::Profile;
 use crate::metadata::{
-    BackendRecord, EmbeddedEngine, Engine, EventKind, EventLog, EventRecord, MetadataError,
-    Namespace,
+    BackendRecord, CopyRecord, CopyState, EmbeddedEngine, Engine, EventKind, EventLog, EventRecord,
+    MetadataError, Namespace, VerifyMethod,
 };
 use crate::replication::machine::MachineOptions;
 use crate::replication::{
@@ -24,7 +24,7 @@ use crate::replication::{
 };
 use crate::runtime::{Bridge, Clock, Shutdown, SystemClock, failpoint, within};
 use crate::store::{LocalStore, StoreOptions};
-use crate::types::{AccessTimes, BackendId, Ino, VolumeId};
+use crate::types::{AccessTimes, BackendId, Ino, Timestamp, VolumeId};
 use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
 
 /// A backend that does not open in this time is opened by a probe later.
@@ -295,6 +295,9 @@ impl Volume {
         .map_err(failed)?;
         replicator.policies().define(&policy, &definitions).map_err(usage)?;
         if new_role {
+            if !cache {
+                look_here(&namespace, &store, clock.now())?;
+            }
             // What counts is another number now, and what lacks is queued.
             replicator.replan().map_err(failed)?;
             namespace.note_cache(cache).map_err(failed)?;
@@ -628,6 +631,19 @@ fn take_role(namespace: &Namespace, cache: bool, events: &Events) -> Result<bool
     };
     events.emit_at(EventKind::LocalRole, &BackendId::local(), "store", detail);
     Ok(true)
+}
+
+/// After a cache some contents are all here, perhaps nowhere else: each whose root is
+/// here has a copy that is to be looked at before it counts.
+fn look_here(namespace: &Namespace, store: &LocalStore, at: Timestamp) -> Result<(), Failure> {
+    let looked = namespace.update_all_contents(&mut |root, record, _| {
+        let known = record.copies.iter().any(|copy| copy.backend.is_local());
+        if record.refs > 0 && !known && store.contains(root).unwrap_or(true) {
+            let (backend, method) = (BackendId::local(), VerifyMethod::None);
+            record.copies.push(CopyRecord { backend, state: CopyState::Lost, at, method });
+        }
+    });
+    looked.map(drop).map_err(failed)
 }
 
 /// The local store's failure domain: its device.

@@ -194,7 +194,14 @@ fn while_the_backend_is_away_writes_go_on_and_nothing_unproven_goes() {
     same(&world, &source, &mount);
     // Nor does a crash lose any of it.
     mount.kill();
-    let mount = volume.mount();
+    // As a replica it has all of it again, without any backend.
+    let mount = volume.mount_with(&["--local-role", "replica"]);
+    wait_until("what is only here counts", || {
+        let status = volume.status();
+        status["backends"][0]["copies"] == 12 && status["pins"]["at_target"] == 12
+    });
+    mount.kill();
+    let mount = volume.mount_with(&["--local-role", "cache"]);
     same(&world, &source, &mount);
     let loss = volume.cairn(&["--json", "simulate-loss", "local"]).ok().json();
     assert_eq!(loss["lost"]["contents"], 12, "{loss}");
