@@ -121,6 +121,7 @@ fn each_day_some_contents_chosen_at_random_are_proven_again() {
     clock.advance(Duration::from_hours(2));
     eventually("a sample was taken", || seen(&world) >= 2);
     world.until_drained();
+    eventually("all are proven", || world.namespace.stats().unverified == 0);
     assert!(seen(&world) <= 8, "{}", seen(&world));
     let mut all = BTreeSet::new();
     for _ in 0..6 {
@@ -131,7 +132,9 @@ fn each_day_some_contents_chosen_at_random_are_proven_again() {
             looked.copied().collect::<BTreeSet<Cid>>()
         };
         eventually("one a day", || of_day().len() >= 2);
+        // What was repaired is proven on the same day.
         world.until_drained();
+        eventually("all are proven", || world.namespace.stats().unverified == 0);
         assert!(of_day().len() <= 8, "{}", of_day().len());
         all.extend(of_day());
     }
