@@ -51,14 +51,13 @@ impl Shelf {
         names.sort();
         for path in names {
             match shelf.add(&path, progress) {
-                Ok(()) => {}
                 Err(error @ (ArchiveError::Io(_) | ArchiveError::Unusable(_))) => {
                     return Err(error);
                 }
                 Err(error) if shelf.damaged.len() < NAMED => {
                     shelf.damaged.push(format!("{}: {error}", path.display()));
                 }
-                Err(_) => {}
+                Ok(()) | Err(_) => {}
             }
         }
         Ok(shelf)

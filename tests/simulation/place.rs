@@ -13,6 +13,7 @@ pub enum Bytes {
 
 /// A simulated place; the first one is the local store.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fault of its own")]
 pub struct Place {
     pub id: BackendId,
     pub domain: String,

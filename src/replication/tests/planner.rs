@@ -59,6 +59,7 @@ fn size_of(dir: &std::path::Path) -> u64 {
         .sum()
 }
 
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
 #[test]
 fn every_pin_is_planned_and_a_look_at_all_ends_with_what_is_short_in_the_queue() {
     let count: u64 =
