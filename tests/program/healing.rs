@@ -79,6 +79,7 @@ fn a_backend_that_is_drained_is_emptied_after_others_have_all_and_the_last_ones_
 fn what_a_missing_backend_held_is_made_elsewhere_and_is_trimmed_when_it_returns() {
     let Some(world) = World::mountable("healing::missing") else { return };
     let volume = world.volume(&["b", "c", "d"], "min=2,target=3,max=3");
+    volume.probe_often();
     let settings = volume.dir.join("cairn.toml");
     let text = fs::read_to_string(&settings).unwrap();
     assert!(text.contains("grace_s = 900"));

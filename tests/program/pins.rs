@@ -94,6 +94,7 @@ fn spoil(top: &Path, text: &str) {
 fn pins_are_listed_by_page_state_backend_size_path_and_cid() {
     let Some(world) = World::mountable("pins::list") else { return };
     let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
+    volume.probe_often();
     let mount = volume.mount();
     fs::create_dir_all(mount.path("dir/deep er")).unwrap();
     let odd = mount.path("dir/deep er").join(OsStr::from_bytes(b"od\xffd\nname"));
@@ -176,6 +177,7 @@ fn pins_are_listed_by_page_state_backend_size_path_and_cid() {
 fn copies_are_read_back_repaired_and_what_cannot_be_is_told() {
     let Some(world) = World::mountable("pins::verify") else { return };
     let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
+    volume.probe_often();
     let mount = volume.mount();
     for n in 0..5 {
         fs::write(mount.path(&format!("f{n}")), format!("precious bytes {n}")).unwrap();
@@ -228,6 +230,7 @@ fn copies_are_read_back_repaired_and_what_cannot_be_is_told() {
 fn missing_copies_are_made_at_once_or_the_reason_is_told() {
     let Some(world) = World::mountable("pins::replicate") else { return };
     let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
+    volume.probe_often();
     let mount = volume.mount();
     fs::rename(world.path("c"), world.path("c.away")).unwrap();
     wait_until("c is down", || volume.status()["backends"][2]["state"] == "down");
@@ -260,6 +263,7 @@ fn missing_copies_are_made_at_once_or_the_reason_is_told() {
 fn what_is_unpinned_keeps_one_copy_and_what_others_ask_for() {
     let Some(world) = World::mountable("pins::unpin") else { return };
     let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
+    volume.probe_often();
     let mount = volume.mount();
     fs::create_dir(mount.path("cache")).unwrap();
     for (name, text) in [("cache/one", "one"), ("cache/two", "two"), ("kept", "two")] {
@@ -296,6 +300,7 @@ fn what_is_unpinned_keeps_one_copy_and_what_others_ask_for() {
 fn a_pause_and_what_was_cancelled_outlive_a_killed_daemon() {
     let Some(world) = World::mountable("pins::queue") else { return };
     let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
+    volume.probe_often();
     let mount = volume.mount();
     let text = volume.text();
     let queue = |words: &[&str]| {

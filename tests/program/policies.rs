@@ -156,6 +156,7 @@ fn what_moves_between_policies_follows() {
 fn explain_says_which_rule_comes_from_where_and_what_is_missing() {
     let Some(world) = World::mountable("policies::explain") else { return };
     let volume = two_places_more(&world);
+    volume.probe_often();
     volume.cairn(&["policy", "define", "archive", "min=2,target=3"]).ok();
     let mount = volume.mount_with(&["-o", "wait_on=fsync"]);
     fs::create_dir_all(mount.path("a/sub")).unwrap();

@@ -71,6 +71,7 @@ fn volume<'w>(world: &'w World, policy: &str, probe: u32) -> Volume<'w> {
     };
     let text = set(text, "call_deadline_s", 300);
     let text = set(set(text, "level_deadline_s", 300), "probe_interval_s", probe);
+    let text = set(text, "retry_interval_s", probe);
     fs::write(path, text).unwrap();
     volume
 }
