@@ -216,3 +216,23 @@ fn a_quota_that_is_set_again_counts_what_a_file_without_a_name_holds() {
         assert_sound(tree);
     });
 }
+
+#[test]
+fn a_quota_that_is_set_again_counts_what_was_written_while_there_was_none() {
+    on_both(|tree| {
+        let top = make(tree, Ino::ROOT, "top", FileKind::Directory);
+        set(tree, top, limits(0, 0));
+        let file = make(tree, top, "file", FileKind::File);
+        tree.unlink(top, &name("file"), at(2)).unwrap();
+        tree.remove_quota(top, at(3)).unwrap();
+        tree.stage_growth(file, 5, false).unwrap();
+        set(tree, top, limits(0, 0));
+        assert_eq!(used(tree, top), (5, 1));
+        tree.stage_growth(file, 7, true).unwrap();
+        assert_eq!(used(tree, top), (7, 1));
+        tree.stage_growth(file, 0, true).unwrap();
+        tree.reap(file).unwrap();
+        assert_eq!(used(tree, top), (0, 0));
+        assert_sound(tree);
+    });
+}
