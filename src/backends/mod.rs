@@ -164,3 +164,5 @@ pub trait Backend: Send + Sync + 'static {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod watched;

@@ -200,13 +200,15 @@ fn work(core: &Core, slot: &Slot) {
     }
 }
 
-/// Reads copies back that something waits for.
+/// Reads copies back that something waits for. One that is bad still is mended all the
+/// same: no good copy is known then, but a cache may have its blocks, or several bad
+/// copies all of them together.
 fn prove(
     core: &Core,
     (id, backend, down): (&BackendId, &Arc<dyn Backend>, Cancel),
     tasks: &[Task],
 ) -> Vec<(Cid, Outcome)> {
-    let calls = core.calls.until(down);
+    let calls = core.calls.until(down.clone());
     let mut outcomes = Vec::new();
     for task in tasks {
         let Ok(Some(before)) = verify::copy_now(core, id, &task.root) else { continue };
@@ -228,6 +230,16 @@ fn prove(
                 Outcome::Failed(format!("the copy could not be read back: {error}"))
             }
         };
+        let still_bad = matches!(outcome, Outcome::Bad(_))
+            && matches!(before.state, CopyState::Corrupt | CopyState::Lost);
+        if still_bad {
+            let mend = Task { job: Job::Repair, ..*task };
+            let mended = send(core, (id, backend, down.clone()), &[mend]);
+            if let Some((_, stored @ Outcome::Stored(..))) = mended.into_iter().next() {
+                outcomes.push((task.root, stored));
+                continue;
+            }
+        }
         outcomes.push((task.root, outcome));
     }
     outcomes

@@ -3,10 +3,10 @@
 
 A tree is copied in while one disk is unplugged; then one dies, blocks of another rot, one
 fills up, one becomes slow, the daemon is killed, half of the files go and are collected,
-and in the end the machine's own disk is lost. After each the mount has what the original
+one gives nothing back of what it takes, and in the end the machine's own disk is lost. After each the mount has what the original
 has (`rsync -anc`: no difference). Says how long healing took beside a copy of the same
 bytes from disk to disk in the same run.
-Needs root, loop devices, mkfs.ext4, rsync and bindfs. Nothing outside of DIR is touched.
+Needs root, loop devices on ext4, mkfs.ext4, chattr, rsync and bindfs. Nothing outside of DIR is touched.
 Usage: run.py CAIRN DIR [MIB]        (MIB of files: 5120; five times as much is needed)
 """
 
@@ -140,6 +140,11 @@ class World:
             sys.exit(f"{what}: the mount differs from the original:\n{done.stdout[:2000]}")
         say(f"  {what}: rsync -anc finds no difference")
 
+    def verified(self, name):
+        """All copies there are read back and hashed; what was found."""
+        words = ("--json", "pin", "verify", self.mount, "--backend", name, "--wait")
+        return json.loads(run(self.cairn, *words).stdout)
+
     def stored(self, name):
         done = run("du", "-sk", self.disk(name))
         return int(done.stdout.split()[0]) << 10
@@ -157,6 +162,7 @@ class World:
         run("umount", "-l", self.work / "b", check=False)
         for name in NAMES:
             run("umount", "-l", self.disk(name), check=False)
+            run("chattr", "-i", self.work / f"{name}.img", check=False)
 
 
 def unplugged_while_copying(world):
@@ -192,23 +198,28 @@ def a_disk_dies(world):
     shutil.rmtree(target)
     run("sync")
     pathlib.Path("/proc/sys/vm/drop_caches").write_text("3\n")
-    before = world.stored("b")
-    # Every call of the disk fails from now on.
+    def held():
+        return world.stored("b") + world.stored("c")
+
+    before = held()
+    # Every call of the disk fails from now on: nothing is there, nothing can be written.
     world.dead.add("a")
     image = world.work / "a.img"
     os.truncate(image, 0)
+    run("chattr", "+i", image)
     start = time.monotonic()
     until("a is down", lambda: world.state("a") == "down", 400)
-    run(world.cairn, "heal", world.mount, check=False)
     say(f"  a is dead, and known to be after {time.monotonic() - start:.1f} s")
     start = time.monotonic()
-    until("healing has begun", lambda: world.stored("b") > before or world.settled(), 120)
-    begun = time.monotonic() - start
+    # Its copies count until the grace period is over.
+    until("its copies count no more", lambda: not world.settled(), 120)
+    begun = time.monotonic()
     until("everything has its copies", world.settled, 3600)
-    took = time.monotonic() - start - begun
-    moved = world.stored("b") - before
+    took = time.monotonic() - begun
+    run("sync")
+    moved = held() - before
     say(f"  healed: {moved >> 20} MiB in {took:.1f} s ({moved / took / 1e6:.0f} MB/s), begun after "
-        f"{begun:.1f} s (grace 10 s); cp -a and sync of the tree took {copied:.1f} s "
+        f"{begun - start:.1f} s (grace 10 s); cp -a and sync of the tree took {copied:.1f} s "
         f"({(world.mib << 20) / copied / 1e6:.0f} MB/s): "
         f"{moved / took / ((world.mib << 20) / copied):.2f} of it")
     world.same("with a dead")
@@ -227,13 +238,11 @@ def rot(world):
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte[0] ^ 1]))
     run("sync")
-    proved = run(world.cairn, "pin", "verify", world.mount, "--wait")
-    say(f"  {len(harmed)} blocks of c have a bit flipped; pin verify: "
-        f"{proved.stdout.strip().splitlines()[-1] if proved.stdout.strip() else ''}")
+    say(f"  {len(harmed)} blocks of c have a bit flipped; pin verify: {world.verified('c')}")
     until("everything has its copies", world.settled, 600)
-    proved = run(world.cairn, "pin", "verify", world.mount, "--wait")
-    if proved.returncode != 0:
-        sys.exit(f"not all is repaired:\n{proved.stdout}")
+    again = world.verified("c")
+    if again["repaired"] != 0:
+        sys.exit(f"not all was repaired: {again}")
     world.same("after the repair")
 
 
@@ -293,7 +302,7 @@ def slow(world):
 def killed(world):
     say("== the daemon is killed in the middle of a write")
     new = world.original / "when-killed"
-    new.write_bytes(world.random.randbytes(300 << 20))
+    new.write_bytes(os.urandom(300 << 20))
     copy = subprocess.Popen(["cp", "-a", str(new), str(world.mount)], stderr=subprocess.DEVNULL)
     until("some of it is written", lambda: (world.mount / "when-killed").exists(), 60)
     os.kill(world.daemon(), signal.SIGKILL)
@@ -325,9 +334,23 @@ def collected(world):
     say(f"  {freed >> 20} MiB freed on c of {before >> 20} MiB")
     if freed < (world.mib << 20) * 3 // 10:
         sys.exit("too little was freed")
-    proved = run(world.cairn, "pin", "verify", world.mount, "--wait")
-    say(f"  pin verify: {proved.stdout.strip().splitlines()[-1] if proved.stdout.strip() else ''}")
+    say(f"  pin verify: {world.verified('b')} at b, {world.verified('c')} at c")
     world.same("after the collection")
+
+
+def half_broken(world):
+    say("== a disk takes writes and gives nothing back")
+    pins = world.status()["pins"]["total"]
+    os.truncate(world.work / "b.img", 0)
+    pathlib.Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    start = time.monotonic()
+    run(world.cairn, "pin", "verify", world.mount, "--backend", "b", "--wait", check=False)
+    # There is no third place left to go to: what counts is that the copies do not.
+    until("its copies count no more",
+          lambda: world.status()["pins"]["below_target"] >= pins * 9 // 10, 900)
+    say(f"  {pins} pins: nine tenths of them are known to lack a copy after "
+        f"{time.monotonic() - start:.1f} s")
+    world.same("with b broken")
 
 
 def recovered(world):
@@ -359,7 +382,7 @@ def main():
         world.make()
         world.start()
         for part in (unplugged_while_copying, a_disk_dies, rot, full, slow, killed, collected,
-                     recovered):
+                     half_broken, recovered):
             part(world)
         whole = True
         say("all of it held")

@@ -24,7 +24,7 @@ impl World {
                 {
                     known.losses = 0;
                 }
-            } else if good == 0 && losses < acked {
+            } else if self.is_gone(&root) && losses < acked {
                 self.fail(&format!(
                     "{} is gone: {acked} copies were acknowledged, faults took {losses}",
                     short(&root)
@@ -36,10 +36,20 @@ impl World {
         }
     }
 
+    /// No good bytes are left, not even in a cache.
+    fn is_gone(&self, root: &Cid) -> bool {
+        !self.places.iter().any(|place| place.is_good(root))
+    }
+
+    /// Whether it lies in a cache, where it may have gone.
+    fn is_cached(&self, copy: &CopyRecord) -> bool {
+        self.cache && copy.backend == self.places[0].id
+    }
+
     /// Every copy that is recorded as good is good.
     fn is_as_recorded(&self, root: &Cid) -> bool {
         let Some(record) = self.namespace.content(root).unwrap() else { return false };
-        record.good_copies().all(|copy| {
+        record.good_copies().filter(|copy| !self.is_cached(copy)).all(|copy| {
             self.places.iter().any(|place| place.id == copy.backend && place.is_good(root))
         })
     }
@@ -93,7 +103,7 @@ impl World {
             let record = self.namespace.content(&root).unwrap().unwrap();
             by_state[record.pin as usize] += 1;
             let good = self.good_domains(&root);
-            if good == 0 {
+            if self.is_gone(&root) {
                 continue;
             }
             // Audits read some of a copy: rot in the rest is found by one of the next.
@@ -119,7 +129,7 @@ impl World {
             if record.pin != judge(policy.min, policy.target, policy.max, copies) {
                 self.fail(&format!("{} is {:?} with {copies} copies", short(&root), record.pin));
             }
-            for copy in &record.copies {
+            for copy in record.copies.iter().filter(|copy| !self.is_cached(copy)) {
                 let place = self.places.iter().find(|place| place.id == copy.backend).unwrap();
                 if copy.is_proven() && !place.is_good(&root) {
                     self.fail(&format!("{} is no good copy of {}", copy.backend, short(&root)));

@@ -78,7 +78,8 @@ impl World {
 
     /// A copy rots or goes; nobody is told.
     fn damage(&mut self, place: usize, root: &Cid, to: Option<Bytes>) {
-        if self.places[place].is_good(root) {
+        // A cache's copy was nobody's promise.
+        if self.places[place].is_good(root) && !(self.cache && place == 0) {
             self.lost(root);
         }
         match to {
@@ -130,12 +131,11 @@ impl World {
             place.heal();
         }
         let ids: Vec<_> = self.places.iter().skip(1).map(|place| place.id.clone()).collect();
-        let now = self.clock.now();
         for id in ids {
             self.fleet.write().set_draining(&id, false);
-            if self.hands.is_some() {
-                self.fleet.write().set_read_only(&id, false, now);
-            }
+        }
+        if self.hands.is_some() {
+            self.release_all();
         }
     }
 }

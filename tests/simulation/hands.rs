@@ -1,9 +1,12 @@
-//! What an administrator does: places are set read-only and recovered, copies moved.
+//! What an administrator does: places are set read-only, held and recovered, copies are
+//! moved and evened out, contents are cancelled and tried again.
 
+use cairnfs::backends::Usage;
 use cairnfs::metadata::{MoveKind, MoveRecord};
 use cairnfs::runtime::Clock;
+use cairnfs::types::{BackendId, Cid, Timestamp};
 
-use crate::world::{World, facts};
+use crate::world::{World, facts, short};
 
 impl World {
     /// Something, now and then.
@@ -26,19 +29,71 @@ impl World {
                 self.fleet.write().recovered(&id, facts, now);
             }
             14..22 if place != other => {
-                let under_way = self.machine.moves().first().map(|(number, ..)| *number);
-                if let Some(number) = under_way {
-                    self.note("moves end".into());
-                    self.machine.end_move(number).unwrap();
-                    return;
-                }
                 self.note(format!("copies move from {id} to {to}"));
-                let (kind, since) = (MoveKind::Migrate, now);
-                let (from, to, below) = (Some(id), Some(to), None);
-                let record = MoveRecord { kind, from, to, below, since, contents: 0, bytes: 0 };
-                self.machine.begin_move(&record).unwrap();
+                self.wish(MoveKind::Migrate, Some(id).zip(Some(to)), now);
+            }
+            22..28 => {
+                self.note("places are evened out".into());
+                self.wish(MoveKind::Rebalance, None, now);
+            }
+            28..40 => {
+                let one = (what < 38).then_some(&id);
+                self.note(format!("{} held: {on}", one.map_or("all", |id| id.as_str())));
+                self.fleet.write().set_paused(one, on);
+                self.machine.pauses_changed();
+            }
+            40..48 => {
+                let all: Vec<Cid> = self.contents.keys().copied().collect();
+                let Some(root) = self.hands.as_mut().and_then(|random| random.choice(all)) else {
+                    return;
+                };
+                if on {
+                    let waited = self.machine.cancel(&root).unwrap();
+                    self.note(format!("{} cancelled: {waited}", short(&root)));
+                } else {
+                    self.note(format!("{} is tried again", short(&root)));
+                    self.machine.retry(&[root]).unwrap();
+                }
             }
             _ => {}
+        }
+    }
+
+    /// One at a time: while there is one, it ends instead.
+    fn wish(&mut self, kind: MoveKind, way: Option<(BackendId, BackendId)>, since: Timestamp) {
+        let under_way = self.machine.moves().first().map(|(number, ..)| *number);
+        if let Some(number) = under_way {
+            self.note("moves end".into());
+            self.machine.end_move(number).unwrap();
+            return;
+        }
+        let (from, to) = way.unzip();
+        let record = MoveRecord { kind, from, to, below: None, since, contents: 0, bytes: 0 };
+        self.machine.begin_move(&record).unwrap();
+    }
+
+    /// What is held goes on, and what is read-only is written to.
+    pub fn release_all(&mut self) {
+        let ids: Vec<_> = self.places.iter().skip(1).map(|place| place.id.clone()).collect();
+        let now = self.clock.now();
+        let mut fleet = self.fleet.write();
+        for id in &ids {
+            fleet.set_read_only(id, false, now);
+            fleet.set_paused(Some(id), false);
+        }
+        fleet.set_paused(None, false);
+        drop(fleet);
+        self.machine.pauses_changed();
+    }
+
+    /// How full a place says that it is: some have room for all, some for a few contents.
+    pub fn usage(&self, place: usize) -> Usage {
+        let used = self.places[place].truth.len() as u64 * (32 << 20);
+        let capacity = (1 + place as u64 % 4) << 31;
+        Usage {
+            used_bytes: Some(used),
+            capacity_bytes: Some(capacity),
+            available_bytes: Some(capacity.saturating_sub(used)),
         }
     }
 

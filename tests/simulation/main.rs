@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a simulation that cannot go on fails")]
 #![expect(clippy::panic, reason = "a broken invariant ends the test")]
 
+mod cache;
 mod check;
 mod faults;
 mod hands;
@@ -18,8 +19,9 @@ use world::World;
 /// Seeds in CI; `scripts/soak simulate N` runs more.
 const SEEDS: u64 = 2000;
 
-/// Seeds with an administrator.
+/// Seeds with an administrator, and where the local store is a cache.
 const HANDS: u64 = 150;
+const CACHES: u64 = 100;
 
 /// Ends all threads when one of them found something.
 struct Last<'n>(&'n AtomicU64);
@@ -38,7 +40,13 @@ fn number(name: &str, default: u64) -> u64 {
 
 #[test]
 fn no_acknowledged_content_is_lost_and_all_converges_when_faults_stop() {
-    let (first, seeds) = (number("CAIRN_SEED", 1), number("CAIRN_SEEDS", SEEDS));
+    each_seed(SEEDS, &World::new);
+}
+
+/// Runs the worlds of so many seeds, or of those that the environment asks for, on all
+/// processors.
+fn each_seed(count: u64, world: &(dyn Fn(u64) -> World + Sync)) {
+    let (first, seeds) = (number("CAIRN_SEED", 1), number("CAIRN_SEEDS", count));
     let (next, hours) = (AtomicU64::new(first), AtomicU64::new(0));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -50,7 +58,7 @@ fn no_acknowledged_content_is_lost_and_all_converges_when_faults_stop() {
                     if seed >= first + seeds {
                         return;
                     }
-                    let mut world = World::new(seed);
+                    let mut world = world(seed);
                     world.run();
                     hours.fetch_add(world.elapsed().as_secs() / 3600, Ordering::Relaxed);
                 }
@@ -62,10 +70,12 @@ fn no_acknowledged_content_is_lost_and_all_converges_when_faults_stop() {
 
 #[test]
 fn what_an_administrator_does_loses_nothing_and_ends_when_faults_stop() {
-    let (first, seeds) = (number("CAIRN_SEED", 1), number("CAIRN_SEEDS", HANDS));
-    for seed in first..first + seeds {
-        World::with_hands(seed).run();
-    }
+    each_seed(HANDS, &World::with_hands);
+}
+
+#[test]
+fn a_cache_lets_go_of_nothing_that_is_not_proven_elsewhere() {
+    each_seed(CACHES, &World::with_cache);
 }
 
 #[test]

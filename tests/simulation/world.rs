@@ -75,10 +75,21 @@ pub struct World {
     pub calm: bool,
     /// What an administrator does comes from here, in worlds that have one.
     pub hands: Option<fastrand::Rng>,
+    /// The local store is a cache: what it has counts for nothing, and may go.
+    pub cache: bool,
 }
 
 impl World {
     pub fn new(seed: u64) -> Self {
+        Self::of(seed, false)
+    }
+
+    /// Where the local store is a cache.
+    pub fn with_cache(seed: u64) -> Self {
+        Self::of(seed, true)
+    }
+
+    fn of(seed: u64, cache: bool) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let backends = random.usize(1..=11);
         let domains = random.usize(1..=backends);
@@ -91,7 +102,7 @@ impl World {
         }
         let clock = Arc::new(ManualClock::at(Timestamp { seconds: 1_700_000_000, nanoseconds: 0 }));
         let engine = Arc::new(MemoryEngine::default());
-        let (namespace, fleet, machine) = open(&engine, &clock, &places, seed);
+        let (namespace, fleet, machine) = open(&engine, &clock, (&places, cache), seed);
         let saved = engine.state();
         Self {
             seed,
@@ -113,6 +124,7 @@ impl World {
             hash: 0,
             calm: false,
             hands: None,
+            cache,
         }
     }
 
@@ -165,6 +177,7 @@ impl World {
         self.pass(until);
         self.event();
         self.hand();
+        self.evict();
         self.pump();
         self.check();
     }
@@ -210,10 +223,13 @@ impl World {
     fn probe(&mut self) {
         let now = self.clock.now();
         let mut fleet = self.fleet.write();
-        for place in self.places.iter().skip(1) {
+        for (number, place) in self.places.iter().enumerate().skip(1) {
             if place.up {
                 // As a daemon does: one that was closed is opened again.
                 fleet.opened(&place.id, facts(place), now);
+                if self.hands.is_some() {
+                    fleet.set_usage(&place.id, self.usage(number));
+                }
                 if place.full {
                     fleet.failed(&place.id, &error(ErrorKind::Full), now);
                 }
@@ -312,6 +328,19 @@ impl World {
             let outcome = match task.job {
                 Job::Release => Outcome::Released(self.confirmed(place, &task.root)),
                 Job::Verify => match self.read_back(place, &task.root) {
+                    // Bad still: mended, if what it takes is anywhere.
+                    Some(Outcome::Bad(bad))
+                        if place > 0
+                            && matches!(
+                                self.state_at(&task.root, &self.places[place].id),
+                                Some(CopyState::Corrupt | CopyState::Lost)
+                            ) =>
+                    {
+                        match self.send(place, &Task { job: Job::Repair, ..*task }) {
+                            stored @ Outcome::Stored(..) => stored,
+                            _ => Outcome::Bad(bad),
+                        }
+                    }
                     Some(outcome) => outcome,
                     None => Outcome::Failed("not read".into()),
                 },
@@ -432,7 +461,7 @@ impl World {
     }
 
     /// Places whose copy stays and is there.
-    fn confirmed(&mut self, place: usize, root: &Cid) -> Vec<BackendId> {
+    pub fn confirmed(&mut self, place: usize, root: &Cid) -> Vec<BackendId> {
         let Some(record) = self.namespace.content(root).unwrap() else { return Vec::new() };
         let places = self.machine.places();
         let policy = self.machine.policy_of(&record);
@@ -568,8 +597,8 @@ impl World {
             min,
             target,
             max,
-            pin: if min > 1 { PinState::BelowMin } else { PinState::BelowTarget },
-            copies: vec![local],
+            pin: if min > 1 || self.cache { PinState::BelowMin } else { PinState::BelowTarget },
+            copies: if self.cache { Vec::new() } else { vec![local] },
             holes: 0,
             policies: vec![policy_number(min.into(), target.into(), max.into())],
             created_s: now.seconds,
@@ -606,7 +635,7 @@ impl World {
             let held = places.held(&record.copies, policy.distinct);
             let (have, target) = (held.len(), usize::from(known.policy.1));
             let configured = places.configured(&held, &policy).min(target.max(have));
-            let want = policy.copies_to_wait_for(configured, true).min(configured);
+            let want = policy.copies_to_wait_for(configured, !self.cache).min(configured);
             if have >= want {
                 // More than the target is nobody's promise: it may be trimmed.
                 acked.push((*root, have.min(target)));
@@ -654,7 +683,7 @@ impl World {
         self.engine = Arc::new(MemoryEngine::with_state(&self.saved));
         self.contents.retain(|_, known| known.durable);
         let (namespace, fleet, machine) =
-            open(&self.engine, &self.clock, &self.places, self.random.u64(..));
+            open(&self.engine, &self.clock, (&self.places, self.cache), self.random.u64(..));
         (self.namespace, self.fleet, self.machine) = (namespace, fleet, machine);
     }
 
@@ -665,9 +694,10 @@ impl World {
         }
     }
 
-    /// Distinct domains with good bytes, in reach or not.
+    /// Distinct domains with good bytes that count, in reach or not.
     pub fn good_domains(&self, root: &Cid) -> usize {
-        let good = self.places.iter().filter(|place| place.is_good(root));
+        let good = self.places.iter().skip(usize::from(self.cache));
+        let good = good.filter(|place| place.is_good(root));
         good.map(|place| &place.domain).collect::<BTreeSet<_>>().len()
     }
 
@@ -721,7 +751,7 @@ pub fn facts(place: &Place) -> Facts {
 fn open(
     engine: &Arc<MemoryEngine>,
     clock: &Arc<ManualClock>,
-    places: &[Place],
+    (places, cache): (&[Place], bool),
     seed: u64,
 ) -> (Arc<Namespace>, Arc<RwLock<Fleet>>, Machine) {
     let engine = Arc::clone(engine) as Arc<dyn Engine>;
@@ -730,6 +760,7 @@ fn open(
     let mut known: BTreeMap<BackendId, BackendRecord> =
         namespace.backend_records().unwrap().into_iter().collect();
     let mut fleet = Fleet::new("here".into(), GRACE);
+    fleet.set_local_cache(cache);
     for place in places.iter().skip(1) {
         let record = known.remove(&place.id).unwrap_or_default();
         let scrub = if place.audits { Scrub::Audit } else { Scrub::Full };

@@ -196,7 +196,21 @@ impl Backend for DirBackend {
 
     async fn get(&self, cid: &Cid, range: Option<Range<u64>>) -> Result<Bytes, BackendError> {
         let cid = *cid;
-        self.run(move |blocks| blocks.get(&cid, range)).await
+        let writable = self.read_only.is_none();
+        self.run(move |blocks| {
+            blocks.get(&cid, range).map_err(|error| {
+                if !errno::is_damage(&error) {
+                    return error;
+                }
+                let place = blocks.place.check();
+                let place = place.and_then(|()| match writable {
+                    true => blocks.place.try_write(),
+                    false => Ok(()),
+                });
+                errno::of_block(error, place)
+            })
+        })
+        .await
     }
 
     async fn presence(&self, cids: &[Cid]) -> Result<Vec<Presence>, BackendError> {

@@ -64,6 +64,8 @@ pub struct Health {
     /// Times it went down, each forgotten after a window without.
     flaps: u32,
     last_down: Timestamp,
+    /// When it went down first, of the times since a read was answered there.
+    unread_since: Option<Timestamp>,
 }
 
 /// What changed for what is planned.
@@ -104,6 +106,7 @@ impl Health {
             answers: 0,
             flaps: 0,
             last_down: Timestamp::default(),
+            unread_since: None,
         }
     }
 
@@ -127,6 +130,7 @@ impl Health {
             self.state = BackendState::Up;
         }
         self.failures = 0;
+        self.unread_since = None;
     }
 
     /// A call failed. What says nothing about the place (a block that is not
@@ -177,7 +181,11 @@ impl Health {
                 self.doubt.add(Misled::Flapped, now);
             }
             self.last_down = now;
-            self.away_since = Some(now);
+            // One that answers probes and nothing else, and so comes back again and again,
+            // is away from the first time on.
+            let first = self.unread_since.filter(|first| soon && *first <= now);
+            self.away_since = first.or(Some(now));
+            self.unread_since = self.away_since;
         }
         (takes_writes(before) && !takes_writes(after)).then_some(HealthChange::Lost)
     }
@@ -214,6 +222,7 @@ impl Health {
         (self.answers, self.failures, self.flaps) = (0, 0, 0);
         self.doubt = Doubt::default();
         self.last_down = Timestamp::default();
+        self.unread_since = None;
         self.state = state;
         self.last_error.clear();
     }
@@ -292,6 +301,28 @@ mod tests {
         fail(&mut health, ErrorKind::Unavailable, 10);
         health.reached(BackendState::Up, at(600));
         assert_eq!((health.tick(GRACE, at(5000)), health.trusted_since), (None, trusted));
+    }
+
+    #[test]
+    fn one_that_answers_probes_alone_is_away_from_the_first_time_it_went_down() {
+        let mut health = up();
+        for seconds in [0, 200, 400, 600, 800] {
+            fail(&mut health, ErrorKind::Unavailable, seconds);
+            assert_eq!(health.tick(GRACE, at(seconds + 1)), None);
+            for answer in 1..=u64::from(MOST_ANSWERS) {
+                health.reached(BackendState::Up, at(seconds + answer));
+            }
+            assert_eq!(health.state, BackendState::Up);
+        }
+        fail(&mut health, ErrorKind::Unavailable, 950);
+        assert_eq!(health.tick(GRACE, at(950)), Some(HealthChange::GivenUp));
+        // With a read in between, it counts from the last time.
+        let mut health = up();
+        fail(&mut health, ErrorKind::Unavailable, 0);
+        health.reached(BackendState::Up, at(100));
+        health.answered(1, Duration::from_millis(1), at(101));
+        fail(&mut health, ErrorKind::Unavailable, 800);
+        assert_eq!(health.due(GRACE), Some(at(1700)));
     }
 
     #[test]

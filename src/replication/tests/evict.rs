@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::harness::{World, blocks, bytes, eventually, policy};
 use crate::backends::{Backend, ErrorKind, MemoryBackend, Operation};
 use crate::metadata::{CopyRecord, CopyState, PinState, VerifyMethod};
+use crate::replication::machine::Outcome;
 use crate::replication::{Evictor, WriteResult};
+use crate::store::IndexChange;
 use crate::types::{BackendId, Block, Cid, Ino, Name, Timestamp};
 
 const MIB: u64 = 1 << 20;
@@ -371,4 +373,53 @@ fn one_round(seed: u64) {
         .count() as u64;
     let left = used(&world);
     assert!(left <= 2 * MIB || own == 0 || own * (16 << 10) <= 2 * MIB, "seed {seed}: {own} stay");
+}
+
+#[test]
+fn when_no_copy_is_good_what_the_cache_has_makes_them_good() {
+    let (mut world, places) = World::with_cache(64 * MIB, &["a", "b"]);
+    let root = commit_many(&mut world, 1, "min=2,target=2")[0];
+    until_proven(&world, &[root], &["a", "b"]);
+    let all = blocks(&world, &root);
+    assert!(places[0].corrupt(&all[0]) && places[1].lose(&all[0]));
+    until_all_are_known_to_be_bad(&world, &root);
+    until_good_again(&world, &root);
+}
+
+#[test]
+fn several_bad_copies_make_each_other_good() {
+    let (mut world, places) = World::with_cache(64 * MIB, &["a", "b"]);
+    let root = world.commit(&bytes(1, 3 << 20), &policy("min=2,target=2"));
+    until_proven(&world, &[root], &["a", "b"]);
+    let leaves: Vec<Cid> = blocks(&world, &root).into_iter().filter(|id| *id != root).collect();
+    assert!(places[0].corrupt(&leaves[0]) && places[1].lose(&leaves[1]));
+    for id in blocks(&world, &root) {
+        world.store.apply(&[IndexChange::Remove(id)]).unwrap();
+    }
+    until_all_are_known_to_be_bad(&world, &root);
+    until_good_again(&world, &root);
+}
+
+/// Both at one moment, with nothing done in between.
+fn until_all_are_known_to_be_bad(world: &World, root: &Cid) {
+    let replicator = world.replicator();
+    let hold = |paused| {
+        world.registry.fleet().write().set_paused(None, paused);
+        replicator.pauses_changed();
+    };
+    hold(true);
+    for name in ["a", "b"] {
+        let bad = [(*root, Outcome::Bad(CopyState::Corrupt))];
+        replicator.machine().record(&name.parse().unwrap(), &bad, &mut |_, _, _| {}).unwrap();
+    }
+    assert!(world.record(root).good_copies().next().is_none());
+    hold(false);
+}
+
+fn until_good_again(world: &World, root: &Cid) {
+    let good = |name| world.state_at(root, name) == Some(CopyState::Verified);
+    eventually("both are proven again", || {
+        world.replicator().retry(&[*root]).unwrap();
+        good("a") && good("b")
+    });
 }

@@ -1,15 +1,15 @@
 //! Which place a block is read from, and what happens when that one fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::harness::bytes as random_bytes;
 use super::harness::{World, blocks, eventually, policy};
+use crate::backends::watched::{Watch, Watched};
 use crate::backends::wrap::{Around, Attempt, Fault, FaultPlan, Operation, Wrapped, standard};
 use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, MemoryBackend};
 use crate::metadata::BackendRecord;
@@ -18,45 +18,6 @@ use crate::types::Cid;
 
 /// Leaves of the file in these tests.
 const LEAVES: usize = 40;
-
-/// Counts the reads that run, and can make each take some time or for ever.
-#[derive(Default)]
-struct Watch {
-    now: AtomicUsize,
-    most: AtomicUsize,
-    delay: Mutex<Duration>,
-}
-
-struct Watched(Arc<Watch>);
-
-/// Ends a read, also one that is dropped.
-struct End<'w>(&'w Watch);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-#[async_trait]
-impl Around for Watched {
-    async fn around<T: Send + 'static>(
-        &self,
-        operation: Operation,
-        _: u64,
-        attempt: Attempt<'_, T>,
-    ) -> Result<T, BackendError> {
-        if operation != Operation::Get {
-            return attempt().await;
-        }
-        let n = self.0.now.fetch_add(1, Ordering::SeqCst) + 1;
-        self.0.most.fetch_max(n, Ordering::SeqCst);
-        let _end = End(&self.0);
-        let delay = *self.0.delay.lock();
-        tokio::time::sleep(delay).await;
-        attempt().await
-    }
-}
 
 /// Faults that begin when that is said.
 struct Later(Arc<AtomicBool>, Fault);

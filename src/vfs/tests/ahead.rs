@@ -1,15 +1,13 @@
 //! Reads of files that lie on a backend only.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use parking_lot::Mutex;
-
 use super::world::{SMALL, World};
-use crate::backends::wrap::{Around, Attempt, Operation, Wrapped, standard};
-use crate::backends::{Backend, BackendError, ErrorKind, MemoryBackend};
+use crate::backends::watched::{Watch, Watched};
+use crate::backends::wrap::{Operation, Wrapped, standard};
+use crate::backends::{Backend, ErrorKind, MemoryBackend};
 use crate::content::{Profile, walk_post_order};
 use crate::metadata::{CopyRecord, CopyState};
 use crate::runtime::{Shutdown, Step};
@@ -21,47 +19,6 @@ use crate::vfs::{HandleId, OpenOptions, VfsError};
 const LEAF: usize = 16_384;
 /// Leaves as in tests, and nodes as in use.
 const WIDE: Profile = Profile { max_links: 1024, ..SMALL };
-
-/// Counts reads at a place, and makes each take some time.
-#[derive(Default)]
-struct Watch {
-    now: AtomicUsize,
-    most: AtomicUsize,
-    all: AtomicUsize,
-    delay: Mutex<Duration>,
-}
-
-struct Watched(Arc<Watch>);
-
-/// Ends a read, also one that is dropped.
-struct End<'w>(&'w Watch);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-#[async_trait]
-impl Around for Watched {
-    async fn around<T: Send + 'static>(
-        &self,
-        operation: Operation,
-        _: u64,
-        attempt: Attempt<'_, T>,
-    ) -> Result<T, BackendError> {
-        if operation != Operation::Get {
-            return attempt().await;
-        }
-        self.0.all.fetch_add(1, Ordering::SeqCst);
-        let now = self.0.now.fetch_add(1, Ordering::SeqCst) + 1;
-        self.0.most.fetch_max(now, Ordering::SeqCst);
-        let _end = End(&self.0);
-        let delay = *self.0.delay.lock();
-        tokio::time::sleep(delay).await;
-        attempt().await
-    }
-}
 
 /// A file whose blocks are on a place only.
 struct Cold {
