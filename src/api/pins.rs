@@ -42,6 +42,9 @@ pub enum PinCommand {
         of: Vec<What>,
         /// Only there.
         backend: Option<String>,
+        /// By a ranged audit: presence of all, some of the bytes.
+        #[serde(default)]
+        audit: bool,
         /// Answers when all were read.
         wait: bool,
     },

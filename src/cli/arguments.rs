@@ -384,7 +384,7 @@ pub(super) enum Verb {
     },
     /// Make a volume from what a backend holds.
     Recover(Recover),
-    /// Check metadata, blocks, contents and checkpoints.
+    /// Check metadata, blocks, contents, checkpoints and events.
     #[command(
         after_help = "Examples:\n  cairn fsck --volume ~/volume\n  cairn fsck --volume ~/volume --deep     (re-hashes every block)\n  cairn fsck --volume ~/volume --repair   (not mounted)"
     )]

@@ -14,6 +14,7 @@ use crate::content::{
     DirectoryEntry, Link, Profile, UnknownProfile, build_directory, escape_name, import_file,
     symlink,
 };
+use crate::types::printable;
 
 pub(super) fn cid(
     paths: &[PathBuf],
@@ -42,7 +43,7 @@ pub(super) fn cid(
                 .cid
                 .to_string(),
         };
-        lines.push(format!("{cid}  {}", path.display().to_string().escape_debug()));
+        lines.push(format!("{cid}  {}", printable(&path.display().to_string())));
         rows.push(json!({ "path": path.display().to_string(), "cid": cid }));
     }
     output.lines(&json!(rows), &lines);

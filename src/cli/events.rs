@@ -10,7 +10,7 @@ use super::client::Target;
 use super::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
 use crate::metadata::EventQuery;
-use crate::types::Timestamp;
+use crate::types::{Timestamp, printable};
 
 /// `2h` (ago) or a time of RFC 3339.
 fn time(flag: &str, text: &str) -> Result<Timestamp, Failure> {
@@ -83,7 +83,7 @@ pub(super) fn test_hooks(volume: Option<PathBuf>, output: &Output) -> Result<(),
     let lines: Vec<String> = hooks
         .iter()
         .map(|hook| {
-            let answer = text(hook, "answer").escape_debug().to_string();
+            let answer = printable(&text(hook, "answer"));
             let (outcome, name) = (text(hook, "outcome"), text(hook, "hook"));
             format!("{outcome:8} {name} ({} ms): {answer}", hook["took_ms"])
         })

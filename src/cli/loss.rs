@@ -8,7 +8,7 @@ use super::arguments::SimulateLoss;
 use super::client::Target;
 use super::output::Output;
 use crate::api::{Command, Failure};
-use crate::types::ByteSize;
+use crate::types::{ByteSize, printable};
 
 fn counted(value: &Value) -> String {
     let bytes = ByteSize(value["bytes"].as_u64().unwrap_or(0));
@@ -79,7 +79,7 @@ fn lines(value: &Value) -> Vec<String> {
         lines.push(format!(
             "{:13} {}",
             one["harm"].as_str().unwrap_or_default(),
-            one["path"].as_str().unwrap_or_default().escape_debug()
+            printable(one["path"].as_str().unwrap_or_default())
         ));
     }
     if value["paths_of_all_files"] == false {

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::api::ProgressReport;
-use crate::types::ByteSize;
+use crate::types::{ByteSize, printable};
 
 /// Prints answers as text or as JSON.
 pub(super) struct Output {
@@ -57,7 +57,7 @@ fn line(text: &str) {
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(text) => text.escape_debug().to_string(),
+        Value::String(text) => printable(text),
         other => other.to_string(),
     }
 }
@@ -223,7 +223,7 @@ impl Output {
                 plain(&backend["url"]),
             ));
             if let Some(error) = backend["last_error"].as_str().filter(|error| !error.is_empty()) {
-                line(&format!("{:16} {}", "", error.escape_debug()));
+                line(&format!("{:16} {}", "", printable(error)));
             }
             if backend["stopped"] == true {
                 let text = "at its stop= threshold: it takes no new copies";

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::client::Target;
 use super::output::Output;
 use crate::api::{Command, ErrorCode, Failure, PinCommand, What};
-use crate::types::{ByteSize, Cid};
+use crate::types::{ByteSize, Cid, printable};
 
 /// Bytes of paths that one request holds.
 const REQUEST: usize = 64 << 10;
@@ -78,7 +78,7 @@ pub(super) enum PinVerb {
     },
     /// Read copies back and hash them, now; bad ones are repaired.
     #[command(
-        after_help = "Examples:\n  cairn pin verify ~/data/thesis --wait\n  cairn pin verify ~/data/thesis --backend disk-b --wait\n\nExit codes with --wait: 6 when a copy is bad and cannot be repaired, 4 when one could not be read."
+        after_help = "Examples:\n  cairn pin verify ~/data/thesis --wait\n  cairn pin verify ~/data/thesis --backend disk-b --wait\n  cairn pin verify ~/data --audit --wait\n\nExit codes with --wait: 6 when a copy is bad and cannot be repaired, 4 when one could not be read."
     )]
     Verify {
         #[command(flatten)]
@@ -86,6 +86,10 @@ pub(super) enum PinVerb {
         /// Only the copies there.
         #[arg(long, value_name = "ID")]
         backend: Option<String>,
+        /// Ask a backend for the presence of every block and read some of them, chosen at
+        /// random; copies here are read whole. It is no proof that lets another copy go.
+        #[arg(long)]
+        audit: bool,
         /// Return when all were read.
         #[arg(long)]
         wait: bool,
@@ -236,15 +240,18 @@ pub(super) fn pin(verb: PinVerb, output: &Output) -> Result<(), Failure> {
             output.lines(&value, &lines);
             Ok(())
         }
-        PinVerb::Verify { named, backend, wait } => {
+        PinVerb::Verify { named, backend, audit, wait } => {
             let (target, all) = whats(&named.of, named.volume)?;
             let mut sum = Value::Null;
             for of in requests(all) {
-                let command = PinCommand::Verify { of, backend: backend.clone(), wait };
+                let command = PinCommand::Verify { of, backend: backend.clone(), audit, wait };
                 add(&mut sum, send(&target, command)?);
             }
-            let fields: &[&str] =
-                if wait { &["contents", "verified", "repaired"] } else { &["contents"] };
+            let fields: &[&str] = match (wait, audit) {
+                (false, _) => &["contents"],
+                (true, false) => &["contents", "verified", "repaired"],
+                (true, true) => &["contents", "verified", "audited", "repaired"],
+            };
             output.fields(&sum, fields);
             Ok(())
         }
@@ -380,11 +387,11 @@ fn status(pin: &Value) -> Vec<String> {
             of(&copy["state"]),
             of(&copy["at"]),
             of(&copy["method"]),
-            reason.map(|reason| format!("  {}", reason.escape_debug())).unwrap_or_default()
+            reason.map(|reason| format!("  {}", printable(reason))).unwrap_or_default()
         ));
     }
     if let Some(missing) = pin["missing"].as_str().filter(|missing| !missing.is_empty()) {
-        lines.push(format!("missing  {}", missing.escape_debug()));
+        lines.push(format!("missing  {}", printable(missing)));
     }
     if pin["queue"].is_object() {
         let row = &pin["queue"];

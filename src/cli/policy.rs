@@ -10,6 +10,7 @@ use super::client::Target;
 use super::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
 use crate::replication::check_name;
+use crate::types::printable;
 
 pub(super) fn policy(verb: PolicyVerb, output: &Output) -> Result<(), Failure> {
     match verb {
@@ -123,7 +124,7 @@ fn note_unknown(value: &Value, output: &Output) {
 fn text_of(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.escape_debug().to_string(),
+        Value::String(text) => printable(text),
         other => other.to_string(),
     }
 }

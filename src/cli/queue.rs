@@ -8,6 +8,7 @@ use super::client::Target;
 use super::output::Output;
 use super::pins::{Named, NamedSome, add, copies, requests, whats};
 use crate::api::{Command, Failure, QueueCommand};
+use crate::types::printable;
 
 const NOTHING: &str = "nothing is paused";
 
@@ -151,6 +152,6 @@ fn line(item: &Value) -> String {
         row["attempts"],
         row["next_try"].as_str().unwrap_or("now"),
         copies(item),
-        if reason.is_empty() { String::new() } else { format!("  {}", reason.escape_debug()) },
+        if reason.is_empty() { String::new() } else { format!("  {}", printable(&reason)) },
     )
 }

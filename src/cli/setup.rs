@@ -13,7 +13,7 @@ use crate::api::{Command, ErrorCode, Failure};
 use crate::backends::{Backend, BackendError, BackendSpec, Presence, open};
 use crate::config::{Config, LocalChange, LocalRole};
 use crate::content::Profile;
-use crate::daemon::{CreateOptions, Identity, RecoverOptions, Volume, default_volume};
+use crate::daemon::{CreateOptions, Identity, RecoverOptions, Volume, default_volume, hook_name};
 use crate::replication::Policy;
 use crate::runtime::Bridge;
 use crate::types::{Block, cid};
@@ -102,9 +102,30 @@ pub(super) fn config_show(volume: Option<PathBuf>, output: &Output) -> Result<()
         lines.push(format!("{key} = {value}  # {origin}"));
         rows.push(json!({ "key": key, "value": value, "origin": origin }));
     }
+    let mut from_file = |line: &str, key: String, value: serde_json::Value| {
+        lines.push(format!("{line}  # file"));
+        rows.push(json!({ "key": key, "value": value, "origin": "file" }));
+    };
+    for (name, text) in &config.policies {
+        from_file(
+            &format!("policies.{name} = \"{text}\""),
+            format!("policies.{name}"),
+            json!(text),
+        );
+    }
+    for (number, hook) in (1..).zip(&config.hooks) {
+        // The URL's path and the headers may be secrets: its name has neither.
+        let (name, on) = (hook_name(hook), &hook.on);
+        let alarms: Vec<&str> = on.iter().map(|kind| kind.as_str()).collect();
+        let value = json!({
+            "name": name, "on": on, "interval_s": hook.interval_s, "deadline_s": hook.deadline_s,
+        });
+        let line = format!("hook {number} = {name}, on {}", alarms.join(", "));
+        from_file(&line, format!("hooks.{number}"), value);
+    }
     for backend in &config.backends {
-        lines.push(format!("backend {} = \"{}\"  # file", backend.id, backend.url));
-        rows.push(json!({ "key": format!("backends.{}", backend.id), "value": backend.url, "origin": "file" }));
+        let line = format!("backend {} = \"{}\"", backend.id, backend.url);
+        from_file(&line, format!("backends.{}", backend.id), json!(backend.url));
     }
     output.lines(&json!(rows), &lines);
     Ok(())

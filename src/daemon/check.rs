@@ -8,8 +8,9 @@ use super::collect::Collector;
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::content::{Profile, import_file};
-use crate::metadata::ContentRecord;
 use crate::metadata::checkpoint::{Manifest, load_checkpoint};
+use crate::metadata::{ContentRecord, MetadataError, check_event_file};
+use crate::replication::repair_event_file;
 use crate::store::IndexChange;
 
 /// Problems that are listed; the others are counted.
@@ -29,9 +30,16 @@ impl Report {
             self.listed.push(problem);
         }
     }
+
+    /// Of a problem that is counted already.
+    fn note(&mut self, text: String) {
+        if self.listed.len() < LISTED {
+            self.listed.push(text);
+        }
+    }
 }
 
-/// Checks metadata, blocks, contents and checkpoints.
+/// Checks metadata, blocks, contents, checkpoints and event files.
 pub(super) fn fsck(
     volume: &Volume,
     repair: bool,
@@ -53,6 +61,7 @@ pub(super) fn fsck(
     blocks(volume, repair, deep, &mut report, progress)?;
     contents(volume, deep, &mut report, progress)?;
     checkpoints(volume, repair, &mut report)?;
+    events(volume, repair, &mut report);
     let remaining = report.found - report.repaired.min(report.found);
     let answer = json!({
         "problems": report.found, "repaired": report.repaired, "remaining": remaining,
@@ -159,6 +168,31 @@ fn contents(
             done,
             total: Some(volume.namespace.stats().pins),
         });
+    }
+}
+
+/// Every event file must be whole.
+fn events(volume: &Volume, repair: bool, report: &mut Report) {
+    let dir = volume.log.dir();
+    for file in volume.log.files() {
+        let error = match check_event_file(&dir.join(file.name())) {
+            Ok(_) => continue,
+            // Its time was over just now.
+            Err(MetadataError::Io(e)) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => error,
+        };
+        report.add(format!("events: {error}"));
+        if !repair {
+            continue;
+        }
+        let (registry, id) = (&volume.registry, &volume.identity.id);
+        match repair_event_file(registry, &volume.bridge, id, (dir, &file)) {
+            Ok(from) => {
+                tracing::info!(file = file.name(), backend = %from, "an event file was brought back");
+                report.repaired += 1;
+            }
+            Err(error) => report.note(format!("events: {} stays damaged: {error}", file.name())),
+        }
     }
 }
 

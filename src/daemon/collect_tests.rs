@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::check::fsck;
 use super::collect::Collector;
 use super::{CreateOptions, Volume, VolumeMode};
 use crate::content::Profile;
-use crate::metadata::NewNode;
+use crate::metadata::{EventKind, NewNode};
+use crate::replication::EventFiles;
 use crate::store::IndexChange;
 use crate::types::{FileKind, Ino, Name, Timestamp};
 use crate::vfs::OpenOptions;
@@ -328,4 +330,34 @@ fn long_work_holds_a_collection_off() {
     drop(hold);
     assert!(collector(&volume).collect().unwrap().unwrap().bytes_freed >= 3 << 20);
     volume.close().unwrap();
+}
+
+#[test]
+fn a_damaged_event_file_is_found_and_brought_back_from_a_backend() {
+    let world = World::new(&["a"], "min=1,target=2");
+    let volume = world.open();
+    let check = |repair| fsck(&volume, repair, false, false, &mut |_| {});
+    volume.events.emit(EventKind::PolicySet, "volume", "target=2");
+    volume.events.flush();
+    assert!(volume.log.seal().unwrap());
+    check(false).unwrap();
+    let path = volume.log.dir().join(volume.log.files()[0].name());
+    let whole = std::fs::read(&path).unwrap();
+    let harm = || std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    harm();
+    // No backend has it yet: it is told, and what is left of it stays.
+    let failure = check(true).unwrap_err();
+    for words in ["events: ", "stays damaged", "no backend in reach"] {
+        assert!(failure.message.contains(words), "{failure:?}");
+    }
+    assert_eq!(std::fs::read(&path).unwrap().len(), whole.len() / 2);
+    std::fs::write(&path, &whole).unwrap();
+    let (registry, stop) = (Arc::clone(&volume.registry), volume.shutdown.clone());
+    let files = EventFiles::new(registry, volume.bridge.clone(), stop, volume.identity.id);
+    files.bring(&volume.log);
+    harm();
+    assert!(check(false).unwrap_err().message.contains("--repair"));
+    assert_eq!(check(true).unwrap()["repaired"], 1);
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    check(false).unwrap();
 }

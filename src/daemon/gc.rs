@@ -17,7 +17,7 @@ use crate::replication::{
 };
 use crate::runtime::{Clock, Shutdown};
 use crate::store::CollectReport;
-use crate::types::{BackendId, ByteSize, Cid, FileKind};
+use crate::types::{BackendId, ByteSize, Cid, FileKind, printable};
 use crate::vfs::GraftContent;
 
 /// How often it is asked whether a pass is due.
@@ -243,7 +243,7 @@ pub(super) fn trash_list(
 
 fn parse(text: &str) -> Result<Cid, Failure> {
     text.parse().map_err(|error| {
-        Failure::new(ErrorCode::Usage, format!("`{}` is no CID: {error}", text.escape_debug()))
+        Failure::new(ErrorCode::Usage, format!("`{}` is no CID: {error}", printable(text)))
     })
 }
 

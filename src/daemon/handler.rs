@@ -19,7 +19,7 @@ use super::{
 use crate::api::{Command, ErrorCode, Failure, Handler, ProgressReport};
 use crate::metadata::{EventKind, MetadataError};
 use crate::replication::{BackendState, WriteResult};
-use crate::types::{AccessTimes, BackendId, Cid, FileKind, Ino, Name};
+use crate::types::{AccessTimes, BackendId, Cid, FileKind, Ino, Name, printable_path};
 use crate::vfs::VfsError;
 
 /// Carries out commands on an open volume, mounted or not.
@@ -49,7 +49,7 @@ pub(super) fn of_vfs(error: VfsError, what: &str) -> Failure {
 
 /// A path's names; `what` shows it.
 pub(super) fn names(path: &[u8]) -> Result<(Vec<Name>, String), Failure> {
-    let what = String::from_utf8_lossy(path).escape_debug().to_string();
+    let what = printable_path(path);
     let parts = path.split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".");
     let names: Result<Vec<Name>, _> = parts.map(Name::new).collect();
     let names = names.map_err(|e| Failure::new(ErrorCode::Usage, format!("{what}: {e}")))?;

@@ -71,7 +71,8 @@ fn message(volume: &VolumeId, name: &str, notice: &Notice) -> Value {
 }
 
 /// A hook's name in messages: never its secrets.
-fn name_of(hook: &HookConfig) -> String {
+#[must_use]
+pub fn hook_name(hook: &HookConfig) -> String {
     match hook.command.first() {
         Some(program) => format!("command {program}"),
         None => format!("webhook {}", webhook::shown(&hook.webhook)),
@@ -252,7 +253,7 @@ impl Hooks {
             }
             limit.failed(&fire);
             let detail = format!("{}: {}: {}", alarm.kind.as_str(), ended.outcome, ended.answer);
-            self.events.emit(EventKind::HookFailed, &name_of(config), &detail);
+            self.events.emit(EventKind::HookFailed, &hook_name(config), &detail);
         }
         let fires = self.events.take_fires();
         self.offer(&fires);
@@ -280,7 +281,7 @@ impl Hooks {
         self.bridge.spawn(async move {
             // It is never closed.
             let Ok(_one) = running.acquire().await else { return };
-            let (start, name) = (Instant::now(), name_of(&hook));
+            let (start, name) = (Instant::now(), hook_name(&hook));
             let ended = run(&hook, &message).await;
             let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             let (alarm, answer) = (notice.fire.alarm.kind.as_str(), &ended.answer);
@@ -314,7 +315,7 @@ pub(super) fn test(volume: &Volume) -> Value {
             let start = Instant::now();
             let ended = volume.bridge.block_on(run(hook, &message));
             json!({
-                "hook": name_of(hook), "on": hook.on, "outcome": ended.outcome,
+                "hook": hook_name(hook), "on": hook.on, "outcome": ended.outcome,
                 "answer": ended.answer,
                 "took_ms": u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
             })

@@ -37,6 +37,7 @@ mod watch;
 mod webhook;
 
 pub use self::handler::{Offline, offline, status_json};
+pub use self::hooks::hook_name;
 pub use self::identity::{Identity, Lock, default_volume};
 pub(crate) use self::run::tell;
 pub use self::run::{MountRequest, run_mount};

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::metadata::EventKind;
 use crate::replication::{InvalidPolicy, Policy, check_definition, split_rule};
 use crate::types::cid::sha256;
-use crate::types::{FileKind, Ino};
+use crate::types::{FileKind, Ino, printable_path};
 use crate::vfs::VfsError;
 
 /// Paths that a refusal names.
@@ -224,7 +224,7 @@ fn users(volume: &Volume, name: &str) -> Result<Vec<String>, Failure> {
     let mut used = Vec::new();
     for ino in inos {
         let path = volume.namespace.path_of(ino).map_err(failed)?;
-        let text = |path: Vec<u8>| String::from_utf8_lossy(&path).escape_debug().to_string();
+        let text = |path: Vec<u8>| printable_path(&path);
         used.push(path.map_or_else(|| format!("inode {ino}, which is open without a name"), text));
     }
     if more > 0 {
@@ -251,7 +251,7 @@ pub(super) fn explain(volume: &Volume, path: &[u8]) -> Result<Value, Failure> {
     let definitions = book.definitions();
     for ((at, rule), (policy, problem)) in set.iter().zip(&resolved.steps) {
         let path = volume.namespace.path_of(*at).map_err(failed)?.unwrap_or_default();
-        let path = String::from_utf8_lossy(&path).escape_debug().to_string();
+        let path = printable_path(&path);
         let name = split_rule(rule).0;
         let definition = name.and_then(|name| definitions.get(name)).map(|d| d.text.clone());
         let step = json!({

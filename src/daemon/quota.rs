@@ -6,6 +6,7 @@ use super::handler::{event, of_vfs, resolve};
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure};
 use crate::metadata::{EventKind, MetadataError, QuotaLimits, QuotaUsage};
+use crate::types::printable_path;
 use crate::vfs::VfsError;
 
 /// Part of a limit in percent, rounded up: 100 is reached at the limit only.
@@ -20,7 +21,7 @@ fn show_one(volume: &Volume, quota: &QuotaUsage) -> Result<Value, Failure> {
     let QuotaUsage { ino, limits, bytes, inodes } = *quota;
     let path = volume.namespace.path_of(ino).map_err(failed)?.unwrap_or_default();
     Ok(json!({
-        "path": String::from_utf8_lossy(&path).escape_debug().to_string(), "inode": ino,
+        "path": printable_path(&path), "inode": ino,
         "used_bytes": bytes, "limit_bytes": limits.bytes, "bytes_percent": percent(bytes, limits.bytes),
         "used_inodes": inodes, "limit_inodes": limits.inodes,
         "inodes_percent": percent(inodes, limits.inodes),

@@ -10,7 +10,7 @@ use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::fuse;
 use crate::replication::BackendState;
-use crate::types::{Cid, FileKind, Ino};
+use crate::types::{Cid, FileKind, Ino, printable};
 
 /// Without movement for so long, the caller is told what it waits for.
 const STUCK: Duration = Duration::from_secs(3);
@@ -104,7 +104,7 @@ fn files(volume: &Volume) -> Result<Vec<String>, Failure> {
                     return Ok(found);
                 }
                 let text = String::from_utf8_lossy(name.as_bytes());
-                let path = format!("{path}/{}", text.escape_debug());
+                let path = format!("{path}/{}", printable(&text));
                 match dentry.kind {
                     FileKind::Directory => stack.push((dentry.ino, path)),
                     FileKind::File => {

@@ -29,7 +29,7 @@ pub use self::engine::{Commit, Engine, Reader, Transaction, transact};
 pub use self::error::MetadataError;
 pub use self::events::{
     EventFile, EventKind, EventLog, EventPage, EventQuery, NumberedEvent, Retention, Severity,
-    check_event_file,
+    check_event_file, check_events_of,
 };
 pub use self::memory::{MemoryEngine, MemoryState};
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::files::{Source, upload};
 use super::{Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
 use crate::metadata::checkpoint::{Manifest, load_events};
-use crate::metadata::{EventFile, EventLog, Namespace, check_event_file};
+use crate::metadata::{EventFile, EventLog, Namespace, check_event_file, check_events_of};
 use crate::runtime::{Bridge, Shutdown};
 use crate::types::{BackendId, Cid, VolumeId};
 
@@ -161,7 +161,7 @@ pub fn recover_events(
     });
     for (name, root) in names {
         let Some(file) = file_of(&manifest.volume, &name) else { continue };
-        match bring_back(&source, &root, &dir.join(file.name())) {
+        match bring_back(&source, &root, (dir, &file)) {
             Ok(()) => sealed = sealed.max(file.last.saturating_add(1)),
             Err(error) => tracing::warn!(name, %error, "an event file is passed over"),
         }
@@ -174,13 +174,53 @@ pub fn recover_events(
     Ok(())
 }
 
-fn bring_back(source: &Source<'_>, root: &Cid, path: &Path) -> Result<(), ReplicationError> {
+/// Brings a file of a volume from the first backend that has it whole, in the place of
+/// the one in `dir`, which stays when none has.
+///
+/// # Errors
+/// `Io`, of the last backend that was asked; `NotFound` of none.
+pub fn repair_event_file(
+    registry: &Registry,
+    bridge: &Bridge,
+    volume: &VolumeId,
+    (dir, file): (&Path, &EventFile),
+) -> Result<BackendId, ReplicationError> {
+    let mut last = None;
+    for id in registry.specs().into_iter().map(|spec| spec.id) {
+        let Some(backend) = registry.get(&id) else { continue };
+        let source = Source { backend: &backend, bridge };
+        let found = source.call(backend.names(&name_of(volume, file)));
+        let brought = found.and_then(|names| match names.first() {
+            Some((_, root)) => bring_back(&source, root, (dir, file)),
+            None => Err(missing(file)),
+        });
+        match brought {
+            Ok(()) => return Ok(id),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| missing(file)))
+}
+
+fn missing(file: &EventFile) -> ReplicationError {
+    let text = format!("no backend in reach has {}", file.name());
+    BackendError::new(ErrorKind::NotFound, text).into()
+}
+
+fn bring_back(
+    source: &Source<'_>,
+    root: &Cid,
+    (dir, file): (&Path, &EventFile),
+) -> Result<(), ReplicationError> {
+    let path = dir.join(file.name());
     let temporary = path.with_extension("parquet.tmp");
     source.whole_file(root, &temporary)?;
-    fs::rename(&temporary, path)?;
-    if let Err(error) = check_event_file(path) {
-        fs::remove_file(path)?;
+    if let Err(error) = check_events_of(&temporary, file) {
+        fs::remove_file(&temporary)?;
         return Err(error.into());
     }
+    fs::rename(&temporary, &path)?;
+    // The name is durable with its folder.
+    fs::File::open(dir)?.sync_all()?;
     Ok(())
 }

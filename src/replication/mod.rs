@@ -61,7 +61,7 @@ pub use self::assign::Assignment;
 pub use self::checkpointer::{CheckpointStatus, Checkpointer, CheckpointerOptions};
 pub use self::collect::{BackendCollector, CollectMode, Collected, Mark};
 pub use self::error::ReplicationError;
-pub use self::event_files::{EventFiles, recover_events};
+pub use self::event_files::{EventFiles, recover_events, repair_event_file};
 pub use self::events::Events;
 pub use self::evict::{CacheState, Evicted, Evictor};
 pub use self::explain::{ExplainedPlace, ExplainedWait, Explanation};

@@ -139,6 +139,11 @@ impl Replicator {
         self.core.judge(policy, copies)
     }
 
+    /// What happens is told here.
+    pub fn events(&self) -> &Events {
+        &self.core.options.events
+    }
+
     /// Whether nothing is planned, sent or looked for.
     pub fn is_idle(&self) -> bool {
         self.core.is_idle()

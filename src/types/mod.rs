@@ -11,6 +11,7 @@ mod ids;
 mod inode;
 mod name;
 mod secret;
+mod text;
 mod units;
 
 pub use self::acl::Acl;
@@ -20,4 +21,5 @@ pub use self::ids::{BackendId, InvalidBackendId, SegmentId, VolumeId, WriterId};
 pub use self::inode::{AccessTimes, FileKind, Ino};
 pub use self::name::{InvalidName, Name};
 pub use self::secret::Secret;
+pub use self::text::{printable, printable_path};
 pub use self::units::{ByteSize, InvalidByteSize, Timestamp};

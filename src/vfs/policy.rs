@@ -15,14 +15,17 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::io::Errno;
 
 use super::{Vfs, VfsError};
-use crate::metadata::{InodeRecord, MetadataError, merge_policies};
+use crate::metadata::{EventKind, InodeRecord, MetadataError, merge_policies};
 use crate::replication::{Assignment, Policy, ReplicationError, expression, split_rule};
-use crate::types::{Cid, FileKind, Ino};
+use crate::types::{Cid, FileKind, Ino, printable_path};
 
 /// Contents of one transaction.
 const BATCH: usize = 512;
 /// Shared contents that a walk remembers (8 bytes each); beyond, they are never lowered.
 const REMEMBERED: usize = 1 << 20;
+/// Names that are looked at for the path of one that is set by an attribute: in a large
+/// directory it would take longer than the change itself.
+const NAMED_WITHIN: u64 = 4096;
 /// After a walk failed.
 const AGAIN: Duration = Duration::from_mins(1);
 
@@ -335,6 +338,12 @@ impl Vfs {
     pub fn set_policy_at(&self, ino: Ino, rule: &str) -> Result<(), VfsError> {
         self.set_rule(ino, rule)?;
         self.policies.wake();
+        let path = self.namespace.path_within(ino, NAMED_WITHIN).unwrap_or_default();
+        let subject = match path {
+            Some(path) => printable_path(&path),
+            None => format!("inode {ino}"),
+        };
+        self.replicator.events().emit(EventKind::PolicySet, &subject, rule);
         Ok(())
     }
 

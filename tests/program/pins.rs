@@ -186,6 +186,24 @@ fn copies_are_read_back_repaired_and_what_cannot_be_is_told() {
     let (top, file) = (mount.text(""), mount.text("f2"));
     let read = pin(&mount, &["verify", &top, "--wait"]).ok().json();
     assert_eq!((&read["contents"], &read["verified"]), (&5.into(), &15.into()), "{read}");
+    // An audit reads all of what is small: that is a proof. Of a large one it reads some.
+    let read = pin(&mount, &["verify", &file, "--audit", "--wait"]).ok().json();
+    assert_eq!((&read["audited"], &read["verified"]), (&0.into(), &3.into()), "{read}");
+    let mut data = vec![0; 24 << 20];
+    fastrand::Rng::with_seed(5).fill(&mut data);
+    fs::write(mount.path("large"), data).unwrap();
+    let large = mount.text("large");
+    world.cairn(&["sync", &large]).ok();
+    until_complete(&volume);
+    let read = pin(&mount, &["verify", &large, "--audit", "--wait"]).ok().json();
+    assert_eq!((&read["audited"], &read["verified"]), (&2.into(), &1.into()), "{read}");
+    let info = world.cairn(&["--json", "info", &large]).ok().json();
+    let by = |id: &str| {
+        let copy = info["copies"].as_array().unwrap().iter().find(|copy| copy["backend"] == id);
+        (copy.unwrap()["state"].clone(), copy.unwrap()["method"].clone())
+    };
+    assert_eq!(by("b"), ("verified".into(), "read_back".into()), "a full proof is not lessened");
+    fs::remove_file(&large).unwrap();
     // A bad copy is found, and repaired from a good one.
     spoil(&world.path("b"), "precious bytes 2");
     let read = pin(&mount, &["verify", &file, "--backend", "b", "--wait"]).ok().json();

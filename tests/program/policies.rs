@@ -64,6 +64,11 @@ fn a_named_policy_is_set_inherited_overridden_and_changed_and_copies_follow() {
     // By xattr, with parts over the name, in the background.
     set_xattr(&mount, "a/sub", "archive,target=3").unwrap();
     until_copies(&mount, "a/sub/two", 3);
+    wait_until("the attribute is an event with its path", || {
+        let run = volume.cairn(&["--json", "events", "--kind", "policy_set"]).ok();
+        let mut all = run.stdout.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        all.any(|event| event["subject"] == "/a/sub" && event["detail"] == "archive,target=3")
+    });
     assert_eq!(places(&mount, "a/one").len(), 2);
     assert_eq!(places(&mount, "free"), ["local"]);
     // What is written later, too.

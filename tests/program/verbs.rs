@@ -183,6 +183,18 @@ fn settings_show_where_each_comes_from_and_unknown_keys_get_a_hint() {
         "{shown}"
     );
     let text = fs::read_to_string(path.trim()).unwrap();
+    let more = "\n[policies]\nrare = \"target=2\"\n\n[[hooks]]\non = [\"corrupt\", \"cost\"]\n\
+                webhook = \"https://hooks.example/a-secret\"\nheaders = { X-Key = \"hidden\" }\n";
+    fs::write(path.trim(), format!("{text}{more}")).unwrap();
+    let shown = volume.cairn(&["config", "show"]).ok().stdout;
+    for wanted in ["policies.rare = \"target=2\"", "webhook https://hooks.example", "corrupt, cost"]
+    {
+        assert!(shown.contains(wanted), "{wanted}: {shown}");
+    }
+    let json = volume.cairn(&["--json", "config", "show"]).ok().stdout;
+    for secret in ["a-secret", "hidden"] {
+        assert!(!shown.contains(secret) && !json.contains(secret), "{shown}{json}");
+    }
     fs::write(path.trim(), text.replacen("delta_interval_s", "delta_intervall_s", 1)).unwrap();
     volume.cairn(&["status"]).fails(2, &["delta_intervall_s", "did you mean", "delta_interval_s"]);
 }

@@ -302,6 +302,15 @@ pub fn check_event_file(path: &Path) -> Result<EventFile, MetadataError> {
     let bytes = std::fs::metadata(path)?.len();
     let file = EventFile::from_name(name, bytes)
         .ok_or_else(|| damaged(path, "its name is none of an event file"))?;
+    check_events_of(path, &file)?;
+    Ok(file)
+}
+
+/// The same of a file with another name: it has what `file` says.
+///
+/// # Errors
+/// As there.
+pub fn check_events_of(path: &Path, file: &EventFile) -> Result<(), MetadataError> {
     summary(path)?;
     let events = read(path, &EventQuery::default())?;
     let sorted = events.is_sorted_by(|a, b| a.number < b.number);
@@ -309,7 +318,7 @@ pub fn check_event_file(path: &Path) -> Result<EventFile, MetadataError> {
     if !sorted || ends != (Some(file.first), Some(file.last)) {
         return Err(damaged(path, "it has other events than its name says"));
     }
-    Ok(file)
+    Ok(())
 }
 
 /// The files of `dir`, the oldest first. What is not finished, or not ours, is left

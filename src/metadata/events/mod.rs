@@ -12,7 +12,7 @@ mod kind;
 mod log;
 mod query;
 
-pub use self::file::{EventFile, check_event_file};
+pub use self::file::{EventFile, check_event_file, check_events_of};
 pub use self::kind::{EventKind, Severity};
 pub use self::log::{EventLog, Retention};
 pub use self::query::{EventPage, EventQuery, NumberedEvent};

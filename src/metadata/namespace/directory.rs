@@ -81,8 +81,17 @@ impl Namespace {
     /// # Errors
     /// `NotFound`; `Damaged` when the parents run in a circle.
     pub fn path_of(&self, ino: Ino) -> Result<Option<Vec<u8>>, MetadataError> {
+        self.path_within(ino, u64::MAX)
+    }
+
+    /// As [`Namespace::path_of`]; `None`, too, when more than `names` would have to be
+    /// looked at, for who cannot wait for a large directory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn path_within(&self, ino: Ino, names: u64) -> Result<Option<Vec<u8>>, MetadataError> {
         let snapshot = self.engine.snapshot()?;
-        let (mut at, mut parts) = (ino, Vec::new());
+        let (mut at, mut parts, mut left) = (ino, Vec::new(), names);
         while at != Ino::ROOT {
             if parts.len() == MAX_DEPTH {
                 return Err(damaged(&keys::inode(ino), "its parents run in a circle"));
@@ -102,7 +111,11 @@ impl Namespace {
                     found = keys::rest_of(key).map(<[u8]>::to_vec);
                     ControlFlow::Break(())
                 }
-                _ => ControlFlow::Continue(()),
+                _ if left == 0 => ControlFlow::Break(()),
+                _ => {
+                    left -= 1;
+                    ControlFlow::Continue(())
+                }
             })?;
             let Some(name) = found else { return Ok(None) };
             parts.push(name);

@@ -105,6 +105,7 @@ impl Machine {
     pub fn ask_for_proofs(
         &self,
         ids: &[BackendId],
+        job: Job,
         (root, record): (&Cid, &ContentRecord),
         watch: bool,
     ) -> bool {
@@ -112,7 +113,7 @@ impl Machine {
         if ids.iter().any(|id| places.get(id).is_none_or(|place| place.paused)) {
             return false;
         }
-        let task = Task { root: *root, bytes: record.stored_bytes(), job: Job::Verify };
+        let task = Task { root: *root, bytes: record.stored_bytes(), job };
         let tasks: Vec<(BackendId, Task)> = ids.iter().map(|id| (id.clone(), task)).collect();
         let mut lanes = self.lanes.lock();
         if lanes.is_busy(root) || self.watched.lock().contains_key(root) {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::lanes::Task;
 use super::outcome::{Outcome, apply};
-use super::places::Candidate;
+use super::places::{Candidate, Standing};
 use super::planner::{Content, Job, Moment, Plan, Verdict, plan};
-use super::time::{plus, since};
+use super::time::{apart, plus, since};
 use super::{Machine, Places};
 use crate::backends::Scrub;
 use crate::metadata::{ContentRecord, CopyRecord, CopyState, MetadataError, QueueRecord};
@@ -314,6 +314,8 @@ impl Machine {
         let known = places.get(id).is_some_and(Candidate::holds_copies);
         let mut first_due: Option<Timestamp> = None;
         let mut due: HashMap<Cid, bool> = HashMap::new();
+        let mut outproved: HashSet<Cid> = HashSet::new();
+        let fresh = self.options.dedup_proof.min(self.options.scrub_period);
         {
             let _one = self.recording.lock();
             self.namespace.update_contents(&roots, &mut |root, record, row| {
@@ -321,8 +323,21 @@ impl Machine {
                 let policy = self.policy_of(record);
                 let held = |copy: &&CopyRecord| copy.backend == *id;
                 let before = record.copies.iter().find(held).map(|copy| copy.state);
+                // A full proof that is not old says more than an audit does.
+                let less = **outcome == Outcome::Audited
+                    && record.copies.iter().find(held).is_some_and(|copy| {
+                        let standing = moment.places.standing(copy);
+                        standing.is_some_and(|(_, standing)| standing == Standing::Good)
+                            && copy.is_proven()
+                            && apart(copy.at, moment.now) < fresh
+                    });
+                if less {
+                    outproved.insert(*root);
+                } else {
+                    outproved.remove(root);
+                }
                 let mut refused = false;
-                if known {
+                if known && !less {
                     let applied = apply(root, record, &policy, (id, outcome), &moment);
                     refused = !applied && matches!(outcome, Outcome::Released(_));
                 }
@@ -367,7 +382,7 @@ impl Machine {
         let mut proofs = self.proofs.lock();
         for (root, outcome) in outcomes {
             if matches!(outcome, Outcome::Stored(CopyState::Claimed, _))
-                || (*outcome == Outcome::Audited && !audits)
+                || (*outcome == Outcome::Audited && !audits && !outproved.contains(root))
             {
                 proofs.add(id, root);
             }

@@ -6,7 +6,7 @@ use crate::backends::{ErrorKind, Operation};
 use crate::metadata::{
     Change, ContentRecord, CopyRecord, CopyState, EmbeddedEngine, Namespace, PinState, VerifyMethod,
 };
-use crate::replication::machine::Outcome;
+use crate::replication::machine::{Job, Outcome};
 use crate::replication::{CopyStatus, PinQuery, Registry, ShownPin, WriteResult};
 use crate::runtime::SystemClock;
 use crate::types::{BackendId, Cid, Timestamp, cid};
@@ -146,7 +146,9 @@ fn a_copy_is_read_back_when_that_is_asked_for_and_repaired() {
     let before = ["local", "a", "b"].map(|name| proven(&world, name));
     assert!(places[0].corrupt(&root));
     let (machine, record) = (world.replicator().machine(), world.record(&root));
-    let asked = || machine.ask_for_proofs(&["local", "a", "b"].map(id), (&root, &record), true);
+    let asked = || {
+        machine.ask_for_proofs(&["local", "a", "b"].map(id), Job::Verify, (&root, &record), true)
+    };
     eventually("it is free", asked);
     assert!(!asked(), "somebody waits for it");
     eventually("all were read", || {
