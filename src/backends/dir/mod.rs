@@ -203,10 +203,8 @@ impl Backend for DirBackend {
                     return error;
                 }
                 let place = blocks.place.check();
-                let place = place.and_then(|()| match writable {
-                    true => blocks.place.try_write(),
-                    false => Ok(()),
-                });
+                let write = || if writable { blocks.place.try_write() } else { Ok(()) };
+                let place = place.and_then(|()| write());
                 errno::of_block(error, place)
             })
         })

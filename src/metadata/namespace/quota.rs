@@ -675,9 +675,10 @@ impl Table {
     ) -> Result<(), MetadataError> {
         // An orphan's row names quotas that were removed since. What is held of it here
         // names none: one that is set again takes what does not name it.
-        let chain = match chain.iter().all(|at| self.quotas.contains_key(at)) {
-            true => chain,
-            false => chain.iter().copied().filter(|at| self.quotas.contains_key(at)).collect(),
+        let chain = if chain.iter().all(|at| self.quotas.contains_key(at)) {
+            chain
+        } else {
+            chain.iter().copied().filter(|at| self.quotas.contains_key(at)).collect()
         };
         let full = |at: &&Ino| self.quotas.get(at).is_some_and(|quota| quota.refuses(more, 0));
         if let Some(full) = chain.iter().find(full).filter(|_| !forced) {
