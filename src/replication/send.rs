@@ -347,6 +347,9 @@ pub(super) fn read_back(
                 Ok(data)
             }
             Ok(_) => Err(ContentError::Mismatch(*id)),
+            Err(ReplicationError::Backend(e)) if e.kind == ErrorKind::Corrupt => {
+                Err(ContentError::Mismatch(*id))
+            }
             Err(ReplicationError::Backend(e)) if e.kind == ErrorKind::NotFound => {
                 Err(ContentError::Missing(*id))
             }

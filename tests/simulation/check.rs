@@ -1,7 +1,10 @@
 //! What must hold after each event, and when faults have stopped.
 
-use cairnfs::metadata::{CopyRecord, PinState, VerifyMethod};
-use cairnfs::replication::machine::judge;
+use std::sync::Arc;
+
+use cairnfs::metadata::{ContentRecord, CopyRecord, PinState, VerifyMethod};
+use cairnfs::replication::machine::{Plan, judge};
+use cairnfs::replication::{Domain, Policy};
 use cairnfs::types::Cid;
 
 use crate::world::{World, short};
@@ -37,7 +40,7 @@ impl World {
     }
 
     /// No good bytes are left, not even in a cache.
-    fn is_gone(&self, root: &Cid) -> bool {
+    pub fn is_gone(&self, root: &Cid) -> bool {
         !self.places.iter().any(|place| place.is_good(root))
     }
 
@@ -150,5 +153,22 @@ impl World {
         if by_state[PinState::OverMax as usize] > 0 {
             self.fail("copies beyond max are left");
         }
+    }
+
+    pub fn plan_of(&self, root: &Cid) -> Plan {
+        let record = self.namespace.content(root).unwrap().unwrap();
+        let places = self.machine.places();
+        self.machine.plan(root, &record, &self.machine.moment(&places)).plan
+    }
+
+    /// Domains that could have a copy.
+    pub fn possible(&self, record: &ContentRecord) -> usize {
+        let places = self.machine.places();
+        let policy = self.machine.policy_of(record);
+        places.configured(&places.held(&record.copies, Domain::Device), &policy)
+    }
+
+    pub fn policy(&self, record: &ContentRecord) -> Arc<Policy> {
+        self.machine.policy_of(record)
     }
 }

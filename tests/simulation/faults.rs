@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cairnfs::runtime::Clock;
-use cairnfs::types::{Cid, Timestamp};
+use cairnfs::types::{Cid, Ino, Timestamp};
 
 use crate::place::Bytes;
 use crate::world::{World, policy_number, short};
@@ -121,6 +121,23 @@ impl World {
         }
         self.machine.request_sweep();
         self.save();
+    }
+
+    /// A client removes files whose contents faults took everywhere, and has room for others.
+    pub fn remove_lost(&mut self) {
+        let gone: Vec<Cid> =
+            self.contents.keys().filter(|root| self.is_gone(root)).copied().collect();
+        for root in gone {
+            if self.random.u8(0..4) > 0 {
+                continue;
+            }
+            let Some(known) = self.contents.remove(&root) else { continue };
+            let (name, ino) = known.file;
+            self.note(format!("{} is removed", short(&root)));
+            self.namespace.unlink(Ino::ROOT, &name, self.clock.now()).unwrap();
+            self.namespace.reap(ino).unwrap();
+            self.save();
+        }
     }
 
     /// Faults stop: places are back, with what is left there.

@@ -11,10 +11,10 @@ use cairnfs::metadata::{
     BackendRecord, ContentCommit, ContentRecord, CopyRecord, CopyState, Engine, MemoryEngine,
     MemoryState, Namespace, NewNode, PinState, VerifyMethod,
 };
+use cairnfs::replication::PolicyBook;
 use cairnfs::replication::machine::{
-    Content, Facts, Fleet, Job, Machine, MachineOptions, Outcome, Plan, Taken, Task,
+    Content, Facts, Fleet, Job, Machine, MachineOptions, Outcome, Taken, Task,
 };
-use cairnfs::replication::{Domain, Policy, PolicyBook};
 use cairnfs::runtime::{Clock, ManualClock};
 use cairnfs::types::{BackendId, Cid, FileKind, Ino, Name, Timestamp, cid};
 use parking_lot::RwLock;
@@ -35,6 +35,7 @@ pub const SCRUB: Duration = Duration::from_hours(60);
 /// What the clients and the checks know of a content.
 #[derive(Debug, Clone)]
 pub struct Known {
+    pub file: (Name, Ino),
     pub policy: (u8, u8, u8),
     /// Copies that were acknowledged, once they were.
     pub acked: Option<usize>,
@@ -180,6 +181,7 @@ impl World {
         self.evict();
         self.pump();
         self.check();
+        self.remove_lost();
     }
 
     /// Time passes until then: work ends, probes are made, the scheduler turns.
@@ -618,7 +620,13 @@ impl World {
         self.places[0].truth.insert(root, Bytes::Good);
         let now = self.now;
         self.places[0].proven.insert(root, now);
-        let known = Known { policy: (min, target, max), acked: None, losses: 0, durable: false };
+        let known = Known {
+            file: (name, created.ino),
+            policy: (min, target, max),
+            acked: None,
+            losses: 0,
+            durable: false,
+        };
         self.contents.insert(root, known);
         self.machine.ask_for(&[root]);
         self.note(format!("write {} min={min} target={target} max={max}", short(&root)));
@@ -711,23 +719,6 @@ impl World {
             self.trace[from..].join("\n")
         );
     }
-
-    pub fn plan_of(&self, root: &Cid) -> Plan {
-        let record = self.namespace.content(root).unwrap().unwrap();
-        let places = self.machine.places();
-        self.machine.plan(root, &record, &self.machine.moment(&places)).plan
-    }
-
-    /// Domains that could have a copy.
-    pub fn possible(&self, record: &ContentRecord) -> usize {
-        let places = self.machine.places();
-        let policy = self.machine.policy_of(record);
-        places.configured(&places.held(&record.copies, Domain::Device), &policy)
-    }
-
-    pub fn policy(&self, record: &ContentRecord) -> Arc<Policy> {
-        self.machine.policy_of(record)
-    }
 }
 
 pub fn short(root: &Cid) -> String {
@@ -774,6 +765,8 @@ fn open(
     let options = MachineOptions {
         proof_age: Duration::from_hours(24),
         scrub_period: SCRUB,
+        // Of some 20: a sample, not all.
+        sample_contents: 2,
         seed,
         ..MachineOptions::default()
     };

@@ -245,10 +245,11 @@ impl Fleet {
 
     /// It was opened (again).
     pub fn opened(&mut self, id: &BackendId, facts: Facts, now: Timestamp) -> bool {
-        self.changed();
         let Some(member) = self.members.get_mut(id) else { return false };
-        member.facts = facts;
-        member.open = true;
+        if !member.open || member.facts != facts {
+            (member.facts, member.open) = (facts, true);
+            self.changed();
+        }
         self.reached(id, now)
     }
 
@@ -262,14 +263,18 @@ impl Fleet {
 
     /// It answered a probe or took a write. True when it was not in use before.
     pub fn reached(&mut self, id: &BackendId, now: Timestamp) -> bool {
-        self.changed();
         let Some(member) = self.members.get_mut(id).filter(|member| member.open) else {
             return false;
         };
-        let (state, before) = (member.state(), member.health.state);
+        let (state, before, seen) =
+            (member.state(), member.health.state, member.health.in_places());
         let back = member.health.reached(state, now) == Some(HealthChange::Back);
+        let after = member.health.state;
+        if seen != member.health.in_places() {
+            self.changed();
+        }
         // One that only reads now is a change, too: its copies count again.
-        if back || (before == BackendState::Down && member.health.state != before) {
+        if back || (before == BackendState::Down && after != before) {
             self.epoch += 1;
         }
         self.note(id);
@@ -284,11 +289,14 @@ impl Fleet {
 
     /// A call failed. True when it takes no part any more.
     pub fn failed(&mut self, id: &BackendId, error: &BackendError, now: Timestamp) -> bool {
-        self.changed();
         let Some(member) = self.members.get_mut(id) else { return false };
-        let before = member.health.state;
+        let (before, seen) = (member.health.state, member.health.in_places());
         let change = member.health.failed(error, now);
-        if before == BackendState::Down && member.health.state != before {
+        let after = member.health.state;
+        if seen != member.health.in_places() {
+            self.changed();
+        }
+        if before == BackendState::Down && after != before {
             self.epoch += 1;
         }
         self.note(id);

@@ -110,6 +110,11 @@ impl Health {
         }
     }
 
+    /// What a place that is planned for has of it: see [`super::Places`].
+    pub(super) fn in_places(&self) -> (BackendState, bool, Timestamp, Duration) {
+        (self.state, self.given_up, self.trusted_since, self.latency)
+    }
+
     /// How far readers believe it.
     #[must_use]
     pub fn trust(&self, now: Timestamp) -> Trust {

@@ -1,13 +1,14 @@
 //! What a cache lets go of, and what it never does.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::harness::{World, blocks, bytes, eventually, policy};
 use crate::backends::{Backend, ErrorKind, MemoryBackend, Operation};
 use crate::metadata::{CopyRecord, CopyState, PinState, VerifyMethod};
-use crate::replication::machine::Outcome;
+use crate::replication::machine::{Job, Outcome};
 use crate::replication::{Evictor, WriteResult};
 use crate::store::IndexChange;
 use crate::types::{BackendId, Block, Cid, Ino, Name, Timestamp};
@@ -397,6 +398,22 @@ fn several_bad_copies_make_each_other_good() {
         world.store.apply(&[IndexChange::Remove(id)]).unwrap();
     }
     until_all_are_known_to_be_bad(&world, &root);
+    until_good_again(&world, &root);
+}
+
+#[test]
+fn a_block_that_its_place_cannot_bring_is_a_bad_copy() {
+    let (mut world, places) = World::with_cache(64 * MIB, &["a", "b"]);
+    let root = commit_many(&mut world, 1, "min=2,target=2")[0];
+    until_proven(&world, &[root], &["a", "b"]);
+    places[0].fail(Operation::Get, ErrorKind::Corrupt);
+    let machine = world.replicator().machine();
+    let a = [BackendId::from_str("a").unwrap()];
+    eventually("it is asked", || {
+        machine.ask_for_proofs(&a, Job::Verify, (&root, &world.record(&root)), false)
+    });
+    eventually("it is known to be bad", || world.state_at(&root, "a") == Some(CopyState::Corrupt));
+    places[0].heal();
     until_good_again(&world, &root);
 }
 
