@@ -1,13 +1,15 @@
 //! What must hold after each event, and when faults have stopped.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cairnfs::metadata::{ContentRecord, CopyRecord, PinState, VerifyMethod};
+use cairnfs::metadata::{ContentRecord, CopyRecord, CopyState, PinState, VerifyMethod};
 use cairnfs::replication::machine::{Plan, judge};
 use cairnfs::replication::{Domain, Policy};
 use cairnfs::types::Cid;
 
-use crate::world::{World, short};
+use crate::place::Place;
+use crate::world::{GRACE, HOUR, World, short};
 
 impl World {
     /// No acknowledged content is lost while fewer than its acknowledged copies
@@ -34,8 +36,47 @@ impl World {
                 ));
             }
         }
+        let late = u64::try_from(GRACE.as_millis()).unwrap() + HOUR;
+        let known = self.machine.places();
+        for place in self.places.iter().filter(|place| !place.up) {
+            let counts = known.get(&place.id).is_some_and(|known| !known.given_up);
+            if counts && self.now - place.away_at > late {
+                self.fail(&format!("{} is away for long, and copies there count", place.id));
+            }
+        }
+        self.check_doubts();
         if self.machine.lanes().lock().len() > 8192 * self.places.len() {
             self.fail("the window of the queue has no bound");
+        }
+    }
+
+    /// What lies at a place whose copies were given up counts again one by one, each when
+    /// it was read there or sent again.
+    fn check_doubts(&self) {
+        let known = self.machine.places();
+        let lately = |place: &&Place| {
+            place.up
+                && !place.audits
+                && place.doubted_at > 0
+                && self.now - place.doubted_at < 12 * HOUR
+        };
+        for place in self.places.iter().filter(lately) {
+            let since = |times: &BTreeMap<Cid, u64>, root: &Cid| {
+                times.get(root).is_some_and(|at| *at >= place.doubted_at)
+            };
+            for root in self.contents.keys() {
+                let Some(record) = self.namespace.content(root).unwrap() else { continue };
+                let there = |copy: &CopyRecord| copy.backend == place.id;
+                let copies: Vec<CopyRecord> = record.copies.into_iter().filter(there).collect();
+                let counts = !known.held(&copies, Domain::Device).is_empty();
+                if counts && !since(&place.read, root) && !since(&place.stored, root) {
+                    self.fail(&format!(
+                        "{} counts at {}, which was away for long, and nobody looked",
+                        short(root),
+                        place.id
+                    ));
+                }
+            }
         }
     }
 
@@ -57,13 +98,17 @@ impl World {
         })
     }
 
-    /// A copy was given up: enough others were read back and found good, and are
+    /// A copy was given up, or is to be deleted: enough others were read back and found good, and are
     /// recorded so.
     pub fn check_release(&self, place: usize, root: &Cid) {
         let Some(known) = self.contents.get(root) else { return };
         let record = self.namespace.content(root).unwrap().unwrap();
         let verified = |id: &cairnfs::types::BackendId| {
-            record.copies.iter().any(|copy| copy.backend == *id && copy.is_proven())
+            // By the rule, not by the code that is checked.
+            let proof = |copy: &CopyRecord| {
+                copy.state == CopyState::Verified && copy.method != VerifyMethod::Audit
+            };
+            record.copies.iter().any(|copy| copy.backend == *id && proof(copy))
         };
         let domains: std::collections::BTreeSet<&String> = self
             .places

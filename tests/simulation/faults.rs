@@ -22,6 +22,10 @@ impl World {
             35..50 => {
                 let up = !self.places[place].up;
                 self.places[place].up = up;
+                self.places[place].away_at = self.now;
+                if up && self.machine.places().get(&id).is_some_and(|known| known.given_up) {
+                    self.places[place].doubted_at = self.now;
+                }
                 self.note(format!("{id} is {}", if up { "back" } else { "away" }));
             }
             50..54 => {
@@ -98,7 +102,15 @@ impl World {
         let to = Timestamp { seconds: now.seconds + seconds, ..now };
         self.note(format!("the clock jumps by {seconds} s"));
         self.clock.set(to);
+        self.forget_absences();
         self.clock.advance(Duration::ZERO);
+    }
+
+    /// Grace periods may begin anew, and what was learned last may be forgotten.
+    pub fn forget_absences(&mut self) {
+        for place in &mut self.places {
+            (place.away_at, place.doubted_at) = (self.now, 0);
+        }
     }
 
     /// A user wants more or fewer copies of a content.

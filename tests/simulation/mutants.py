@@ -54,12 +54,9 @@ MUTANTS = [
     ("copies above max stay", CORE + "planner.rs",
      "        let mut excess = sorted.kept.len().saturating_sub(max);",
      "        let mut excess = sorted.kept.len().saturating_sub(max + usize::from(ON));"),
-    ("a round that failed is forgotten", CORE + "rows.rs",
-     "        let stuck = match verdict.plan {\n            Plan::Satisfied => {",
-     "        let stuck = match verdict.plan {\n            Plan::Act(_) if ON && error.is_some() => {\n"
-     "                *row = None;\n                return;\n            }\n            Plan::Satisfied => {"),
-    ("nothing is read back after it was sent", CORE + "rows.rs",
-     "                proofs.add(id, root);\n", "                if !ON { proofs.add(id, root); }\n"),
+    ("a place's word is a proof", CORE + "outcome.rs",
+     "        Outcome::Stored(state, method) => (*state, *method),",
+     "        Outcome::Stored(state, method) => (if ON { CopyState::Verified } else { *state }, *method),"),
     ("a pause never ends", CORE + "mod.rs",
      "        let bound = first.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(longest);",
      "        let bound = first.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(longest);\n"

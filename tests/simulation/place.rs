@@ -18,6 +18,10 @@ pub struct Place {
     pub id: BackendId,
     pub domain: String,
     pub up: bool,
+    /// Since when the daemon could know that it is away: the clock was not set since.
+    pub away_at: u64,
+    /// When it came back after its copies had been given up.
+    pub doubted_at: u64,
     pub full: bool,
     /// Says yes and stores nothing.
     pub lies: bool,
@@ -31,6 +35,9 @@ pub struct Place {
     pub truth: BTreeMap<Cid, Bytes>,
     /// Copies that were once read back and good: an honest proof exists.
     pub proven: BTreeMap<Cid, u64>,
+    /// When a good copy was read there last, and when it said yes to one.
+    pub read: BTreeMap<Cid, u64>,
+    pub stored: BTreeMap<Cid, u64>,
     /// Given up, to be deleted at that time.
     pub garbage: BTreeMap<Cid, u64>,
 }
@@ -41,6 +48,10 @@ impl Place {
             id,
             domain,
             up: true,
+            away_at: 0,
+            doubted_at: 0,
+            read: BTreeMap::new(),
+            stored: BTreeMap::new(),
             full: false,
             lies: false,
             refuses: 0,

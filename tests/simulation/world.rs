@@ -400,6 +400,8 @@ impl World {
             // A claim that is none: as good as a copy that was lost.
             self.lost(&root);
         }
+        let now = self.now;
+        self.places[place].stored.insert(root, now);
         let (id, now) = (self.places[place].id.clone(), self.clock.now());
         self.fleet.write().reached(&id, now);
         Outcome::Stored(CopyState::Claimed, VerifyMethod::Written)
@@ -445,6 +447,7 @@ impl World {
             Some(Bytes::Good) => {
                 let now = self.now;
                 self.places[place].proven.insert(*root, now);
+                self.places[place].read.insert(*root, now);
                 Outcome::Verified(VerifyMethod::ReadBack)
             }
             Some(Bytes::Rotten) => Outcome::Bad(CopyState::Corrupt),
@@ -514,6 +517,7 @@ impl World {
                     && !self.is_read_only(place)
                     && self.may_collect(place, &root);
                 if released && may && !self.in_flight(place, &root) {
+                    self.check_release(place, &root);
                     self.note(format!("{id} {} deleted", short(&root)));
                     self.places[place].truth.remove(&root);
                     self.places[place].garbage.remove(&root);
@@ -643,7 +647,12 @@ impl World {
             let held = places.held(&record.copies, policy.distinct);
             let (have, target) = (held.len(), usize::from(known.policy.1));
             let configured = places.configured(&held, &policy).min(target.max(have));
-            let want = policy.copies_to_wait_for(configured, !self.cache).min(configured);
+            let want = policy.copies_to_wait_for(configured, !self.cache);
+            let quorum = policy.min.max(policy.target / 2 + 1);
+            if want != usize::from(quorum) {
+                self.fail(&format!("a quorum of {} is {quorum}, not {want}", policy.target));
+            }
+            let want = want.min(configured);
             if have >= want {
                 // More than the target is nobody's promise: it may be trimmed.
                 acked.push((*root, have.min(target)));
@@ -693,6 +702,7 @@ impl World {
         let (namespace, fleet, machine) =
             open(&self.engine, &self.clock, (&self.places, self.cache), self.random.u64(..));
         (self.namespace, self.fleet, self.machine) = (namespace, fleet, machine);
+        self.forget_absences();
     }
 
     /// Faults took a copy.
