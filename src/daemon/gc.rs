@@ -291,11 +291,9 @@ pub(super) fn trash_restore(volume: &Volume, cid: &str, path: &[u8]) -> Result<V
         },
     };
     let times = SetAttributes::default();
-    volume
-        .vfs
-        .graft(parent, &name, &node, &times, &[], Some(content))
-        .map_err(|e| of_vfs(e, &what))?;
-    volume.vfs.names_changed_behind(parent);
+    let making = volume.vfs.begin_making(parent);
+    making.graft(parent, &name, &node, &times, &[], Some(content)).map_err(|e| of_vfs(e, &what))?;
+    drop(making);
     volume.namespace.engine().persist().map_err(failed)?;
     let there = |state: CopyState| record.copies.iter().filter(move |c| c.state == state).count();
     Ok(json!({

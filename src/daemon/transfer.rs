@@ -15,7 +15,7 @@ use crate::replication::Wanted;
 use crate::runtime::failpoint;
 use crate::store::PackTicket;
 use crate::types::{Block, Cid, FileKind, Ino, Name};
-use crate::vfs::{GraftContent, HIDDEN};
+use crate::vfs::{GraftContent, HIDDEN, Making};
 
 /// Blocks appended to the store at a time while importing, in bytes.
 const IMPORT_BATCH: usize = 8 << 20;
@@ -162,7 +162,8 @@ pub(super) fn import(
     spool.record(parent, &hidden).map_err(failed)?;
     failpoint::reach("daemon.import.recorded");
     let hidden = Name::new(hidden).map_err(failed)?;
-    let made = graft(volume, parent, &hidden, &plan, progress);
+    let making = volume.vfs.begin_making(parent);
+    let made = graft(volume, (parent, &hidden), &making, &plan, progress);
     let finished = made.and_then(|files| {
         failpoint::reach("daemon.import.grafted");
         let rename = volume.vfs.rename(
@@ -171,7 +172,7 @@ pub(super) fn import(
             crate::metadata::RenameMode::NoReplace,
         );
         rename.map_err(|e| of_vfs(e, &what))?;
-        volume.vfs.names_changed_behind(parent);
+        drop(making);
         failpoint::reach("daemon.import.named");
         // Who is told that it is there finds it after a loss of power.
         volume.namespace.engine().persist().map_err(failed)?;
@@ -217,8 +218,8 @@ fn store_blocks(
 
 fn graft(
     volume: &Volume,
-    parent: Ino,
-    hidden: &Name,
+    (parent, hidden): (Ino, &Name),
+    making: &Making,
     plan: &ImportPlan,
     progress: &mut dyn FnMut(ProgressReport),
 ) -> Result<u64, Failure> {
@@ -230,7 +231,6 @@ fn graft(
     let place = |made: &mut Vec<Option<Ino>>, at: Ino, name: &Name, index: usize| {
         if let Some(ino) = made[index] {
             volume.vfs.link(ino, at, name).map_err(fs_error)?;
-            volume.vfs.changed_behind(ino);
             return Ok::<(), Failure>(());
         }
         let node: &ImportNode = &plan.nodes[index];
@@ -259,9 +259,8 @@ fn graft(
             blocks: content.blocks,
             profile: content.profile.clone(),
         });
-        made[index] = Some(
-            volume.vfs.graft(at, name, &new, &times, &node.xattrs, content).map_err(fs_error)?,
-        );
+        made[index] =
+            Some(making.graft(at, name, &new, &times, &node.xattrs, content).map_err(fs_error)?);
         Ok(())
     };
     place(&mut made, parent, hidden, plan.root)?;

@@ -53,8 +53,12 @@ fn timed<T>(
 }
 
 /// How long the kernel may keep a name that it did not make.
-fn ttl_of(name: &[u8]) -> &'static Duration {
-    if name.starts_with(HIDDEN.as_bytes()) { &Duration::ZERO } else { &TTL }
+fn ttl(keep: bool) -> &'static Duration {
+    if keep { &TTL } else { &Duration::ZERO }
+}
+
+fn is_kept(name: &[u8]) -> bool {
+    !name.starts_with(HIDDEN.as_bytes())
 }
 
 fn send_entry(reply: ReplyEntry, ttl: &Duration, result: Result<(Ino, InodeRecord), Errno>) {
@@ -163,7 +167,7 @@ impl Filesystem for CairnFs {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, wanted: &OsStr, reply: ReplyEntry) {
-        let ino = Ino(parent.0);
+        let (ino, seen) = (Ino(parent.0), self.vfs.seen());
         let found = match wanted.as_bytes() {
             // open_by_handle_at and NFS servers: an inode by its number, and its
             // directory (Documentation/filesystems/nfs/exporting.rst).
@@ -174,13 +178,15 @@ impl Filesystem for CairnFs {
             }),
             _ => name(wanted).and_then(|wanted| timed("lookup", || self.vfs.lookup(ino, &wanted))),
         };
-        send_entry(reply, ttl_of(wanted.as_bytes()), found);
+        let keep = found.as_ref().is_ok_and(|(ino, _)| self.vfs.may_keep(*ino, seen));
+        send_entry(reply, ttl(keep && is_kept(wanted.as_bytes())), found);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         failpoint::reach("fuse.getattr.taken");
-        match timed("getattr", || self.vfs.attributes(Ino(ino.0))) {
-            Ok(row) => reply.attr(&TTL, &attributes(Ino(ino.0), &row)),
+        let (ino, seen) = (Ino(ino.0), self.vfs.seen());
+        match timed("getattr", || self.vfs.attributes(ino)) {
+            Ok(row) => reply.attr(ttl(self.vfs.may_keep(ino, seen)), &attributes(ino, &row)),
             Err(error) => reply.error(error),
         }
     }
@@ -207,10 +213,13 @@ impl Filesystem for CairnFs {
         let handle = handle.map(|handle| HandleId(handle.0));
         let set = SetAttr { mode, uid, gid, size, handle, atime, mtime };
         let caller = Caller { uid: request.uid(), gid: request.gid() };
-        let ino = Ino(ino.0);
-        let work = move |vfs: &Vfs| vfs.set_attributes(ino, &set, caller);
+        let (ino, seen) = (Ino(ino.0), self.vfs.seen());
+        let work = move |vfs: &Vfs| {
+            let row = vfs.set_attributes(ino, &set, caller)?;
+            Ok((ttl(vfs.may_keep(ino, seen)), row))
+        };
         self.serve("setattr", request, work, move |set| match set {
-            Ok(row) => reply.attr(&TTL, &attributes(ino, &row)),
+            Ok((ttl, row)) => reply.attr(ttl, &attributes(ino, &row)),
             Err(error) => reply.error(error),
         });
     }
@@ -322,13 +331,19 @@ impl Filesystem for CairnFs {
         wanted: &OsStr,
         reply: ReplyEntry,
     ) {
-        let (ino, parent) = (Ino(ino.0), Ino(parent.0));
+        let (ino, parent, seen) = (Ino(ino.0), Ino(parent.0), self.vfs.seen());
         let wanted = match name(wanted) {
             Ok(wanted) => wanted,
             Err(error) => return reply.error(error),
         };
-        let work = move |vfs: &Vfs| vfs.link(ino, parent, &wanted).map(|row| (ino, row));
-        self.serve("link", request, work, |linked| send_entry(reply, &TTL, linked));
+        let work = move |vfs: &Vfs| {
+            let row = vfs.link(ino, parent, &wanted)?;
+            Ok((ttl(vfs.may_keep(ino, seen)), row))
+        };
+        self.serve("link", request, work, move |linked| match linked {
+            Ok((ttl, row)) => send_entry(reply, ttl, Ok((ino, row))),
+            Err(error) => reply.error(error),
+        });
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -505,15 +520,17 @@ impl Filesystem for CairnFs {
         match timed("readdirplus", || self.vfs.read_directory(Ino(ino.0), offset, PAGE)) {
             Ok(entries) => {
                 for entry in entries {
+                    let seen = self.vfs.seen();
                     // Removed since the page was read: the next lookup says so.
                     let Ok(row) = self.vfs.attributes(entry.ino) else { continue };
                     let wanted = OsStr::from_bytes(&entry.name);
                     let attr = attributes(entry.ino, &row);
+                    let keep = is_kept(&entry.name) && self.vfs.may_keep(entry.ino, seen);
                     if reply.add(
                         INodeNo(entry.ino.0),
                         entry.cookie,
                         wanted,
-                        ttl_of(&entry.name),
+                        ttl(keep),
                         &attr,
                         GENERATION,
                     ) {

@@ -25,6 +25,7 @@ mod directory_cid;
 mod error;
 mod file;
 mod last_read;
+mod making;
 mod near;
 mod node;
 mod policy;
@@ -40,6 +41,7 @@ pub use self::block_index::EngineIndex;
 pub use self::dir::DirEntry;
 pub use self::error::{Errno, VfsError};
 pub use self::file::{HandleId, OpenOptions};
+pub use self::making::Making;
 pub use self::near::Brought;
 
 use std::collections::HashMap;
@@ -56,12 +58,11 @@ use self::bringing::Bringing;
 use self::commit::Committer;
 use self::file::Handle;
 use self::last_read::LastRead;
+use self::making::Makings;
 use self::node::{Node, NodeTable};
 use self::policy::Policies;
 use crate::content::{Link, Profile, Zeros};
-use crate::metadata::{
-    ContentRecord, Created, InodeRecord, MetadataError, Namespace, NewNode, SetAttributes,
-};
+use crate::metadata::{ContentRecord, InodeRecord, MetadataError, Namespace, SetAttributes};
 use crate::replication::{Checkpointer, Policy, Replicator, WriteResult};
 use crate::runtime::{Clock, Spool};
 use crate::store::LocalStore;
@@ -201,6 +202,7 @@ pub struct Vfs {
     owed_bytes: AtomicU64,
     hashed_bytes: AtomicU64,
     kernel: RwLock<Option<Arc<dyn KernelCache>>>,
+    makings: Makings,
     /// Turns to walk a tree for its CID.
     walks: Arc<Semaphore>,
     /// The turn to keep blocks that the store has no place for.
@@ -246,6 +248,7 @@ impl Vfs {
             options: parts.options,
             hashed_bytes: AtomicU64::new(0),
             kernel: RwLock::default(),
+            makings: Makings::default(),
             walks: Arc::new(Semaphore::new(directory_cid::WALKS)),
             keepers: Arc::new(Semaphore::new(1)),
             spool,
@@ -383,57 +386,6 @@ impl Vfs {
         }
         self.checkpointer.acknowledge(&self.policy_of(ino)?)?;
         Ok(worst)
-    }
-
-    /// Makes a node with xattrs and content in one step (import). The
-    /// content's blocks are in the store and durable.
-    ///
-    /// # Errors
-    /// `Exists`; of the metadata.
-    pub fn graft(
-        &self,
-        parent: Ino,
-        name: &Name,
-        node: &NewNode,
-        times: &SetAttributes,
-        xattrs: &[(Vec<u8>, Vec<u8>)],
-        content: Option<GraftContent>,
-    ) -> Result<Ino, VfsError> {
-        self.refuse_read_only()?;
-        let created = self.namespace.create(parent, name, node)?;
-        let filled = self.fill_graft(&created, node, xattrs, content);
-        if let Err(error) = filled {
-            let removed = match node.kind {
-                FileKind::Directory => self.namespace.rmdir(parent, name, node.now)?,
-                _ => self.namespace.unlink(parent, name, node.now)?,
-            };
-            self.namespace.reap(removed.ino)?;
-            return Err(error);
-        }
-        self.namespace.set_attributes(created.ino, times)?;
-        self.changed_below(parent)?;
-        // Who looked while it was made saw it without its content.
-        self.changed_behind(created.ino);
-        Ok(created.ino)
-    }
-
-    fn fill_graft(
-        &self,
-        created: &Created,
-        node: &NewNode,
-        xattrs: &[(Vec<u8>, Vec<u8>)],
-        content: Option<GraftContent>,
-    ) -> Result<(), VfsError> {
-        for (key, value) in xattrs {
-            self.namespace.set_xattr(created.ino, key, value, (false, false), node.now)?;
-        }
-        if let Some(content) = content.filter(|content| content.link.size > 0) {
-            let commit = self.content_commit(created.ino, &created.inode, &content, node.now)?;
-            let root = commit.root;
-            self.namespace.commit_contents(&[commit])?;
-            self.replicator.submit(root.as_slice());
-        }
-        Ok(())
     }
 
     /// After an import has filled a directory: sets its times, and the kernel lists

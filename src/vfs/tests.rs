@@ -8,6 +8,7 @@ mod errors;
 mod hashing;
 mod last_read;
 mod log_engine;
+mod making;
 mod model;
 mod policies;
 mod quotas;

@@ -352,6 +352,11 @@ impl Namespace {
         Ok(commit)
     }
 
+    /// No inode that is made from now on has a lower number.
+    pub fn numbers_from(&self) -> Ino {
+        Ino(self.numbers.lock().start)
+    }
+
     /// A number that no inode of this volume has had.
     fn next_ino(&self) -> Result<Ino, MetadataError> {
         let mut numbers = self.numbers.lock();
