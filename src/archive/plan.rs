@@ -7,7 +7,7 @@ use super::{Archive, ArchiveError};
 use crate::content::{
     DirectoryEntry, Link, Node, Profile, measure_file, parse_node, read_directory, unescape_name,
 };
-use crate::types::{Cid, FileKind, Name, Timestamp};
+use crate::types::{Cid, FileKind, Name, Timestamp, printable};
 
 /// Directories nest at most this deep (4095 bytes of path, 2 a level).
 const MAX_DEPTH: usize = 2048;
@@ -233,7 +233,7 @@ impl Planner<'_> {
             let mut names = HashSet::new();
             for entry in self.entries(&open.cid)? {
                 let name = Name::new(unescape_name(&entry.name)).map_err(|e| {
-                    ArchiveError::Unusable(format!("the name `{}`: {e}", entry.name.escape_debug()))
+                    ArchiveError::Unusable(format!("the name `{}`: {e}", printable(&entry.name)))
                 })?;
                 if !names.insert(name.clone()) {
                     return Err(ArchiveError::Unusable(format!(

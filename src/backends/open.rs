@@ -9,7 +9,7 @@ use url::Url;
 use super::dir::DirOptions;
 use super::settings::{PlaceSettings, is_name};
 use super::{Backend, BackendError, DirBackend, ErrorKind};
-use crate::types::{BackendId, ByteSize};
+use crate::types::{BackendId, ByteSize, printable};
 
 /// A backend as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ impl InvalidBackendUrl {
         let mut reason: String = reason.into();
         // An error is one line, whatever was given.
         reason = reason.replace(|c: char| c.is_control(), "?");
-        Self { url: without_secrets(url).escape_debug().to_string(), reason }
+        Self { url: printable(&without_secrets(url)), reason }
     }
 }
 
@@ -132,7 +132,7 @@ fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), In
             }
             other => {
                 let Some(taken) = place.set(other, &value) else {
-                    let other = other.escape_debug();
+                    let other = printable(other);
                     let known = "use id, domain, capacity, read_only, tier, host, site, provider, \
                                  priority, price_gb_month, price_gb_out, price_request, alarm, \
                                  stop, bandwidth, requests, parallel or collect";

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::policy_text::LONGEST_TEXT;
 use super::{InvalidPolicy, Policy, TierClock};
+use crate::types::printable;
 
 /// Expressions at most: each is in memory.
 const MOST_EXPRESSIONS: usize = 16_384;
@@ -108,7 +109,7 @@ pub fn check_name(name: &str) -> Result<(), InvalidPolicy> {
         return Ok(());
     }
     Err(InvalidPolicy {
-        text: name.escape_debug().to_string(),
+        text: printable(name),
         reason: format!(
             "a name has 1 to {LONGEST_NAME} of a-z, 0-9, `-`, `_` and `.`, and begins with a letter"
         ),
@@ -124,7 +125,7 @@ pub fn check_definition(base: &Policy, name: &str, text: &str) -> Result<Policy,
     if let (Some(other), _) = split_rule(text) {
         let reason =
             format!("`{other}` is not key=value; a definition is made of parts, not of names");
-        return Err(InvalidPolicy { text: text.escape_debug().to_string(), reason });
+        return Err(InvalidPolicy { text: printable(text), reason });
     }
     base.overridden_by(text)
 }
@@ -452,7 +453,7 @@ impl PolicyBook {
         inherited: &Policy,
         rule: &str,
     ) -> Result<Policy, InvalidPolicy> {
-        let text = || rule.escape_debug().to_string();
+        let text = || printable(rule);
         if rule.len() > LONGEST_TEXT {
             let reason = format!("{} bytes; at most {LONGEST_TEXT}", rule.len());
             return Err(InvalidPolicy { text: "...".into(), reason });

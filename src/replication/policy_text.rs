@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::policy::{
     Domain, InvalidPolicy, Level, OnDegraded, Policy, Strategy, TierClock, TierRule, WaitOn,
 };
-use crate::types::BackendId;
+use crate::types::{BackendId, printable};
 
 /// The most copies that a policy may name.
 const MOST_COPIES: u8 = 100;
@@ -208,8 +208,7 @@ impl Policy {
     /// # Errors
     /// [`InvalidPolicy`] for unknown words, and when the whole is not consistent.
     pub fn overridden_by(&self, text: &str) -> Result<Self, InvalidPolicy> {
-        let invalid =
-            |reason: String| InvalidPolicy { text: text.escape_debug().to_string(), reason };
+        let invalid = |reason: String| InvalidPolicy { text: printable(text), reason };
         if text.len() > LONGEST_TEXT {
             let reason = format!("{} bytes; at most {LONGEST_TEXT}", text.len());
             return Err(InvalidPolicy { text: "...".into(), reason });

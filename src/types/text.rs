@@ -7,12 +7,10 @@ pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut escaped = text.escape_debug();
     while let Some(one) = escaped.next() {
-        match (one, one == '\\') {
-            (_, true) => match escaped.next() {
-                Some(quote @ ('\'' | '"')) => shown.push(quote),
-                other => shown.extend(std::iter::once('\\').chain(other)),
-            },
-            (one, false) => shown.push(one),
+        let escape = if one == '\\' { escaped.next() } else { None };
+        match escape {
+            Some(quote @ ('\'' | '"')) => shown.push(quote),
+            _ => shown.extend(std::iter::once(one).chain(escape)),
         }
     }
     shown

@@ -37,32 +37,30 @@ pub(super) fn explain(path: &Path, action: &str, errno: Errno) -> BackendError {
     BackendError::new(kind, message).caused_by(errno)
 }
 
-/// Whether the disk could not bring what it was asked for: a bad sector, or what leads to
-/// the file is damaged (ext4 and XFS say `EBADMSG`, `EUCLEAN`).
-pub(super) fn is_damage(error: &BackendError) -> bool {
-    let errno = error.source.as_ref().and_then(|source| source.downcast_ref::<Errno>());
-    matches!(errno, Some(&(Errno::IO | Errno::BADMSG | Errno::UCLEAN)))
-}
-
 /// The errno in an error of `std`, or EIO when it has none (a short write).
 pub(super) fn errno_of(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
 }
 
-/// What a block that a damaged disk does not bring says of the place: nothing, when the
-/// place itself is well (`place` is what it answered to a small write); its copy is bad.
-pub(super) fn of_block(error: BackendError, place: Result<(), BackendError>) -> BackendError {
-    let well = match &place {
-        Ok(()) => true,
-        // It can be read.
-        Err(other) => {
-            matches!(other.kind, ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::Denied)
+/// What a read says when the disk could not bring a block (a bad sector, or what leads to
+/// the file is damaged: ext4 and XFS say `EBADMSG`, `EUCLEAN`). `place` asks the place
+/// itself, by a small write: is that well, the copy is bad; else the place is.
+pub(super) fn of_block(
+    error: BackendError,
+    place: impl FnOnce() -> Result<(), BackendError>,
+) -> BackendError {
+    let errno = error.source.as_ref().and_then(|source| source.downcast_ref::<Errno>());
+    if !matches!(errno, Some(&(Errno::IO | Errno::BADMSG | Errno::UCLEAN))) {
+        return error;
+    }
+    match place() {
+        // It takes no writes, and can be read.
+        Err(dead)
+            if !matches!(dead.kind, ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::Denied) =>
+        {
+            dead
         }
-    };
-    match place {
-        Err(dead) if !well => dead,
-        _ if is_damage(&error) => BackendError { kind: ErrorKind::Corrupt, ..error },
-        _ => error,
+        _ => BackendError { kind: ErrorKind::Corrupt, ..error },
     }
 }
 
@@ -75,16 +73,16 @@ mod tests {
         let path = Path::new("/disk");
         for errno in [Errno::IO, Errno::BADMSG, Errno::UCLEAN] {
             let read = || explain(path, "read a block in", errno);
-            assert_eq!(of_block(read(), Ok(())).kind, ErrorKind::Corrupt);
+            assert_eq!(of_block(read(), || Ok(())).kind, ErrorKind::Corrupt);
             let full = || Err(explain(path, "write in", Errno::NOSPC));
-            assert_eq!(of_block(read(), full()).kind, ErrorKind::Corrupt);
+            assert_eq!(of_block(read(), full).kind, ErrorKind::Corrupt);
             let read_only = || Err(explain(path, "write in", Errno::ROFS));
-            assert_eq!(of_block(read(), read_only()).kind, ErrorKind::Corrupt);
-            let dead = of_block(read(), Err(explain(path, "write in", Errno::IO)));
+            assert_eq!(of_block(read(), read_only).kind, ErrorKind::Corrupt);
+            let dead = of_block(read(), || Err(explain(path, "write in", Errno::IO)));
             assert_eq!(dead.kind, ErrorKind::Other);
             assert!(dead.message.contains("write in"), "{dead}");
         }
-        let other = of_block(explain(path, "read a block in", Errno::MFILE), Ok(()));
+        let other = of_block(explain(path, "read a block in", Errno::MFILE), || Ok(()));
         assert_eq!(other.kind, ErrorKind::Other);
     }
 }

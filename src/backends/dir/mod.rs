@@ -198,15 +198,11 @@ impl Backend for DirBackend {
         let cid = *cid;
         let writable = self.read_only.is_none();
         self.run(move |blocks| {
-            blocks.get(&cid, range).map_err(|error| {
-                if !errno::is_damage(&error) {
-                    return error;
-                }
-                let place = blocks.place.check();
-                let write = || if writable { blocks.place.try_write() } else { Ok(()) };
-                let place = place.and_then(|()| write());
-                errno::of_block(error, place)
-            })
+            let place = || {
+                blocks.place.check()?;
+                if writable { blocks.place.try_write() } else { Ok(()) }
+            };
+            blocks.get(&cid, range).map_err(|error| errno::of_block(error, place))
         })
         .await
     }
