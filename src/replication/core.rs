@@ -7,6 +7,7 @@ use super::bell::Bell;
 use super::calls::Calls;
 use super::fetch::Fetcher;
 use super::machine::{Holds, Machine, Outcome, judge};
+use super::room::Room;
 use super::waiters::Waiters;
 use super::whole::Whole;
 use super::{Policy, PolicyBook, Registry, ReplicationError, ReplicatorOptions, Whereabouts};
@@ -35,6 +36,8 @@ pub(super) struct Core {
     pub bytes_sent: AtomicU64,
     /// Nodes that places hold with all below.
     pub whole: Whole,
+    /// For bytes on their way.
+    pub room: Room,
 }
 
 impl Core {
@@ -54,6 +57,7 @@ impl Core {
             options.machine.clone(),
             Arc::clone(&policies),
         );
+        let room = Room::new(options.sending_bytes);
         Self {
             namespace,
             registry,
@@ -68,6 +72,7 @@ impl Core {
             policies,
             bytes_sent: AtomicU64::new(0),
             whole: Whole::default(),
+            room,
         }
     }
 

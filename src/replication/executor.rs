@@ -452,7 +452,9 @@ fn send_together(
     let workers = core.registry.specs().len().max(1) * core.options.parallel_rounds.max(2);
     let most = backend.capabilities().parallel_puts.clamp(1, 4);
     // Each worker fills one batch while others are on their way.
-    let share = core.options.sending_bytes / workers;
+    let large = tasks.iter().any(|task| task.bytes > BATCH_BYTES as u64);
+    let lent = core.room.share(workers, large);
+    let share = lent.bytes;
     let in_flight = (share / BATCH_BYTES).saturating_sub(1).clamp(1, most);
     let batch_bytes = BATCH_BYTES.min(share / (in_flight + 1));
     let age = core.options.machine.dedup_proof;

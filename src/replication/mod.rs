@@ -46,6 +46,7 @@ mod race;
 mod recover;
 mod registry;
 mod replicator;
+mod room;
 mod send;
 mod status;
 mod upcoming;
