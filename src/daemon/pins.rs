@@ -557,12 +557,11 @@ fn judged(volume: &Volume, proving: &Proving, proofs: &mut Proofs) -> Result<boo
     for id in &proving.places {
         let at = format!("{} at {id}", proving.what);
         match seen.iter().find(|(place, _)| place == id).map(|(_, outcome)| outcome) {
-            Some(Outcome::Bad(_)) if good(id) => proofs.repaired += 1,
-            Some(Outcome::Bad(_)) => proofs.bad.add(&at, &why),
+            // One that was known to be bad is stored again.
+            Some(Outcome::Bad(_) | Outcome::Stored(..)) if good(id) => proofs.repaired += 1,
+            Some(Outcome::Bad(_) | Outcome::Stored(..)) => proofs.bad.add(&at, &why),
             Some(Outcome::Failed(reason)) => proofs.unread.add(&at, reason),
-            Some(Outcome::Stored(..) | Outcome::Verified(_) | Outcome::Released(_)) => {
-                proofs.verified += 1;
-            }
+            Some(Outcome::Verified(_) | Outcome::Released(_)) => proofs.verified += 1,
             Some(Outcome::Audited) => proofs.audited += 1,
             None => proofs.unread.add(&at, "its place went away meanwhile"),
         }

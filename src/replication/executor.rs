@@ -225,14 +225,16 @@ fn prove(
             Err(ReplicationError::ShuttingDown) => break,
             Err(error) => {
                 if let ReplicationError::Backend(error) = &error {
-                    core.registry.failed(id, error);
+                    core.registry.unread(id, error);
                 }
                 Outcome::Failed(format!("the copy could not be read back: {error}"))
             }
         };
-        let still_bad = matches!(outcome, Outcome::Bad(_))
-            && matches!(before.state, CopyState::Corrupt | CopyState::Lost);
-        if still_bad {
+        let takes = || core.registry.places().get(id).is_some_and(|place| place.takes(task.bytes));
+        if matches!(outcome, Outcome::Bad(_))
+            && matches!(before.state, CopyState::Corrupt | CopyState::Lost)
+            && takes()
+        {
             let mend = Task { job: Job::Repair, ..*task };
             let mended = send(core, (id, backend, down.clone()), &[mend]);
             if let Some((_, stored @ Outcome::Stored(..))) = mended.into_iter().next() {

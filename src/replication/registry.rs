@@ -10,7 +10,7 @@ use super::collect::Tracker;
 use super::machine::{Facts, Fleet, Holds, Misled, Places, Source, order};
 use super::{BackendState, BackendStatus, Policy, Whereabouts};
 use crate::backends::wrap::{ReadOnly, Wrapped};
-use crate::backends::{Backend, BackendError, BackendSpec, Usage};
+use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, Usage};
 use crate::metadata::BackendRecord;
 use crate::runtime::{Cancel, Clock};
 use crate::types::BackendId;
@@ -373,10 +373,25 @@ impl Registry {
     /// A call failed: the breaker counts. What says nothing about the place
     /// (a block that is not there, a wrong request) counts for nothing.
     pub(super) fn failed(&self, id: &BackendId, error: &BackendError) {
+        self.told(id, error, false);
+    }
+
+    /// As [`Registry::failed`], of a call that was to prove a copy.
+    pub(super) fn unread(&self, id: &BackendId, error: &BackendError) {
+        self.told(id, error, error.kind != ErrorKind::Throttled);
+    }
+
+    fn told(&self, id: &BackendId, error: &BackendError, unread: bool) {
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(id) else { return };
-        let before = self.state(id);
-        self.fleet.write().failed(id, error, self.clock.now());
+        let (before, now) = (self.state(id), self.clock.now());
+        {
+            let mut fleet = self.fleet.write();
+            fleet.failed(id, error, now);
+            if unread {
+                fleet.unread(id, now);
+            }
+        }
         let after = self.state(id);
         if after == Some(BackendState::Down) {
             entry.down.cancel();
@@ -399,7 +414,7 @@ impl Registry {
 mod tests {
     use super::super::machine::DomainSet;
     use super::*;
-    use crate::backends::{ErrorKind, MemoryBackend};
+    use crate::backends::MemoryBackend;
     use crate::runtime::SystemClock;
 
     fn registry() -> Registry {

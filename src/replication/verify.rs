@@ -107,7 +107,7 @@ fn there(
                 }
             }
             Err(ReplicationError::Backend(error)) => {
-                core.registry.failed(id, &error);
+                core.registry.unread(id, &error);
                 core.machine.request_sweep();
                 break;
             }

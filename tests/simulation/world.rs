@@ -432,12 +432,11 @@ impl World {
 
     /// Reads a copy; `None` when nothing is known.
     fn read_back(&mut self, place: usize, root: &Cid) -> Option<Outcome> {
-        if !self.places[place].up {
-            self.tell(place, ErrorKind::Unavailable);
-            return None;
-        }
-        if self.random.u8(0..100) < self.places[place].refuses {
-            self.tell(place, ErrorKind::Timeout);
+        let refused = self.places[place].up && self.random.u8(0..100) < self.places[place].refuses;
+        if refused || !self.places[place].up {
+            self.tell(place, if refused { ErrorKind::Timeout } else { ErrorKind::Unavailable });
+            let (id, now) = (self.places[place].id.clone(), self.clock.now());
+            self.fleet.write().unread(&id, now);
             return None;
         }
         if place == 0 && !self.places[0].is_good(root) && !self.has_source(root, 0) {

@@ -303,6 +303,28 @@ impl Fleet {
         change == Some(HealthChange::Lost)
     }
 
+    /// A copy there could not be read: see [`Health::unread`]. True when it takes no part
+    /// any more.
+    pub fn unread(&mut self, id: &BackendId, now: Timestamp) -> bool {
+        let grace = self.grace;
+        let Some(member) = self.members.get_mut(id) else { return false };
+        let before = member.health.state;
+        member.health.unread(grace, now);
+        let lost = member.health.state != before;
+        if lost {
+            self.changed();
+        }
+        self.note(id);
+        lost
+    }
+
+    /// A copy there was read, good or bad.
+    pub fn read(&mut self, id: &BackendId) {
+        if let Some(member) = self.members.get_mut(id) {
+            member.health.read();
+        }
+    }
+
     /// Time passed: whose copies stop counting.
     pub fn tick(&mut self, now: Timestamp) -> Vec<BackendId> {
         let grace = self.grace;

@@ -25,6 +25,8 @@ const FAILURES_TO_DOWN: u32 = 5;
 const FAILURES_OF_A_TIMEOUT: u32 = 3;
 /// Going down again within this time asks for more answers before it is back.
 const FLAP_WINDOW: Duration = Duration::from_mins(15);
+/// Proofs that failed this far apart are not one failure.
+const UNPROVEN_GAP: Duration = Duration::from_hours(1);
 /// Answers at most: one that refuses a call now and then must stay of use.
 pub const MOST_ANSWERS: u32 = 4;
 /// Buckets of the histogram of latencies: up to 1, 2, 4, ... milliseconds, and
@@ -64,8 +66,8 @@ pub struct Health {
     /// Times it went down, each forgotten after a window without.
     flaps: u32,
     last_down: Timestamp,
-    /// When it went down first, of the times since a read was answered there.
-    unread_since: Option<Timestamp>,
+    /// Of the proofs there that failed since one did not: the first, and the last.
+    unproven: Option<(Timestamp, Timestamp)>,
 }
 
 /// What changed for what is planned.
@@ -106,7 +108,7 @@ impl Health {
             answers: 0,
             flaps: 0,
             last_down: Timestamp::default(),
-            unread_since: None,
+            unproven: None,
         }
     }
 
@@ -135,7 +137,7 @@ impl Health {
             self.state = BackendState::Up;
         }
         self.failures = 0;
-        self.unread_since = None;
+        self.unproven = None;
     }
 
     /// A call failed. What says nothing about the place (a block that is not
@@ -186,13 +188,31 @@ impl Health {
                 self.doubt.add(Misled::Flapped, now);
             }
             self.last_down = now;
-            // One that answers probes and nothing else, and so comes back again and again,
-            // is away from the first time on.
-            let first = self.unread_since.filter(|first| soon && *first <= now);
-            self.away_since = first.or(Some(now));
-            self.unread_since = self.away_since;
+            self.away_since = Some(now);
         }
         (takes_writes(before) && !takes_writes(after)).then_some(HealthChange::Lost)
+    }
+
+    /// A copy there could not be read, for a reason of the place's own. One that answers
+    /// probes and gives nothing back would return again and again, each time in time: when
+    /// proofs have failed for the grace period, and none has not, it is away since then.
+    pub fn unread(&mut self, grace: Duration, now: Timestamp) {
+        let known = self.unproven.filter(|(first, last)| {
+            *first <= now && *last <= now && since(*last, now) < UNPROVEN_GAP
+        });
+        let (first, _) = known.unwrap_or((now, now));
+        self.unproven = Some((first, now));
+        if since(first, now) >= grace {
+            self.state = BackendState::Down;
+            self.answers = 0;
+            self.last_down = now;
+            self.away_since = Some(first);
+        }
+    }
+
+    /// A copy there was read, good or bad.
+    pub fn read(&mut self) {
+        self.unproven = None;
     }
 
     /// A probe or a write was answered; `state` is what the place can do now.
@@ -227,7 +247,7 @@ impl Health {
         (self.answers, self.failures, self.flaps) = (0, 0, 0);
         self.doubt = Doubt::default();
         self.last_down = Timestamp::default();
-        self.unread_since = None;
+        self.unproven = None;
         self.state = state;
         self.last_error.clear();
     }
@@ -309,25 +329,48 @@ mod tests {
     }
 
     #[test]
-    fn one_that_answers_probes_alone_is_away_from_the_first_time_it_went_down() {
+    fn one_that_answers_probes_and_gives_nothing_back_is_given_up() {
         let mut health = up();
-        for seconds in [0, 200, 400, 600, 800] {
+        let back = |health: &mut Health, seconds| {
+            for answer in 1..=u64::from(MOST_ANSWERS) {
+                health.reached(BackendState::Up, at(seconds + answer));
+            }
+            assert_eq!(health.state, BackendState::Up);
+        };
+        for seconds in [0, 300, 600, 899] {
+            fail(&mut health, ErrorKind::Unavailable, seconds);
+            health.unread(GRACE, at(seconds));
+            assert_eq!(health.tick(GRACE, at(seconds + 1)), None);
+            back(&mut health, seconds);
+        }
+        health.unread(GRACE, at(950));
+        assert_eq!((health.state, health.away_since), (BackendState::Down, Some(at(0))));
+        assert_eq!(health.tick(GRACE, at(950)), Some(HealthChange::GivenUp));
+        // When it comes back nothing is believed, and the next proof that fails says so again.
+        back(&mut health, 960);
+        assert!(health.trusted_since >= at(960));
+        health.unread(GRACE, at(990));
+        assert_eq!(health.tick(GRACE, at(990)), Some(HealthChange::GivenUp));
+        back(&mut health, 1000);
+        health.read();
+        health.unread(GRACE, at(1010));
+        assert_eq!((health.state, health.tick(GRACE, at(1010))), (BackendState::Up, None));
+    }
+
+    #[test]
+    fn one_that_comes_and_goes_is_not_given_up_for_what_nobody_read() {
+        let mut health = up();
+        for seconds in (0..9000).step_by(300) {
             fail(&mut health, ErrorKind::Unavailable, seconds);
             assert_eq!(health.tick(GRACE, at(seconds + 1)), None);
             for answer in 1..=u64::from(MOST_ANSWERS) {
                 health.reached(BackendState::Up, at(seconds + answer));
             }
-            assert_eq!(health.state, BackendState::Up);
         }
-        fail(&mut health, ErrorKind::Unavailable, 950);
-        assert_eq!(health.tick(GRACE, at(950)), Some(HealthChange::GivenUp));
-        // With a read in between, it counts from the last time.
-        let mut health = up();
-        fail(&mut health, ErrorKind::Unavailable, 0);
-        health.reached(BackendState::Up, at(100));
-        health.answered(1, Duration::from_millis(1), at(101));
-        fail(&mut health, ErrorKind::Unavailable, 800);
-        assert_eq!(health.due(GRACE), Some(at(1700)));
+        // Failures that lie far apart are not one.
+        health.unread(GRACE, at(10_000));
+        health.unread(GRACE, at(14_000));
+        assert_eq!(health.state, BackendState::Up);
     }
 
     #[test]

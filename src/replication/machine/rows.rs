@@ -377,7 +377,16 @@ impl Machine {
             }
         }
         self.tell_watchers(id, outcomes);
-        self.fleet.write().proven(id, moment.now);
+        {
+            let mut fleet = self.fleet.write();
+            fleet.proven(id, moment.now);
+            let read = |(_, outcome): &(Cid, Outcome)| {
+                matches!(outcome, Outcome::Verified(_) | Outcome::Audited | Outcome::Bad(_))
+            };
+            if outcomes.iter().any(read) {
+                fleet.read(id);
+            }
+        }
         let audits = places.get(id).is_some_and(|place| place.settings.scrub == Scrub::Audit);
         let mut proofs = self.proofs.lock();
         for (root, outcome) in outcomes {
