@@ -97,9 +97,9 @@ pub(crate) fn under(table: u8, ino: Ino, rest: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn of_cid(table: u8, cid: &Cid) -> Vec<u8> {
-    let mut key = Vec::with_capacity(37);
+    let mut key = Vec::with_capacity(40);
     key.push(table);
-    key.extend_from_slice(&cid.to_bytes());
+    crate::types::cid::append(cid, &mut key);
     key
 }
 

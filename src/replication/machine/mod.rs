@@ -36,7 +36,7 @@ pub use self::lanes::{Lanes, Taken, Task, Work};
 pub use self::mover::MoveReport;
 pub use self::moves::{Moves, Stage, WINDOW};
 pub use self::outcome::{Outcome, apply};
-pub use self::placement::{Choice, Rank, Wanted, choose, judge, rank};
+pub use self::placement::{Choice, Rank, Ranking, Wanted, choose, judge};
 pub use self::places::{Candidate, DomainSet, Places, Standing};
 pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, is_aged, plan};
 pub(super) use self::queue::CANCELLED;

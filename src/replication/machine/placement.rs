@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::super::{BackendState, Policy, Strategy};
 use super::places::{Candidate, DomainSet, Places};
 use crate::metadata::PinState;
-use crate::types::{BackendId, Cid};
+use crate::types::{BackendId, Cid, cid};
 
 /// Above this, `strategy=size` looks for room, below for speed.
 const LARGE: u64 = 8 << 20;
@@ -49,21 +49,38 @@ pub fn judge(min: u8, target: u8, max: u8, copies: usize) -> PinState {
 /// Hashes to 64 well-mixed bits: FNV-1a, then the finisher of splitmix64. The
 /// same for ever, unlike the standard library's hasher, so that a choice holds
 /// over releases.
-fn mix(parts: &[&[u8]]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for byte in parts.iter().flat_map(|part| part.iter()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+#[derive(Debug, Clone, Copy)]
+struct Hash(u64);
+
+impl Hash {
+    const EMPTY: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    fn and(self, bytes: &[u8]) -> Self {
+        Self(bytes.iter().fold(self.0, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        }))
     }
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
+
+    fn finish(self) -> u64 {
+        let hash = self.0;
+        let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        hash ^ (hash >> 31)
+    }
+}
+
+/// Ranks places for one content: what comes from its CID is worked out once.
+pub struct Ranking<'r> {
+    hash: Hash,
+    bytes: u64,
+    policy: &'r Policy,
 }
 
 /// Weighted rendezvous hashing: contents spread in proportion to the weights, and
 /// a place that comes or goes moves only its own share.
 #[expect(clippy::cast_precision_loss, reason = "weights need no more than 52 bits")]
-fn rendezvous(root: &Cid, id: &BackendId, weight: u64) -> f64 {
-    let hash = mix(&[&root.to_bytes(), id.as_str().as_bytes()]);
+fn rendezvous(root: Hash, id: &BackendId, weight: u64) -> f64 {
+    let hash = root.and(id.as_str().as_bytes()).finish();
     let uniform = ((hash >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
     weight as f64 / -uniform.ln()
 }
@@ -102,23 +119,34 @@ impl Rank {
     }
 }
 
-/// The rank of a place by the policy's strategy.
-#[must_use]
-pub fn rank(root: &Cid, bytes: u64, policy: &Policy, place: &Candidate) -> Rank {
-    let spread = |weight| rendezvous(root, &place.id, weight);
-    match policy.strategy {
-        Strategy::Balanced => Rank(0, spread(tenths(place))),
-        Strategy::Cost => Rank(cost(place, bytes), spread(10)),
-        Strategy::Priority => Rank(place.settings.priority.into(), spread(10)),
-        Strategy::Size if bytes >= LARGE => {
-            let free = place.space.map_or(0, |(_, free)| free);
-            // By the power of two of the room: the rest is spread.
-            Rank(u64::from(free.leading_zeros()), spread(10))
-        }
-        Strategy::Performance | Strategy::Size => Rank(slowness(place), spread(10)),
-        Strategy::Custom => {
-            let weight = policy.weights.get(&place.id).copied().unwrap_or(1);
-            Rank(0, spread(weight.into()))
+impl<'r> Ranking<'r> {
+    /// For a content of so many bytes.
+    #[must_use]
+    pub fn new(root: &Cid, bytes: u64, policy: &'r Policy) -> Self {
+        let mut id = Vec::with_capacity(40);
+        cid::append(root, &mut id);
+        Self { hash: Hash::EMPTY.and(&id), bytes, policy }
+    }
+
+    /// The rank of a place by the policy's strategy.
+    #[must_use]
+    pub fn of(&self, place: &Candidate) -> Rank {
+        let (bytes, policy) = (self.bytes, self.policy);
+        let spread = |weight| rendezvous(self.hash, &place.id, weight);
+        match policy.strategy {
+            Strategy::Balanced => Rank(0, spread(tenths(place))),
+            Strategy::Cost => Rank(cost(place, bytes), spread(10)),
+            Strategy::Priority => Rank(place.settings.priority.into(), spread(10)),
+            Strategy::Size if bytes >= LARGE => {
+                let free = place.space.map_or(0, |(_, free)| free);
+                // By the power of two of the room: the rest is spread.
+                Rank(u64::from(free.leading_zeros()), spread(10))
+            }
+            Strategy::Performance | Strategy::Size => Rank(slowness(place), spread(10)),
+            Strategy::Custom => {
+                let weight = policy.weights.get(&place.id).copied().unwrap_or(1);
+                Rank(0, spread(weight.into()))
+            }
         }
     }
 }
@@ -142,6 +170,7 @@ pub fn choose(
     let policy = wanted.policy;
     let in_tier =
         |place: &Candidate, tier: &str| place.settings.tier.as_deref().is_some_and(|t| t == tier);
+    let ranking = Ranking::new(wanted.root, wanted.bytes, policy);
     let mut ordered: Vec<(usize, &Candidate, First, Rank)> = places
         .all
         .iter()
@@ -159,7 +188,7 @@ pub fn choose(
                 place.state != BackendState::Up,
             ];
             let first = (own, price, wished);
-            (number, place, first, rank(wanted.root, wanted.bytes, policy, place))
+            (number, place, first, ranking.of(place))
         })
         .collect();
     ordered.sort_by(|(_, a, a_first, a_rank), (_, b, b_first, b_rank)| {

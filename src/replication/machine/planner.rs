@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::super::{BackendState, Level, Policy, TierClock, TierRule};
 use super::moves::Stage;
-use super::placement::{Choice, Wanted, choose, judge, rank};
+use super::placement::{Choice, Ranking, Wanted, choose, judge};
 use super::places::{Candidate, DomainSet, Places, Standing};
 use super::time::{apart, since};
 use crate::backends::Scrub;
@@ -217,6 +217,7 @@ impl<'c> Content<'c> {
             return surplus;
         }
         let bytes = self.record.stored_bytes();
+        let ranking = Ranking::new(self.root, bytes, self.policy);
         let mut ordered: Vec<_> = sorted
             .kept
             .iter()
@@ -230,7 +231,7 @@ impl<'c> Content<'c> {
                     listed,
                     place.state == BackendState::Up,
                 );
-                (number, best, rank(self.root, bytes, self.policy, place), &place.id)
+                (number, best, ranking.of(place), &place.id)
             })
             .collect();
         ordered.sort_by(|a, b| a.1.cmp(&b.1).then(b.2.order(&a.2)).then(b.3.cmp(a.3)));
