@@ -8,6 +8,7 @@
 //! [`Step`] that names a future, and is asked again when that has come.
 
 mod bridge;
+pub mod buffers;
 mod callers;
 mod cancel;
 mod clock;

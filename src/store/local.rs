@@ -15,7 +15,7 @@ use super::layout::Layout;
 use super::pack::PackWriter;
 use super::segment::Files;
 use super::{BlockIndex, IndexChange, Location, Staging, StagingOptions, StoreError};
-use crate::runtime::descriptor_share;
+use crate::runtime::{buffers, descriptor_share};
 use crate::telemetry;
 use crate::types::{Block, Cid, Ino, SegmentId, cid};
 
@@ -488,8 +488,7 @@ impl LocalStore {
         if len as usize > Block::MAX_LEN {
             return Err(corrupt());
         }
-        let mut data = vec![0; len as usize];
-        self.files.read(cid, location, 0, &mut data)?;
+        let data = buffers::filled(len as usize, |buf| self.files.read(cid, location, 0, buf))?;
         if !self.cache.is_verified(location) {
             let metrics = telemetry::metrics();
             metrics.store_blocks_verified.inc();
@@ -499,7 +498,6 @@ impl LocalStore {
             }
             self.cache.set_verified(location);
         }
-        let data = Bytes::from(data);
         self.cache.put(cid, &data);
         Ok(data)
     }

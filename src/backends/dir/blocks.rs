@@ -14,7 +14,7 @@ use super::errno::errno_of;
 use super::place::{Place, Temporary, entries, make_dir, open_dir};
 use super::usage::Counter;
 use crate::backends::{BackendError, ErrorKind, ListPage, Presence, check};
-use crate::runtime::{descriptor_share, failpoint};
+use crate::runtime::{buffers, descriptor_share, failpoint};
 use crate::types::{Block, Cid, cid};
 
 /// Blocks on a page at most, whatever was asked for.
@@ -288,9 +288,9 @@ impl Blocks {
             return Err(corrupt("is larger than any block, or not a file"));
         }
         let range = check::range(cid, range, meta.len())?;
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        match file.read_exact_at(&mut bytes, range.start) {
-            Ok(()) => Ok(Bytes::from(bytes)),
+        let len = (range.end - range.start) as usize;
+        match buffers::filled(len, |buf| file.read_exact_at(buf, range.start)) {
+            Ok(bytes) => Ok(bytes),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(corrupt("became shorter while it was read"))
             }
