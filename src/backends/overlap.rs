@@ -147,7 +147,7 @@ fn inside<'m>(path: &Path, mounts: &'m [Mount]) -> Option<(&'m str, PathBuf)> {
 /// Refuses a backend directory that overlaps the volume or the mountpoint.
 ///
 /// # Errors
-/// `Invalid`, saying which two.
+/// `Invalid`, saying which two; `Unavailable` when the disk of one does not say where it is.
 pub fn refuse_overlap(
     backend: &Path,
     volume: &Path,
@@ -159,7 +159,7 @@ pub fn refuse_overlap(
             let (one, two) = (backend.display(), place.display());
             let message =
                 format!("cannot tell whether {one} and {two} lie inside each other: {error}");
-            BackendError::new(ErrorKind::Invalid, message).caused_by(error)
+            BackendError::new(ErrorKind::Unavailable, message).caused_by(error)
         })?;
         if clash {
             let message = format!(

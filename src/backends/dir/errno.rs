@@ -44,7 +44,7 @@ pub(super) fn errno_of(error: &std::io::Error) -> Errno {
 
 /// What a read says when the disk could not bring a block (a bad sector, or what leads to
 /// the file is damaged: ext4 and XFS say `EBADMSG`, `EUCLEAN`). `place` asks the place
-/// itself, by a small write: is that well, the copy is bad; else the place is.
+/// itself, by a small write or read: is that well, the copy is bad; else the place is.
 pub(super) fn of_block(
     error: BackendError,
     place: impl FnOnce() -> Result<(), BackendError>,

@@ -200,7 +200,7 @@ impl Backend for DirBackend {
         self.run(move |blocks| {
             let place = || {
                 blocks.place.check()?;
-                if writable { blocks.place.try_write() } else { Ok(()) }
+                blocks.place.try_disk(writable)
             };
             blocks.get(&cid, range).map_err(|error| errno::of_block(error, place))
         })
@@ -287,7 +287,7 @@ impl Backend for DirBackend {
                 );
                 return Err(BackendError::new(ErrorKind::Unavailable, message));
             }
-            if writable { blocks.place.try_write() } else { Ok(()) }
+            blocks.place.try_disk(writable)
         })
         .await
     }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{Advice, AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -204,9 +204,36 @@ impl Place {
         }
     }
 
-    /// Writes a few bytes, durably, and takes them away again: of a disk that died, what
-    /// the kernel has in memory can be read and written for a long time.
-    pub(super) fn try_write(&self) -> Result<(), BackendError> {
+    /// Asks the disk itself: of one that died, what the kernel has in memory can be read
+    /// and written for a long time. Where nothing can be written (the kernel mounts a
+    /// disk with errors read-only), a few bytes are read.
+    pub(super) fn try_disk(&self, writable: bool) -> Result<(), BackendError> {
+        let wrote = if writable { self.try_write() } else { Ok(()) };
+        let refused = matches!(
+            &wrote,
+            Err(e) if matches!(e.kind, ErrorKind::Full | ErrorKind::ReadOnly | ErrorKind::Denied)
+        );
+        if refused || !writable {
+            self.try_read()?;
+        }
+        wrote
+    }
+
+    /// Reads the marker from the disk.
+    fn try_read(&self) -> Result<(), BackendError> {
+        let fail = |errno| self.fail("read the marker of", errno);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let marker =
+            rustix::fs::open(self.path.join(MARKER), flags, Mode::empty()).map_err(fail)?;
+        // Out of the kernel's memory. Where that is not to be had, it is read from there.
+        if let Err(errno) = rustix::fs::fadvise(&marker, 0, None, Advice::DontNeed) {
+            tracing::debug!(%errno, "the marker may be read from memory");
+        }
+        rustix::io::read(&marker, &mut [0; 16]).map(drop).map_err(fail)
+    }
+
+    /// Writes a few bytes, durably, and takes them away again.
+    fn try_write(&self) -> Result<(), BackendError> {
         let name = format!("probe-{}", Uuid::new_v4().simple());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fail = |errno| self.fail("write in", errno);
