@@ -135,7 +135,7 @@ fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), In
                     let other = printable(other);
                     let known = "use id, domain, capacity, read_only, tier, host, site, provider, \
                                  priority, price_gb_month, price_gb_out, price_request, alarm, \
-                                 stop, bandwidth, requests, parallel or collect";
+                                 stop, bandwidth, requests, parallel, collect or scrub";
                     return Err(invalid(format!("`{other}` is not a setting: {known}")));
                 };
                 taken.map_err(invalid)?;

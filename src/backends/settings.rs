@@ -48,9 +48,9 @@ pub struct PlaceSettings {
     pub alarm_bytes: u64,
     /// `stop=`: with so many bytes there it takes no new copies.
     pub stop_bytes: Option<u64>,
-    /// `bandwidth=`: bytes a second that are sent there at most.
+    /// `bandwidth=`: bytes a second that are sent there at most; reads go at once.
     pub bandwidth: Option<u64>,
-    /// `requests=`: contents a second that are sent there at most.
+    /// `requests=`: calls a second there at most.
     pub requests: Option<u32>,
     /// `parallel=`: batches that are sent there at the same time.
     pub parallel: Option<usize>,

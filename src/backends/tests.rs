@@ -47,7 +47,7 @@ async fn every_wrapper_conforms() {
     conforms(|| Arc::new(Wrapped::new(memory(), Retry::default()))).await;
     conforms(|| Arc::new(Wrapped::new(memory(), Metered::new("memory")))).await;
     conforms(|| Arc::new(Wrapped::new(memory(), Fault::new(FaultPlan::default(), 1)))).await;
-    conforms(|| wrap::standard(memory(), Duration::from_secs(5))).await;
+    conforms(|| wrap::standard(memory(), Duration::from_secs(5), &PlaceSettings::default())).await;
 }
 
 #[tokio::test]
@@ -319,6 +319,19 @@ async fn limits_bound_calls_requests_and_bytes() {
     assert!((1_900..1_950).contains(&calls(Limit::new(10).requests_per_second(10)).await));
     // Ten blocks of 10 bytes; the last one starts when 90 bytes are through.
     assert!((10_000..10_050).contains(&calls(Limit::new(10).bytes_per_second(10)).await));
+    // What waits for its turn to send is in the way of no read.
+    let backend = Wrapped::new(slow(), Limit::new(1).sent_per_second(1));
+    let (one, two) = (block(1), block(2));
+    let start = Instant::now();
+    let puts = async { tokio::join!(backend.put(&one), backend.put(&two)) };
+    let read = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        backend.get(&one.cid, None).await.unwrap();
+        start.elapsed().as_millis()
+    };
+    let (_, read) = tokio::join!(puts, read);
+    assert!((3_000..3_050).contains(&read), "{read}");
+    assert!((11_000..11_050).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     let backend = Wrapped::new(memory(), Limit::new(1).bytes_per_second(10));
     backend.put(&block(1)).await.unwrap();
     let start = Instant::now();

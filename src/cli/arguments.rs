@@ -497,7 +497,7 @@ pub(super) enum BackendVerb {
     /// Adopt what lies at a backend already: contents that are whole there become copies,
     /// which are read back, and nothing is sent.
     #[command(
-        after_help = "Examples:\n  cairn backend import disk-b --dry-run --volume ~/volume\n  cairn backend import disk-b --from /mnt/old/blocks     (files that are named by their CID)\n\nOnly contents of this volume are looked for. CAR archives are not read: `cairn import` makes files of one."
+        after_help = "Examples:\n  cairn backend import disk-b --dry-run --volume ~/volume\n  cairn backend import disk-b --from /mnt/old/blocks     (files that are named by their CID)\n\nOnly contents of this volume are looked for: `cairn import` makes files of an archive."
     )]
     Import {
         /// Its id.

@@ -51,6 +51,9 @@ pub(super) fn backend(verb: BackendVerb, output: &Output) -> Result<(), Failure>
             let value =
                 Target::of_volume(volume)?.send(&Command::BackendRemove { id, force }, output)?;
             output.fields(&value, &["id", "last_copies_given_up"]);
+            for path in value["given_up_paths"].as_array().into_iter().flatten() {
+                output.note(&format!("given up: {}", path.as_str().unwrap_or_default()));
+            }
         }
         BackendVerb::Drain { id, stop, wait, volume } => {
             let command = Command::BackendDrain { id, stop, wait };

@@ -118,7 +118,10 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             };
             let value = target.send(&Command::Sync { path }, &output)?;
             output.fields(&value, &["path", "result"]);
-            Ok(())
+            match value["waits"].as_str() {
+                Some(text) => Err(Failure::new(ErrorCode::Degraded, text)),
+                None => Ok(()),
+            }
         }
         Verb::Backend { verb } => backend::backend(verb, &output),
         Verb::Heal(request) => backend::heal(request, &output),

@@ -1,5 +1,6 @@
 //! Backends come and go.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,14 @@ use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::archive::Shelf;
 use crate::backends::wrap;
 use crate::config::Config;
-use crate::metadata::{BackendRecord, EventKind, Namespace};
+use crate::metadata::{BackendRecord, CopyRecord, EventKind, Namespace};
+use crate::replication::loss::Harm;
+use crate::replication::machine::Standing;
 use crate::replication::{BlockSource, Events, Registry, block_of_folder};
 use crate::types::{BackendId, Cid};
+
+/// Contents that are named when they lose their last copy.
+const NAMED: usize = 4096;
 
 /// What is needed to let a backend go; holds the volume open no longer than itself.
 pub(super) struct Parts {
@@ -61,7 +67,7 @@ pub(super) fn add(volume: &Volume, url: &str, mountpoint: Option<&Path>) -> Resu
     let opened = volume::reach(&spec, &volume.dir, mountpoint, true)?.map_err(failed)?;
     let deadline = Duration::from_secs(volume.config.replication.call_deadline_s);
     Config::set_backends(&volume.dir, &specs).map_err(failed)?;
-    let opened = wrap::standard(opened, deadline);
+    let opened = wrap::standard(opened, deadline, &spec.settings());
     volume.registry.add(spec.clone(), BackendRecord::default(), Ok(opened));
     volume.replicator.look_at_space();
     volume.checkpointer.serve_backends();
@@ -116,27 +122,44 @@ pub(super) fn remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Fa
         );
         return Err(Failure::new(ErrorCode::Busy, text));
     }
-    // Contents whose only verified copy lies there.
-    let (mut after, mut last_copies) = (None, 0u64);
+    // Contents of which no proven copy can be read elsewhere.
+    let places = volume.replicator.machine().places();
+    let proven = |copy: &CopyRecord| match places.standing(copy) {
+        Some((number, Standing::Good)) => copy.is_proven() && places.all[number].readable,
+        _ => false,
+    };
+    let (mut after, mut last_copies, mut dying) = (None, 0u64, HashMap::new());
     loop {
         let page = volume.namespace.contents_page(after.as_ref(), 1024).map_err(failed)?;
         let Some((last, _)) = page.last() else { break };
         after = Some(*last);
-        for (_, record) in page.iter().filter(|(_, record)| record.refs > 0) {
+        for (root, record) in page.iter().filter(|(_, record)| record.refs > 0) {
             let holds = record.good_copies().any(|copy| copy.backend == id);
-            let elsewhere = record.copies.iter().any(|copy| copy.backend != id && copy.is_proven());
-            last_copies += u64::from(holds && !elsewhere);
+            if holds && !record.copies.iter().any(|copy| copy.backend != id && proven(copy)) {
+                last_copies += 1;
+                if dying.len() < NAMED {
+                    dying.insert(*root, Harm::Lost);
+                }
+            }
         }
     }
+    let (paths, _) = super::loss::paths(volume, &dying)?;
+    let paths: Vec<String> = paths.into_iter().map(|(_, path)| path).collect();
     if last_copies > 0 && !force {
+        let more = if last_copies > paths.len() as u64 { ", ..." } else { "" };
         let text = format!(
-            "backend `{id}` holds the last verified copy of {last_copies} contents; wait until others have them (`cairn sync`), or use --force, which gives them up"
+            "backend `{id}` holds the last verified copy of {last_copies} contents that can be read now: {}{more}; wait until others have them (`cairn sync`, `cairn backend drain`), or use --force, which gives them up",
+            paths.join(", ")
         );
         return Err(Failure::new(ErrorCode::Busy, text));
     }
     Parts::of(volume).forget(&id)?;
     volume.replicator.replan().map_err(failed)?;
-    Ok(json!({ "id": id, "last_copies_given_up": last_copies }))
+    let cids: Vec<String> = dying.keys().map(ToString::to_string).collect();
+    Ok(json!({
+        "id": id, "last_copies_given_up": last_copies, "given_up_paths": paths,
+        "given_up_cids": cids,
+    }))
 }
 
 /// Adopts what lies at a backend already.

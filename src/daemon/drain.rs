@@ -8,7 +8,7 @@ use super::handler::{event, known_backend};
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, ProgressReport};
 use crate::metadata::EventKind;
-use crate::types::BackendId;
+use crate::types::{BackendId, ByteSize};
 
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(100);
@@ -36,7 +36,10 @@ pub(super) fn drain(
         until_empty(volume, &id, progress)?;
         event(volume, EventKind::BackendDrained, id.as_str(), "");
     }
-    Ok(json!({ "id": id, "draining": !stop, "copies_left": copies(volume, &id) }))
+    let eta = volume.replicator.pace().filter(|_| !stop).map(|(_, left)| left.as_secs());
+    Ok(json!({
+        "id": id, "draining": !stop, "copies_left": copies(volume, &id), "eta_s": eta,
+    }))
 }
 
 fn copies(volume: &Volume, id: &BackendId) -> u64 {
@@ -55,7 +58,10 @@ fn until_empty(
         if left == 0 {
             return Ok(());
         }
-        let what = format!("copies moved away from {id}");
+        let eta = volume.replicator.pace().map_or_else(String::new, |(rate, left)| {
+            format!(", {}/s, {} left", ByteSize(rate), humantime::format_duration(left))
+        });
+        let what = format!("copies moved away from {id}{eta}");
         progress(ProgressReport { what, done: all.saturating_sub(left), total: Some(all) });
         if left != last || !volume.replicator.is_idle() {
             (last, moved) = (left, Instant::now());

@@ -93,6 +93,8 @@ pub fn status_json(volume: &Volume) -> Value {
             "tier": status.settings.tier, "latency_ms": status.latency.as_millis() as u64,
             "read_bytes": status.read_bytes,
             "read_mib_ms": status.mebibyte.map(|time| time.as_millis() as u64),
+            "send_mib_ms": status.send_mebibyte.map(|time| time.as_millis() as u64),
+            "answers_by_ms": histogram(&status.latencies), "errors": status.errors,
         }));
     }
     let backend_trouble =
@@ -317,14 +319,23 @@ fn sync(volume: &Volume, path: &[u8], progress: Progress<'_>) -> Result<Value, F
         let local_counts = !volume.registry.is_local_cache();
         let wanted = policy.copies_to_wait_for(usize::from(policy.target), local_counts);
         if wanted > usize::from(local_counts) {
+            // The one who asks makes an error of it.
             let text = format!(
                 "{what}: the level {} is not reached yet; everything is durable locally and queued (`cairn status` shows which backend is missing)",
                 policy.level.as_str()
             );
-            return Err(Failure::new(ErrorCode::Degraded, text));
+            return Ok(json!({ "path": what, "result": reached, "waits": text }));
         }
     }
-    Ok(json!({ "path": what, "result": reached }))
+    Ok(json!({ "path": what, "result": reached, "waits": null }))
+}
+
+/// Answers by how long they took: how many within so many milliseconds (and longer than
+/// all before); none that is empty.
+fn histogram(counts: &[u64]) -> Value {
+    let last = counts.len().saturating_sub(1);
+    let name = |n: usize| if n == last { "longer".to_owned() } else { (1u64 << n).to_string() };
+    counts.iter().enumerate().filter(|(_, n)| **n > 0).map(|(n, count)| (name(n), *count)).collect()
 }
 
 /// What somebody did; it is in the tree when this returns.

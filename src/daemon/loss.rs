@@ -55,7 +55,8 @@ pub(super) fn simulate(
             return Err(Failure::new(ErrorCode::Busy, "the volume is being unmounted"));
         }
     }
-    let (paths, searched_all) = paths(volume, &loss)?;
+    let affected = loss.affected().map(|(harm, root)| (*root, harm)).collect();
+    let (paths, searched_all) = paths(volume, &affected)?;
     Ok(answer(volume, &gone, &loss, &paths, searched_all))
 }
 
@@ -69,11 +70,10 @@ fn harm_name(harm: Harm) -> &'static str {
 }
 
 /// Paths of what is affected, the worst first; and whether all files were looked at.
-fn paths(volume: &Volume, loss: &Loss) -> Result<(Vec<(Harm, String)>, bool), Failure> {
-    let mut wanted: HashMap<Cid, Harm> = HashMap::new();
-    for (harm, root) in loss.affected() {
-        wanted.insert(*root, harm);
-    }
+pub(super) fn paths(
+    volume: &Volume,
+    wanted: &HashMap<Cid, Harm>,
+) -> Result<(Vec<(Harm, String)>, bool), Failure> {
     let Some(worst) = wanted.values().min().copied() else { return Ok((Vec::new(), true)) };
     let enough = wanted.values().filter(|harm| **harm == worst).count().min(PATHS);
     let (mut found, mut searched): (Vec<(Harm, Ino)>, u64) = (Vec::new(), 0);

@@ -255,7 +255,8 @@ impl Volume {
             let record = known.remove(&spec.id).unwrap_or_default();
             let as_set = if record.read_only { &spec.read_only() } else { spec };
             let opened = reach(as_set, dir, mode.mountpoint.as_deref(), false)?;
-            let opened = opened.map(|backend| wrap::standard(backend, call_deadline));
+            let opened =
+                opened.map(|backend| wrap::standard(backend, call_deadline, &spec.settings()));
             if let Err(error) = &opened {
                 tracing::warn!(backend = %spec.id, %error, "a backend is not in reach; it is tried again");
             }
@@ -585,7 +586,13 @@ pub(super) fn reach(
     let mountpoint = mountpoint.map(Path::to_owned);
     let work = move || {
         if let Some(path) = wanted.path() {
-            refuse_overlap(&path, &volume, mountpoint.as_deref()).map_err(usage)?;
+            match refuse_overlap(&path, &volume, mountpoint.as_deref()) {
+                // A dead disk says nothing, and must not be in the way of the others.
+                Err(error) if error.kind == ErrorKind::Unavailable && !create => {
+                    return Ok(Err(error));
+                }
+                refused => refused.map_err(usage)?,
+            }
         }
         Ok(open(&wanted, create))
     };

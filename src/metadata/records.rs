@@ -168,8 +168,8 @@ pub struct ContentRecord {
     pub policies: Vec<u32>,
     /// When it came, in seconds since 1970 (0: not known).
     pub created_s: i64,
-    /// When a reader last asked for it, in seconds since 1970, at most a day
-    /// behind (0: not known).
+    /// When a reader last asked for it, in seconds since 1970, at most an
+    /// hour behind (0: not known).
     pub accessed_s: i64,
 }
 

@@ -129,7 +129,7 @@ impl Core {
             (copy.backend.clone(), holds)
         });
         let strategy = self.policies.of(&record.policies).strategy;
-        Ok(Whereabouts::new(copies.collect(), strategy))
+        Ok(Whereabouts::new(*root, copies.collect(), strategy))
     }
 
     /// Records what became of these contents at one place, and wakes who waits for

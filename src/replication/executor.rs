@@ -54,6 +54,7 @@ fn schedule(core: &Arc<Core>) {
     while !core.is_stopped() {
         let heard = core.scheduler.heard();
         serve(core, &served);
+        ask_for_doubted(core);
         let more = match core.machine.turn() {
             Ok(turn) => {
                 if turn.back || !turn.given_up.is_empty() {
@@ -80,6 +81,21 @@ fn schedule(core: &Arc<Core>) {
     }
 }
 
+/// Has copies read back that a reader found fault with.
+fn ask_for_doubted(core: &Core) {
+    core.fetcher.doubts.settle(|root, id| match core.namespace.content(root) {
+        Ok(Some(record)) if record.refs > 0 && record.good_copies().any(|c| c.backend == *id) => {
+            let id = std::slice::from_ref(id);
+            core.machine.ask_for_proofs(id, Job::Verify, (root, &record), false)
+        }
+        Ok(_) => true,
+        Err(error) => {
+            tracing::warn!(%error, cid = %root, "a doubted copy cannot be looked at now");
+            false
+        }
+    });
+}
+
 /// Starts workers for lanes that lack some.
 fn serve(core: &Arc<Core>, served: &Arc<Served>) {
     let standard = core.options.parallel_rounds.max(2);
@@ -87,9 +103,7 @@ fn serve(core: &Arc<Core>, served: &Arc<Served>) {
     lanes.extend(core.registry.statuses().into_iter().map(|status| (status.id, status.settings)));
     for (id, settings) in lanes {
         let workers = settings.parallel.unwrap_or(standard);
-        if !served.lock().contains_key(&id) {
-            core.machine.lanes().lock().limit(&id, &settings, core.clock.now());
-        }
+        core.machine.lanes().lock().limit(&id, &settings, core.clock.now());
         let missing: Vec<usize> = {
             let mut served = served.lock();
             let running = served.entry(id.clone()).or_default();
@@ -181,6 +195,9 @@ fn work(core: &Core, slot: &Slot) {
                     let outcomes = send(core, (id, &place.0, place.1), &tasks);
                     let bytes = tasks.iter().map(|task| task.bytes).sum();
                     core.machine.lanes().lock().moved(id, bytes, start.elapsed());
+                    if outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Stored(..))) {
+                        core.registry.sent(id, bytes, start.elapsed());
+                    }
                     outcomes
                 }
                 None => Vec::new(),
@@ -295,8 +312,14 @@ fn prove_here(core: &Core, tasks: &[Task]) -> Vec<(Cid, Outcome)> {
     let mut outcomes = Vec::new();
     for task in tasks {
         match verify::here(core, &[task.root]) {
-            Ok((proven, _)) if proven.is_empty() => {
-                outcomes.extend(bring_here(core, std::slice::from_ref(task)));
+            Ok((proven, _))
+                if matches!(proven.first(), None | Some((_, Outcome::Bad(CopyState::Lost)))) =>
+            {
+                match bring_here(core, std::slice::from_ref(task)).pop() {
+                    // It is known to be gone, whatever became of the bringing.
+                    Some((_, Outcome::Failed(_))) if !proven.is_empty() => outcomes.extend(proven),
+                    brought => outcomes.extend(brought),
+                }
             }
             Ok((proven, _)) => outcomes.extend(proven),
             Err(ReplicationError::ShuttingDown) => break,

@@ -150,6 +150,8 @@ pub(super) fn missing(have: usize, target: usize, row: Option<&QueueRecord>) -> 
     match row {
         None if have >= target => String::new(),
         None => format!("{lacks}; every place that counts has one: add a backend"),
+        // What is stuck says itself how many there are.
+        Some(row) if row.last_error.starts_with(&lacks) => row.last_error.clone(),
         Some(row) if !row.last_error.is_empty() => format!("{lacks}: {}", row.last_error),
         Some(_) => format!("{lacks}; the next is queued"),
     }
@@ -172,4 +174,25 @@ fn wait(standing: &Standing, policy: &Policy, (content, cache): (bool, bool)) ->
     };
     let text = format!("{level}: {wait}{short}");
     ExplainedWait { copies: *want, have: content.then_some(*have), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Timestamp;
+
+    #[test]
+    fn what_is_missing_is_said_once() {
+        let row = |last_error: &str| QueueRecord {
+            since: Timestamp::default(),
+            attempts: 1,
+            not_before: Timestamp::default(),
+            last_error: last_error.to_owned(),
+            cancelled: false,
+        };
+        assert_eq!(missing(2, 3, Some(&row("2 of 3 copies; c: full"))), "2 of 3 copies; c: full");
+        assert_eq!(missing(2, 3, Some(&row("c: timeout"))), "2 of 3 copies: c: timeout");
+        assert_eq!(missing(2, 3, Some(&row(""))), "2 of 3 copies; the next is queued");
+        assert_eq!(missing(3, 3, None), "");
+    }
 }

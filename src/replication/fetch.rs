@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::calls::Calls;
+use super::doubts::Doubts;
 use super::hedges::Hedges;
 use super::keep::Keep;
 use super::race::{Race, Raced};
@@ -54,6 +55,7 @@ pub(super) struct Fetcher {
     pub registry: Arc<Registry>,
     pub hedges: Hedges,
     pub keep: Arc<Keep>,
+    pub doubts: Doubts,
     policies: Arc<PolicyBook>,
     calls: Calls,
     /// Blocks that are on their way; who wants one of them waits for it.
@@ -112,6 +114,7 @@ impl Fetcher {
             store,
             registry,
             hedges: Hedges::default(),
+            doubts: Doubts::default(),
             policies,
             calls,
             flights: Mutex::default(),

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,12 @@ pub struct BackendStatus {
     pub read_bytes: u64,
     /// How long a mebibyte is expected to take; `None`: nothing was read there yet.
     pub mebibyte: Option<Duration>,
+    /// How long a mebibyte that is sent takes; `None`: none was.
+    pub send_mebibyte: Option<Duration>,
+    /// Reads and probes that were answered, by time: up to 1, 2, 4, ... milliseconds.
+    pub latencies: Vec<u64>,
+    /// Failed calls by kind, since the start.
+    pub errors: BTreeMap<String, u64>,
     /// Tier, prices, limits.
     pub settings: PlaceSettings,
 }

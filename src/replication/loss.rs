@@ -332,6 +332,7 @@ mod tests {
             given_up: false,
             trusted_since: Timestamp::default(),
             latency: Duration::ZERO,
+            mebibyte: Duration::ZERO,
             settings: PlaceSettings::default(),
         }
     }

@@ -66,8 +66,10 @@ fn end_comes(core: &Core, shutdown: &Shutdown) -> bool {
 
 async fn probe(core: &Core, spec: &BackendSpec, backend: Option<Arc<dyn Backend>>) {
     let Some(backend) = backend else { return reopen(core, spec).await };
+    let start = Instant::now();
     match backend.probe().await {
         Ok(()) => {
+            core.registry.probed(&spec.id, start.elapsed());
             match backend.usage().await {
                 Ok(usage) => core.registry.set_usage(&spec.id, usage),
                 Err(error) => tracing::debug!(%error, backend = %spec.id, "no answer about space"),
@@ -88,7 +90,7 @@ async fn reopen(core: &Core, spec: &BackendSpec) {
     let wanted = spec.clone();
     match core.calls.bridge.spawn_blocking(move || open(&wanted, false)).await {
         Ok(Ok(backend)) => {
-            let wrapped = wrap::standard(backend, core.calls.deadline);
+            let wrapped = wrap::standard(backend, core.calls.deadline, &spec.settings());
             core.registry.succeeded(&spec.id, Some(wrapped));
         }
         Ok(Err(error)) => core.registry.failed(&spec.id, &error),

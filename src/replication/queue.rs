@@ -17,7 +17,7 @@ const LIMIT: usize = 1000;
 pub struct ShownWork {
     /// Where.
     pub backend: BackendId,
-    /// `send`, `repair`, `verify` or `release`.
+    /// `send`, `repair`, `verify`, `audit` or `release`.
     pub job: &'static str,
     /// A worker has it; else it waits in the lane.
     pub in_hand: bool,

@@ -166,6 +166,7 @@ impl<'r> Race<'r> {
         took: Duration,
     ) -> Option<Bytes> {
         let (registry, id) = (&self.fetcher.registry, &self.wanted.cid);
+        let doubted = self.wanted.whereabouts.root_at(&place.id);
         let (reason, wrong) = match answer {
             Ok(data) if self.fetcher.keep.check(id, &data).await => {
                 registry.answered(&place.id, data.len() as u64, took);
@@ -177,6 +178,9 @@ impl<'r> Race<'r> {
                 registry.failed(&place.id, &error);
                 if error.kind == ErrorKind::NotFound && place.should_have {
                     registry.misled(&place.id, Misled::Missing);
+                    if let Some(root) = doubted {
+                        self.fetcher.doubts.add(root, &place.id);
+                    }
                 }
                 (error.message, error.kind == ErrorKind::Corrupt)
             }
@@ -187,7 +191,12 @@ impl<'r> Race<'r> {
             telemetry::metrics().replication_copies_corrupt.inc();
             tracing::error!(backend = %place.id, cid = %id, "a copy has wrong bytes");
             registry.misled(&place.id, Misled::WrongBytes);
-            self.wrong.push(place);
+            // Of a content the whole copy is read back, recorded as bad and mended by the
+            // queue; a block that no row knows is mended at once.
+            match doubted {
+                Some(root) => self.fetcher.doubts.add(root, &place.id),
+                None => self.wrong.push(place),
+            }
         }
         None
     }

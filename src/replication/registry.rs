@@ -224,6 +224,20 @@ impl Registry {
         }
     }
 
+    /// A probe was answered after so long.
+    pub(super) fn probed(&self, id: &BackendId, took: Duration) {
+        if let Some(health) = self.fleet.write().health_mut(id) {
+            health.probed(took);
+        }
+    }
+
+    /// So many bytes were sent there, and are durable, after so long.
+    pub(super) fn sent(&self, id: &BackendId, bytes: u64, took: Duration) {
+        if let Some(health) = self.fleet.write().health_mut(id) {
+            health.sent(bytes, took);
+        }
+    }
+
     /// A read of so many bytes was not answered when another place had answered it.
     pub(super) fn late(&self, id: &BackendId, bytes: u64, waited: Duration) {
         let now = self.clock.now();

@@ -24,7 +24,7 @@ impl Replicator {
         let opened = calls.bridge.wait(OPEN_DEADLINE, opening).unwrap_or_else(|late| {
             Err(BackendError::new(ErrorKind::Timeout, format!("{late}: does its disk hang?")))
         })?;
-        let backend = wrap::standard(opened, calls.deadline);
+        let backend = wrap::standard(opened, calls.deadline, &spec.settings());
         calls.wait(backend.probe())?;
         if let Ok(usage) = calls.wait(backend.usage()) {
             self.core.registry.set_usage(&spec.id, usage);

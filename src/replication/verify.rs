@@ -13,9 +13,10 @@ use super::ReplicationError;
 use super::audit::audit;
 use super::core::Core;
 use super::machine::Outcome;
+use super::scrubbed::Scrubbed;
 use super::send::{Found, read_back};
 use crate::backends::Scrub;
-use crate::metadata::{CopyRecord, CopyState, VerifyMethod};
+use crate::metadata::{CopyRecord, CopyState, EventKind, VerifyMethod};
 use crate::telemetry;
 use crate::types::{BackendId, Cid};
 
@@ -35,19 +36,27 @@ pub(super) fn start(core: &Arc<Core>) -> Result<(), ReplicationError> {
 
 fn run(core: &Core) {
     let mut last = Instant::now();
+    let mut scrubbed = Scrubbed::new(last);
+    let tell = |scrubbed: &mut Scrubbed, end| {
+        for (id, text) in scrubbed.due(Instant::now(), end) {
+            core.options.events.emit(EventKind::ScrubFinished, id.as_str(), &text);
+        }
+    };
     let rate = core.options.scrub_bytes_per_second.max(1);
     while core.calls.pause(PAUSE) {
         if !core.is_idle() && last.elapsed() < BUSY_PAUSE {
             continue;
         }
-        match verify_some(core) {
+        let looked = verify_some(core, &mut scrubbed);
+        tell(&mut scrubbed, false);
+        match looked {
             Ok(bytes) => {
                 let due = Duration::from_millis(bytes.saturating_mul(1000) / rate);
                 if !due.is_zero() && !core.calls.pause(due) {
-                    return;
+                    break;
                 }
             }
-            Err(ReplicationError::ShuttingDown) => return,
+            Err(ReplicationError::ShuttingDown) => break,
             Err(error) => {
                 tracing::error!(%error, "copies cannot be verified; it is tried again");
                 core.machine.request_sweep();
@@ -56,10 +65,11 @@ fn run(core: &Core) {
         }
         last = Instant::now();
     }
+    tell(&mut scrubbed, true);
 }
 
 /// Looks at a batch; the bytes that were read.
-fn verify_some(core: &Core) -> Result<u64, ReplicationError> {
+fn verify_some(core: &Core, scrubbed: &mut Scrubbed) -> Result<u64, ReplicationError> {
     let mut batch = core.machine.take_proofs(BATCH);
     batch.sort();
     let mut all = 0;
@@ -79,6 +89,10 @@ fn verify_some(core: &Core) -> Result<u64, ReplicationError> {
         };
         all += bytes;
         core.record(&id, &outcomes)?;
+        scrubbed.add(&id, &outcomes, bytes);
+        let bad = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Bad(_)));
+        let bad: Vec<&Cid> = bad.map(|(root, _)| root).collect();
+        core.options.events.emit_many(EventKind::ScrubMismatch, &id, bad, "");
     }
     Ok(all)
 }
@@ -133,8 +147,17 @@ pub(super) fn here(
                 all += bytes;
                 outcomes.push((*root, Outcome::Verified(VerifyMethod::ReadBack)));
             }
-            // It was removed meanwhile, or is being written.
-            Ok((false, bytes)) => all += bytes,
+            Ok((false, bytes)) => {
+                all += bytes;
+                // Else it was removed meanwhile, or is being written.
+                let copy = copy_now(core, &BackendId::local(), root)?;
+                let counts =
+                    |c: CopyRecord| matches!(c.state, CopyState::Claimed | CopyState::Verified);
+                if copy.is_some_and(counts) && !core.fetcher.is_here(root)? {
+                    tracing::error!(cid = %root, "the local copy is gone; it is brought again");
+                    outcomes.push((*root, Outcome::Bad(CopyState::Lost)));
+                }
+            }
             Err(ReplicationError::ShuttingDown) => return Err(ReplicationError::ShuttingDown),
             Err(error @ ReplicationError::NoGoodCopy { .. }) => {
                 tracing::error!(cid = %root, %error, "the local copy is damaged and no other is in reach");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::damage::{files, flip};
 use crate::support::{Mount, Volume, World, run, wait_until};
 
 const MIB: u64 = 1 << 20;
@@ -318,6 +319,77 @@ fn a_crash_amid_an_eviction_loses_nothing() {
         mount.umount().ok();
         volume.cairn(&["fsck", "--deep"]).ok();
     }
+}
+
+#[test]
+fn a_backend_with_the_last_copies_that_can_be_read_is_removed_by_force_alone() {
+    let Some(world) = World::mountable("cache::last") else { return };
+    let volume = cache(&world, &["b", "c"], "min=1,target=2,max=2", "16MiB");
+    volume.probe_often();
+    let mount = volume.mount();
+    write(&world.path("source"), &mount, 2);
+    volume.cairn(&["sync"]).ok();
+    until_settled(&volume);
+    fs::rename(world.path("c"), world.path("away")).unwrap();
+    wait_until("c is away", || volume.status()["backends"][2]["state"] == "down");
+    let why = ["last verified copy of 2 contents", "/f0", "/f1", "--force"];
+    volume.cairn(&["backend", "remove", "b"]).fails(5, &why);
+    let gone = volume.cairn(&["--json", "backend", "remove", "b", "--force"]).ok().json();
+    assert_eq!(gone["last_copies_given_up"], 2, "{gone}");
+    let mut paths: Vec<&str> =
+        gone["given_up_paths"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/f0", "/f1"]);
+    assert_eq!(gone["given_up_cids"].as_array().unwrap().len(), 2, "{gone}");
+    world.cairn(&["umount", "--force", mount.at.to_str().unwrap()]);
+    mount.forget();
+}
+
+#[test]
+fn a_copy_that_a_reader_finds_bad_is_read_back_recorded_and_mended() {
+    let Some(world) = World::mountable("cache::reader") else { return };
+    let volume = Volume { world: &world, dir: world.path("volume") };
+    // Reading from c costs, so that b is asked first.
+    let (b, c) = (world.backend_url("b"), format!("{}&price_gb_out=1", world.backend_url("c")));
+    let policy = "min=1,target=2,max=2,strategy=cost";
+    let cache = ["--local-role", "cache", "--cache-size", "16MiB"];
+    let mut words = vec!["init", "--policy", policy, "--backend", &b, "--backend", &c];
+    words.extend(cache);
+    volume.cairn(&words).ok();
+    let mount = volume.mount();
+    let source = world.path("source");
+    write(&source, &mount, 12);
+    volume.cairn(&["sync"]).ok();
+    until_settled(&volume);
+    wait_until("the cache drains", || blocks_taken(&volume) <= 16 * MIB);
+    let mut large = files(&world.path("b/blocks"));
+    large.retain(|path| fs::metadata(path).unwrap().len() >= MIB);
+    for (n, path) in large.iter().enumerate() {
+        match n % 4 {
+            0 => fs::remove_file(path).unwrap(),
+            1 => flip(path),
+            _ => {}
+        }
+    }
+    // Nothing of them is in the kernel's pages any more.
+    mount.umount().ok();
+    let mount = volume.mount();
+    same(&world, &source, &mount);
+    let told = |kind: &str| {
+        let events = volume.cairn(&["--json", "events", "--kind", kind]).ok().stdout;
+        events.contains(r#""backend":"b""#)
+    };
+    wait_until("it is recorded", || told("copy_repaired"));
+    assert!(told("copy_corrupt") || told("copy_lost"));
+    // What nobody read is found by reading it all; in the end every block is right.
+    let verify =
+        ["--json", "pin", "verify", mount.at.to_str().unwrap(), "--backend", "b", "--wait"];
+    world.cairn(&verify);
+    wait_until("all is mended", || {
+        let found = world.cairn(&verify).ok().json();
+        found["repaired"] == 0 && found["verified"] == 12
+    });
+    mount.umount().ok();
 }
 
 #[test]

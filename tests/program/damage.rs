@@ -10,7 +10,7 @@ use crate::support::{Volume, World, difference, make_tree, run, snapshot, wait_u
 type Tree = std::collections::BTreeMap<PathBuf, crate::support::Entry>;
 
 /// All files below a folder, sorted.
-fn files(top: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(top: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(top).into_iter().flatten() {
         let path = entry.unwrap().path();
@@ -21,7 +21,7 @@ fn files(top: &Path) -> Vec<PathBuf> {
 }
 
 /// Turns bytes around in the middle of a file; its length and time stay.
-fn flip(path: &Path) {
+pub(crate) fn flip(path: &Path) {
     flip_at(path, fs::metadata(path).unwrap().len() / 2);
 }
 

@@ -15,13 +15,14 @@ pub struct Limit {
     places: Semaphore,
     requests: Option<Rate>,
     bytes: Option<Rate>,
+    sent: Option<Rate>,
 }
 
 impl Limit {
     /// `calls` at a time (at least one).
     #[must_use]
     pub fn new(calls: usize) -> Self {
-        Self { places: Semaphore::new(calls.max(1)), requests: None, bytes: None }
+        Self { places: Semaphore::new(calls.max(1)), requests: None, bytes: None, sent: None }
     }
 
     /// At most so many requests a second.
@@ -35,6 +36,13 @@ impl Limit {
     #[must_use]
     pub fn bytes_per_second(mut self, bytes: u64) -> Self {
         self.bytes = Some(Rate::new(bytes));
+        self
+    }
+
+    /// At most so many bytes a second are sent there; reads go at once.
+    #[must_use]
+    pub fn sent_per_second(mut self, bytes: u64) -> Self {
+        self.sent = Some(Rate::new(bytes));
         self
     }
 }
@@ -71,9 +79,7 @@ impl Around for Limit {
         bytes: u64,
         attempt: Attempt<'_, T>,
     ) -> Result<T, BackendError> {
-        let _place = self.places.acquire().await.map_err(|error| {
-            BackendError::new(ErrorKind::Unavailable, "the backend was closed").caused_by(error)
-        })?;
+        // Before the place: who waits for a rate holds up no others.
         if let Some(requests) = &self.requests {
             tokio::time::sleep_until(requests.reserve(1)).await;
         }
@@ -82,6 +88,12 @@ impl Around for Limit {
             let sends = if operation == Operation::Get { 0 } else { bytes };
             tokio::time::sleep_until(rate.reserve(sends)).await;
         }
+        if let (Some(rate), Operation::Put | Operation::PutMany) = (&self.sent, operation) {
+            tokio::time::sleep_until(rate.reserve(bytes)).await;
+        }
+        let _place = self.places.acquire().await.map_err(|error| {
+            BackendError::new(ErrorKind::Unavailable, "the backend was closed").caused_by(error)
+        })?;
         attempt().await
     }
 

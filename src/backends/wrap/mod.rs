@@ -26,7 +26,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 pub use super::Operation;
-use super::{Backend, BackendError, Capabilities, ListPage, Presence, Usage};
+use super::{Backend, BackendError, Capabilities, ListPage, PlaceSettings, Presence, Usage};
 use crate::types::{Block, Cid};
 
 /// Makes one attempt of the call.
@@ -167,11 +167,22 @@ impl<A: Around> Backend for Wrapped<A> {
 
 /// The usual stack over a backend that was just opened. The deadline is inside
 /// the limit, so that waiting for a turn is not taken for a slow backend.
-pub fn standard(inner: Arc<dyn Backend>, call_deadline: std::time::Duration) -> Arc<dyn Backend> {
+pub fn standard(
+    inner: Arc<dyn Backend>,
+    call_deadline: std::time::Duration,
+    settings: &PlaceSettings,
+) -> Arc<dyn Backend> {
     let parallel = inner.capabilities().parallel_puts.max(1) * 2;
     let kind = inner.kind();
     let timed = Arc::new(Wrapped::new(inner, Timeout::new(call_deadline)));
-    let limited = Arc::new(Wrapped::new(timed, Limit::new(parallel)));
+    let mut limit = Limit::new(parallel);
+    if let Some(requests) = settings.requests {
+        limit = limit.requests_per_second(requests);
+    }
+    if let Some(bytes) = settings.bandwidth {
+        limit = limit.sent_per_second(bytes);
+    }
+    let limited = Arc::new(Wrapped::new(timed, limit));
     let retried = Arc::new(Wrapped::new(limited, Retry::default()));
     Arc::new(Wrapped::new(retried, Metered::new(kind)))
 }

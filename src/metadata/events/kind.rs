@@ -86,7 +86,6 @@ kinds! {
     CopyVerified, "copy_verified", Info, "a copy was read back and is good";
     CopyCorrupt, "copy_corrupt", Warning, "a copy has wrong bytes";
     CopyLost, "copy_lost", Warning, "a copy is not there any more";
-    CopyStale, "copy_stale", Info, "a copy's last proof is too old to count on";
     CopyRepaired, "copy_repaired", Notice, "a copy that was bad or gone is good again";
     CopyReleased, "copy_released", Info, "a copy was given up";
     ContentAtRisk, "content_at_risk", Alarm, "no good copy of a content is known";
@@ -95,7 +94,6 @@ kinds! {
     QueueResumed, "queue_resumed", Notice, "the queue, or a backend's part of it, goes on";
     QueueCancelled, "queue_cancelled", Notice, "what a content lacks is not made for a day";
     RoundFailed, "round_failed", Warning, "a content could not be sent; it is tried again";
-    BlockDeleted, "block_deleted", Info, "a block was removed from a place";
     BlockCollected, "block_collected", Info, "a collection removed blocks";
     CollectionAborted, "collection_aborted", Warning, "a collection ended early, and removed nothing more";
     BackendAdded, "backend_added", Notice, "a backend was added";
@@ -112,9 +110,8 @@ kinds! {
     MoveFinished, "move_finished", Notice, "no copy is left to be moved";
     HealStarted, "heal_started", Notice, "lost copies are made anew elsewhere";
     HealFinished, "heal_finished", Notice, "lost copies were made anew";
-    ScrubStarted, "scrub_started", Info, "blocks are read and hashed";
-    ScrubFinished, "scrub_finished", Info, "blocks were read and hashed";
-    ScrubMismatch, "scrub_mismatch", Warning, "a scrub found a bad or missing block";
+    ScrubFinished, "scrub_finished", Info, "copies were read back, in the last hour";
+    ScrubMismatch, "scrub_mismatch", Warning, "a scrub found a bad copy, or none";
     AlarmRaised, "alarm_raised", Alarm, "somebody has to act";
     AlarmCleared, "alarm_cleared", Notice, "the cause of an alarm is gone";
     HookFailed, "hook_failed", Warning, "an alarm could not be told";

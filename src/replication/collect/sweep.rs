@@ -63,14 +63,13 @@ impl Sweep<'_> {
         let (mut nodes, mut leaves, mut met) = (Vec::new(), Vec::new(), HashSet::new());
         let mut stack = vec![*root];
         while let Some(id) = stack.pop() {
-            if inline_block(&id).is_some() || !met.insert(id) {
+            let leaf = id.codec() != cid::DAG_PB;
+            if inline_block(&id).is_some() || (leaf && leaves.len() >= MOST) || !met.insert(id) {
                 continue;
             }
             let block = Condemned { cid: id, bytes: 0, since_s: 0 };
-            if id.codec() != cid::DAG_PB {
-                if leaves.len() < MOST {
-                    leaves.push(block);
-                }
+            if leaf {
+                leaves.push(block);
                 continue;
             }
             nodes.push(block);

@@ -522,6 +522,7 @@ impl Fleet {
             given_up: false,
             trusted_since: Timestamp::default(),
             latency: Duration::ZERO,
+            mebibyte: Duration::ZERO,
             settings: PlaceSettings::default(),
         };
         let candidate = |(id, member): (&BackendId, &Member)| {
@@ -542,7 +543,8 @@ impl Fleet {
                 paused: self.paused || member.record.paused,
                 given_up: member.health.given_up,
                 trusted_since: member.health.trusted_since,
-                latency: member.health.latency,
+                latency: member.health.pace().0,
+                mebibyte: member.health.pace().1,
                 settings: member.settings.clone(),
             }
         };
@@ -576,6 +578,9 @@ impl Fleet {
             latency: member.health.latency,
             mebibyte: member.health.speed.expected(1 << 20),
             read_bytes: member.health.read_bytes,
+            send_mebibyte: Some(member.health.send_mib).filter(|time| !time.is_zero()),
+            latencies: member.health.latencies.to_vec(),
+            errors: member.health.errors.iter().map(|(k, n)| (k.as_str().to_owned(), *n)).collect(),
             settings: member.settings.clone(),
         };
         self.members.iter().map(status).collect()

@@ -52,6 +52,9 @@ pub struct Health {
     pub latency: Duration,
     /// Of reads, by the size of what they bring.
     pub speed: Speed,
+    /// How long a mebibyte that is sent there takes, as a moving average; zero before
+    /// the first.
+    pub send_mib: Duration,
     /// Reads that were misled.
     pub doubt: Doubt,
     /// Bytes of good blocks that were read there since the start.
@@ -103,6 +106,7 @@ impl Health {
             doubt: Doubt::default(),
             read_bytes: 0,
             latencies: [0; BUCKETS],
+            send_mib: Duration::ZERO,
             errors: BTreeMap::new(),
             failures: 0,
             answers: 0,
@@ -113,8 +117,15 @@ impl Health {
     }
 
     /// What a place that is planned for has of it: see [`super::Places`].
-    pub(super) fn in_places(&self) -> (BackendState, bool, Timestamp, Duration) {
-        (self.state, self.given_up, self.trusted_since, self.latency)
+    pub(super) fn in_places(&self) -> (BackendState, bool, Timestamp, (Duration, Duration)) {
+        (self.state, self.given_up, self.trusted_since, self.pace())
+    }
+
+    /// The time of an answer, and that of a mebibyte beyond it; zero: not known.
+    #[must_use]
+    pub fn pace(&self) -> (Duration, Duration) {
+        let read = self.speed.expected(1 << 20).map(|all| all.saturating_sub(self.latency));
+        (self.latency, self.send_mib.max(read.unwrap_or_default()))
     }
 
     /// How far readers believe it.
@@ -129,15 +140,41 @@ impl Health {
     pub fn answered(&mut self, bytes: u64, took: Duration, now: Timestamp) {
         self.speed.answered(bytes, took, now);
         self.latency = if self.latency.is_zero() { took } else { (self.latency * 7 + took) / 8 };
-        let bucket = took.as_millis().max(1).next_power_of_two().trailing_zeros() as usize;
-        if let Some(count) = self.latencies.get_mut(bucket.min(BUCKETS - 1)) {
-            *count += 1;
-        }
+        self.count(took);
         if self.state == BackendState::Degraded {
             self.state = BackendState::Up;
         }
         self.failures = 0;
         self.unproven = None;
+    }
+
+    /// A probe was answered after so long: all that is known of a place where nothing was
+    /// read.
+    pub fn probed(&mut self, took: Duration) {
+        if self.speed.is_unknown() {
+            self.latency =
+                if self.latency.is_zero() { took } else { (self.latency * 7 + took) / 8 };
+        }
+        self.count(took);
+    }
+
+    /// So many bytes were sent there, and are durable, after so long.
+    pub fn sent(&mut self, bytes: u64, took: Duration) {
+        const MIB: u64 = 1 << 20;
+        // What is less measures the latency.
+        if bytes >= MIB {
+            let micros = took.as_micros().saturating_mul(MIB.into()) / u128::from(bytes);
+            let mib = Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+            self.send_mib =
+                if self.send_mib.is_zero() { mib } else { (self.send_mib * 7 + mib) / 8 };
+        }
+    }
+
+    fn count(&mut self, took: Duration) {
+        let bucket = took.as_millis().max(1).next_power_of_two().trailing_zeros() as usize;
+        if let Some(count) = self.latencies.get_mut(bucket.min(BUCKETS - 1)) {
+            *count += 1;
+        }
     }
 
     /// A call failed. What says nothing about the place (a block that is not
@@ -326,6 +363,22 @@ mod tests {
         fail(&mut health, ErrorKind::Unavailable, 10);
         health.reached(BackendState::Up, at(600));
         assert_eq!((health.tick(GRACE, at(5000)), health.trusted_since), (None, trusted));
+    }
+
+    #[test]
+    fn probes_and_sends_measure_a_place_that_nobody_reads_from() {
+        let mut health = up();
+        health.probed(Duration::from_millis(8));
+        health.sent(1000, Duration::from_secs(1));
+        assert_eq!(health.pace(), (Duration::from_millis(8), Duration::ZERO));
+        health.sent(4 << 20, Duration::from_millis(400));
+        assert_eq!(health.pace(), (Duration::from_millis(8), Duration::from_millis(100)));
+        assert_eq!(health.latencies[3], 1, "in the histogram");
+        // What reads measure counts for more than probes.
+        health.answered(100, Duration::from_millis(2), at(1));
+        let read = health.latency;
+        health.probed(Duration::from_secs(9));
+        assert_eq!(health.latency, read);
     }
 
     #[test]

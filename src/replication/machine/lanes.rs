@@ -59,8 +59,9 @@ struct Lane {
     /// A task found no room: scan when there is some.
     overflowed: bool,
     paused: bool,
+    /// Bytes a second, by the place's settings.
+    bandwidth: Option<u64>,
     bytes: Option<Bucket>,
-    contents: Option<Bucket>,
     /// Bytes that wait.
     waiting: u64,
     /// Bytes a second of one worker, as a moving average.
@@ -252,9 +253,11 @@ impl Lanes {
     /// The limits of a place, as its settings have them now.
     pub fn limit(&mut self, id: &BackendId, settings: &PlaceSettings, now: Timestamp) {
         let lane = self.of_place.entry(id.clone()).or_default();
-        let bucket = |rate: Option<u64>| rate.map(|rate| Bucket::new(rate, now));
-        lane.bytes = bucket(settings.bandwidth);
-        lane.contents = bucket(settings.requests.map(u64::from));
+        // What was used of the same limit stays used.
+        if lane.bandwidth != settings.bandwidth {
+            lane.bandwidth = settings.bandwidth;
+            lane.bytes = settings.bandwidth.map(|rate| Bucket::new(rate, now));
+        }
     }
 
     /// Holds a lane, or lets it go on.
@@ -348,12 +351,10 @@ impl Lanes {
         if lane.paused {
             return Taken::Empty;
         }
-        if lane.len() > 0 {
-            let waits =
-                [&mut lane.bytes, &mut lane.contents].map(|bucket| bucket.as_mut()?.wait(now));
-            if let Some(until) = waits.into_iter().flatten().max() {
-                return Taken::Later(until);
-            }
+        if lane.len() > 0
+            && let Some(until) = lane.bytes.as_mut().and_then(|bucket| bucket.wait(now))
+        {
+            return Taken::Later(until);
         }
         let taken = lane.next(worker);
         lane.batches += usize::from(!taken.is_empty());
@@ -364,9 +365,6 @@ impl Lanes {
             taken.iter().filter(|task| task.job != Job::Release).map(|task| task.bytes).sum();
         if let Some(bucket) = &mut lane.bytes {
             bucket.take(sent);
-        }
-        if let Some(bucket) = &mut lane.contents {
-            bucket.take(taken.len() as u64);
         }
         if lane.overflowed && lane.len() < LANE / 4 {
             lane.overflowed = false;
@@ -430,13 +428,17 @@ impl Lanes {
         self.incoming.is_empty() && self.busy.is_empty() && !self.scan && !self.planning
     }
 
-    /// Tasks of a place that leaves are dropped.
-    pub fn forget(&mut self, id: &BackendId) {
-        let Some(lane) = self.of_place.remove(id) else { return };
-        let roots: Vec<Cid> =
-            lane.small.into_values().chain(lane.large.into_values()).map(|t| t.root).collect();
-        self.finished(&roots);
-        self.submit(&roots);
+    /// Places that are not the volume's any more: what waits for them is planned again.
+    pub fn forget_all_but(&mut self, known: impl Fn(&BackendId) -> bool) {
+        let gone: Vec<BackendId> = self.of_place.keys().filter(|id| !known(id)).cloned().collect();
+        for id in gone {
+            let Some(lane) = self.of_place.remove(&id) else { continue };
+            let tasks = lane.small.into_values().chain(lane.large.into_values());
+            let roots: Vec<Cid> = tasks.map(|task| task.root).collect();
+            self.finished(&roots);
+            self.submit(&roots);
+            self.scan |= lane.overflowed;
+        }
     }
 }
 
@@ -565,6 +567,36 @@ mod tests {
         lanes.pause(&id, false);
         lanes.assign(1, &[(id.clone(), task(2, 1))]);
         assert_eq!(take(&mut lanes, &id, 0).len(), 1);
+    }
+
+    #[test]
+    fn what_waits_for_a_place_that_was_removed_is_planned_again() {
+        let (mut lanes, here, gone) =
+            (Lanes::default(), BackendId::local(), "gone".parse::<BackendId>().unwrap());
+        let settings = PlaceSettings { bandwidth: Some(1), ..PlaceSettings::default() };
+        lanes.limit(&gone, &settings, NOW);
+        lanes.assign(1, &[(gone.clone(), task(1, 1)), (here.clone(), task(1, 1))]);
+        lanes.assign(1, &[(gone.clone(), task(2, 1))]);
+        let in_hand = take(&mut lanes, &gone, 0);
+        lanes.assign(1, &[(gone.clone(), task(3, 1))]);
+        lanes.forget_all_but(|id| *id == here);
+        // What a worker has comes back by the worker, what another lane has by that one.
+        assert_eq!(lanes.take_incoming(9), [task(3, 1).root]);
+        let roots: Vec<Cid> = in_hand.iter().map(|task| task.root).collect();
+        lanes.done(&gone, &roots);
+        let others = take(&mut lanes, &here, 0);
+        assert_eq!(others, [task(1, 1)]);
+        lanes.done(&here, &[others[0].root]);
+        lanes.planned();
+        assert!(lanes.busy.is_empty());
+        // Under the same name again it has its limits again.
+        lanes.limit(&gone, &settings, NOW);
+        lanes.assign(1, &[(gone.clone(), task(4, 5))]);
+        assert_eq!(take(&mut lanes, &gone, 0).len(), 1);
+        lanes.assign(1, &[(gone.clone(), task(5, 1))]);
+        assert!(matches!(lanes.take(&gone, 0, NOW), Taken::Later(_)));
+        lanes.limit(&gone, &settings, NOW);
+        assert!(matches!(lanes.take(&gone, 0, NOW), Taken::Later(_)), "what was used stays used");
     }
 
     #[test]

@@ -263,6 +263,9 @@ impl Machine {
         for (id, record) in unsaved {
             self.namespace.set_backend_record(&id, Some(&record))?;
         }
+        let places = self.places();
+        let known = |id: &BackendId| id.is_local() || places.number(id).is_some();
+        self.lanes.lock().forget_all_but(known);
         let mut turn = Turn { given_up, ..Turn::default() };
         let (seen_epoch, seen_losses) = std::mem::replace(&mut *self.seen.lock(), (epoch, losses));
         if seen_epoch != epoch {

@@ -93,9 +93,12 @@ fn tenths(place: &Candidate) -> u64 {
     })
 }
 
-/// Powers of two of a quarter of a millisecond: small differences tell nothing.
-fn slowness(place: &Candidate) -> u64 {
-    let quarters = u64::try_from(place.latency.as_micros() / 250).unwrap_or(u64::MAX);
+/// How long these bytes take, in powers of two of a quarter of a millisecond: small
+/// differences tell nothing.
+fn slowness(place: &Candidate, bytes: u64) -> u64 {
+    let moving = place.mebibyte.as_micros().saturating_mul(bytes.into()) >> 20;
+    let took = place.latency.as_micros().saturating_add(moving);
+    let quarters = u64::try_from(took / 250).unwrap_or(u64::MAX);
     u64::from(u64::BITS - quarters.leading_zeros())
 }
 
@@ -142,7 +145,7 @@ impl<'r> Ranking<'r> {
                 // By the power of two of the room: the rest is spread.
                 Rank(u64::from(free.leading_zeros()), spread(10))
             }
-            Strategy::Performance | Strategy::Size => Rank(slowness(place), spread(10)),
+            Strategy::Performance | Strategy::Size => Rank(slowness(place, bytes), spread(10)),
             Strategy::Custom => {
                 let weight = policy.weights.get(&place.id).copied().unwrap_or(1);
                 Rank(0, spread(weight.into()))

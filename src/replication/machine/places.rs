@@ -47,6 +47,8 @@ pub struct Candidate {
     pub trusted_since: Timestamp,
     /// Of reads.
     pub latency: Duration,
+    /// Of a mebibyte beyond it; zero: not known.
+    pub mebibyte: Duration,
     /// Tier, prices, order.
     pub settings: PlaceSettings,
 }

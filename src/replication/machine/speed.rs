@@ -78,6 +78,12 @@ impl Speed {
         }
     }
 
+    /// Whether nothing was read there yet.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.answers == 0
+    }
+
     fn expected_us(&self, bytes: u64) -> Option<u64> {
         if self.answers == 0 {
             return None;

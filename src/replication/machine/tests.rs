@@ -32,6 +32,7 @@ fn place(name: &str, domain: &str, state: BackendState, free: u64) -> Candidate 
         given_up: false,
         trusted_since: Timestamp::default(),
         latency: Duration::ZERO,
+        mebibyte: Duration::ZERO,
         settings: PlaceSettings::default(),
     }
 }
@@ -491,6 +492,16 @@ fn each_strategy_chooses_by_its_own_measure() {
         all[3].latency = Duration::from_millis(40);
     });
     assert_eq!(quick, "Send b");
+    // Of a large content the throughput counts.
+    let moving = |bytes| {
+        chosen(Strategy::Performance, bytes, |all| {
+            for (n, latency, mebibyte) in [(1, 9, 90), (2, 2, 40), (3, 9, 4)] {
+                all[n].latency = Duration::from_millis(latency);
+                all[n].mebibyte = Duration::from_millis(mebibyte);
+            }
+        })
+    };
+    assert_eq!((moving(1).as_str(), moving(64 << 20).as_str()), ("Send b", "Send c"));
     let cheap = chosen(Strategy::Cost, 1 << 20, |all| {
         let price = |month, request| Price {
             gb_month: Micros(month),

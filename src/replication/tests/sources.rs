@@ -11,7 +11,9 @@ use super::harness::bytes as random_bytes;
 use super::harness::{World, blocks, eventually, policy};
 use crate::backends::watched::{Watch, Watched};
 use crate::backends::wrap::{Around, Attempt, Fault, FaultPlan, Operation, Wrapped, standard};
-use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, MemoryBackend};
+use crate::backends::{
+    Backend, BackendError, BackendSpec, ErrorKind, MemoryBackend, PlaceSettings,
+};
 use crate::metadata::BackendRecord;
 use crate::replication::{Wanted, Whereabouts};
 use crate::types::Cid;
@@ -141,6 +143,8 @@ fn a_place_that_gave_wrong_bytes_or_lacked_a_block_is_asked_last_for_a_while() {
         for id in &all {
             assert!(if lost { a.lose(id) } else { a.corrupt(id) });
         }
+        // What is doubted is not read back meanwhile.
+        world.registry.fleet().write().set_paused(Some(&"a".parse().unwrap()), true);
         let before = gets(&a);
         read_all(&world, &root, &all);
         // With each answer that is wrong goes another look before it is replaced.
@@ -205,7 +209,7 @@ fn blocks_are_read_right_from_places_that_fail_at_random() {
             }
             let fault = Fault::new(plan, seed.wrapping_add(n as u64));
             let faulty = Wrapped::new(plain, Later(Arc::clone(&begun), fault));
-            standard(Arc::new(faulty), Duration::from_secs(5))
+            standard(Arc::new(faulty), Duration::from_secs(5), &PlaceSettings::default())
         })
         .collect();
     let (world, root, all) = elsewhere(&places.iter().collect::<Vec<_>>(), &wrapped);
@@ -234,7 +238,8 @@ fn what_nobody_waits_for_leaves_calls_for_who_does_and_never_waits() {
     let (a, watch) = (memory("a"), Arc::new(Watch::default()));
     let plain = Arc::clone(&a) as Arc<dyn Backend>;
     let watched = Arc::new(Wrapped::new(plain, Watched(Arc::clone(&watch)))) as Arc<dyn Backend>;
-    let (world, root, all) = elsewhere(&[&a], &[standard(watched, Duration::from_mins(1))]);
+    let (world, root, all) =
+        elsewhere(&[&a], &[standard(watched, Duration::from_mins(1), &PlaceSettings::default())]);
     *watch.delay.lock() = Duration::from_hours(1);
     let replicator = world.replicator();
     let sent = all.iter().skip(1).filter(|id| replicator.ahead(&wanted(&world, &root, id), false));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::world::{SMALL, World};
 use crate::backends::watched::{Watch, Watched};
 use crate::backends::wrap::{Operation, Wrapped, standard};
-use crate::backends::{Backend, ErrorKind, MemoryBackend};
+use crate::backends::{Backend, ErrorKind, MemoryBackend, PlaceSettings};
 use crate::content::{Profile, walk_post_order};
 use crate::metadata::{CopyRecord, CopyState};
 use crate::runtime::{Shutdown, Step};
@@ -38,7 +38,7 @@ impl Cold {
         let watch = Arc::new(Watch::default());
         let plain = Arc::clone(&place) as Arc<dyn Backend>;
         let watched = Arc::new(Wrapped::new(plain, Watched(Arc::clone(&watch))));
-        let backend = standard(watched, Duration::from_mins(1));
+        let backend = standard(watched, Duration::from_mins(1), &PlaceSettings::default());
         let world = World::with_place_and_profile(backend, "min=1,target=2,level=SINGLE", profile);
         let mut random = fastrand::Rng::with_seed(3);
         let data: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(leaves * LEAF).collect();
