@@ -37,26 +37,23 @@ pub(super) fn start(core: &Arc<Core>) -> Result<(), ReplicationError> {
 fn run(core: &Core) {
     let mut last = Instant::now();
     let mut scrubbed = Scrubbed::new(last);
-    let tell = |scrubbed: &mut Scrubbed, end| {
-        for (id, text) in scrubbed.due(Instant::now(), end) {
-            core.options.events.emit(EventKind::ScrubFinished, id.as_str(), &text);
-        }
-    };
     let rate = core.options.scrub_bytes_per_second.max(1);
     while core.calls.pause(PAUSE) {
         if !core.is_idle() && last.elapsed() < BUSY_PAUSE {
             continue;
         }
         let looked = verify_some(core, &mut scrubbed);
-        tell(&mut scrubbed, false);
+        for (id, text) in scrubbed.due(Instant::now()) {
+            core.options.events.emit(EventKind::ScrubFinished, id.as_str(), &text);
+        }
         match looked {
             Ok(bytes) => {
                 let due = Duration::from_millis(bytes.saturating_mul(1000) / rate);
                 if !due.is_zero() && !core.calls.pause(due) {
-                    break;
+                    return;
                 }
             }
-            Err(ReplicationError::ShuttingDown) => break,
+            Err(ReplicationError::ShuttingDown) => return,
             Err(error) => {
                 tracing::error!(%error, "copies cannot be verified; it is tried again");
                 core.machine.request_sweep();
@@ -65,7 +62,6 @@ fn run(core: &Core) {
         }
         last = Instant::now();
     }
-    tell(&mut scrubbed, true);
 }
 
 /// Looks at a batch; the bytes that were read.
