@@ -190,6 +190,8 @@ pub struct BackendRecord {
     pub read_only: bool,
     /// The user holds the queue's work there.
     pub paused: bool,
+    /// Its failure domain, as it last said; empty: not known.
+    pub domain: String,
 }
 
 /// Why copies move.
@@ -340,9 +342,9 @@ impl Stored for ContentRecord {
 }
 
 impl Stored for BackendRecord {
-    const VERSION: u8 = 2;
-    /// `paused`: it was not.
-    const ADDED: &'static [&'static [u8]] = &[&[0]];
+    const VERSION: u8 = 3;
+    /// `paused`: it was not. `domain`: not known.
+    const ADDED: &'static [&'static [u8]] = &[&[0], &[0]];
 }
 
 impl Stored for QueueRecord {

@@ -179,9 +179,12 @@ fn every_record_keeps_its_stored_form() {
         draining: true,
         read_only: false,
         paused: true,
+        domain: "device:8:1".into(),
     };
     pinned("backend", &backend);
-    reads(1, "backend", &BackendRecord { paused: false, ..backend });
+    let before = BackendRecord { domain: String::new(), ..backend };
+    reads(2, "backend", &before);
+    reads(1, "backend", &BackendRecord { paused: false, ..before });
     pinned("orphan", &OrphanRecord { quotas: vec![Ino(1 << 40), Ino(1)] });
 }
 

@@ -190,6 +190,11 @@ impl Fleet {
         now: Timestamp,
     ) {
         self.changed();
+        // One that is away when the volume opens shares what it shared before.
+        let domain = match record.domain.as_str() {
+            "" => format!("unknown:{id}"),
+            known => known.to_owned(),
+        };
         let member = Member {
             url,
             settings,
@@ -198,7 +203,7 @@ impl Fleet {
             usage: Usage::default(),
             facts: Facts {
                 kind: "dir".into(),
-                domain: format!("unknown:{id}"),
+                domain,
                 // Counted among the places to come.
                 durable: true,
                 read_only: false,
@@ -248,6 +253,7 @@ impl Fleet {
         let Some(member) = self.members.get_mut(id) else { return false };
         if !member.open || member.facts != facts {
             (member.facts, member.open) = (facts, true);
+            self.note_domain(id);
             self.changed();
         }
         self.reached(id, now)
@@ -258,6 +264,16 @@ impl Fleet {
         self.changed();
         if let Some(member) = self.members.get_mut(id) {
             member.facts = facts;
+            self.note_domain(id);
+        }
+    }
+
+    fn note_domain(&mut self, id: &BackendId) {
+        if let Some(member) = self.members.get_mut(id)
+            && member.record.domain != member.facts.domain
+        {
+            member.record.domain.clone_from(&member.facts.domain);
+            self.unsaved.insert(id.clone());
         }
     }
 
@@ -600,6 +616,38 @@ impl Fleet {
 mod tests {
     use super::*;
     use crate::backends::ErrorKind;
+
+    #[test]
+    fn a_place_that_is_away_at_the_start_shares_the_domain_that_it_had() {
+        let facts = |domain: &str| Facts {
+            kind: "dir".into(),
+            domain: domain.into(),
+            durable: true,
+            read_only: false,
+        };
+        let now = Timestamp::default();
+        let (a, b): (BackendId, BackendId) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let fleet = |records: BTreeMap<BackendId, BackendRecord>| {
+            let mut fleet = Fleet::new("here".into(), Duration::from_mins(15));
+            for id in [&a, &b] {
+                let record = records.get(id).cloned().unwrap_or_default();
+                fleet.add(id.clone(), String::new(), PlaceSettings::default(), record, now);
+            }
+            fleet
+        };
+        let mut first = fleet(BTreeMap::new());
+        assert_ne!(first.domain_of(&a), first.domain_of(&b), "nothing is known");
+        first.opened(&a, facts("disk"), now);
+        first.opened(&b, facts("disk"), now);
+        let kept: BTreeMap<BackendId, BackendRecord> = first.take_unsaved().into_iter().collect();
+        let mut second = fleet(kept);
+        second.opened(&b, facts("disk"), now);
+        assert_eq!(second.domain_of(&a), Some("disk"));
+        assert!(second.take_unsaved().iter().all(|(id, _)| *id != b), "nothing new");
+        // It comes back on another disk.
+        second.opened(&a, facts("other"), now);
+        assert_eq!(second.take_unsaved()[0].1.domain, "other");
+    }
 
     #[test]
     fn the_places_are_always_as_the_fleet_is() {
