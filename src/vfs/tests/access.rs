@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use super::world::{Ground, World};
-use crate::metadata::{InodeRecord, MetadataError, NewNode};
+use super::world::{Ground, World, directory};
+use crate::metadata::{InodeRecord, MetadataError};
 use crate::runtime::Clock;
 use crate::types::{FileKind, Ino, Name, Timestamp};
 use crate::vfs::{Caller, OpenOptions, SetAttr};
@@ -145,17 +145,7 @@ fn links_and_subdirectories_end_at_65_000() {
     let vfs = world.vfs();
     let name = |text: &str| Name::new(text).unwrap();
     let file = make(&world, "file");
-    let now = world.clock.now();
-    let directory = NewNode {
-        kind: FileKind::Directory,
-        mode: 0o755,
-        umask: None,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: Vec::new(),
-        now,
-    };
+    let directory = directory(world.clock.now());
     let dir = vfs.create(Ino::ROOT, &name("dir"), &directory).unwrap().ino;
     // 64,998 more links are 64,998 calls; the row says the same.
     for (ino, links) in [(file, 64_999), (dir, 64_999)] {

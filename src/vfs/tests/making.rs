@@ -1,22 +1,9 @@
 //! What an import makes while others look.
 
-use super::world::{Ground, World};
-use crate::metadata::{NewNode, SetAttributes};
+use super::world::{Ground, World, directory};
+use crate::metadata::SetAttributes;
 use crate::runtime::Clock;
-use crate::types::{FileKind, Ino, Name, Timestamp};
-
-fn directory(now: Timestamp) -> NewNode {
-    NewNode {
-        kind: FileKind::Directory,
-        mode: 0o755,
-        umask: None,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: Vec::new(),
-        now,
-    }
-}
+use crate::types::{FileKind, Ino, Name};
 
 #[test]
 fn nothing_of_what_is_being_made_is_kept_by_the_kernel_and_all_of_it_afterwards() {

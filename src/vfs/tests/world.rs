@@ -11,15 +11,29 @@ use tempfile::TempDir;
 use super::log_engine::LogEngine;
 use crate::backends::{Backend, BackendSpec};
 use crate::content::Profile;
-use crate::metadata::{BackendRecord, EmbeddedEngine, Engine, Namespace};
+use crate::metadata::{BackendRecord, EmbeddedEngine, Engine, Namespace, NewNode};
 use crate::replication::{
     Checkpointer, CheckpointerOptions, Policy, Registry, Replicator, ReplicatorOptions,
 };
 use crate::runtime::{Bridge, Clock, Shutdown};
 use crate::store::sim::SimDisk;
 use crate::store::{LocalStore, StoreOptions};
-use crate::types::{AccessTimes, Timestamp, VolumeId, WriterId};
+use crate::types::{AccessTimes, FileKind, Timestamp, VolumeId, WriterId};
 use crate::vfs::{EngineIndex, Vfs, VfsOptions, VfsParts};
+
+/// What a new directory is made of.
+pub fn directory(now: Timestamp) -> NewNode {
+    NewNode {
+        kind: FileKind::Directory,
+        mode: 0o755,
+        umask: None,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        target: Vec::new(),
+        now,
+    }
+}
 
 /// Leaves of four pages, four a node: deep DAGs from little data.
 pub const SMALL: Profile = Profile { chunk_size: 16_384, max_links: 4, ..Profile::UNIXFS_V1_2025 };
