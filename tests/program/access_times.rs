@@ -32,8 +32,22 @@ fn set(path: &Path, atime: (i64, i64), mtime: (i64, i64)) {
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
+/// Returns when the clock that a disk stamps with shows a time after this moment. It
+/// goes in steps of some milliseconds: of two events in one step a disk cannot say
+/// which was first, and relatime moves the time once more in the next.
+fn tick() {
+    use rustix::time::{ClockId, clock_gettime};
+    let now = clock_gettime(ClockId::Realtime);
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
+    while clock_gettime(ClockId::RealtimeCoarse) <= now {
+        assert!(std::time::Instant::now() < deadline, "the clock stands still");
+        std::thread::yield_now();
+    }
+}
+
 /// Whether `operation` moves the time of access; then to now.
 fn moves(path: &Path, operation: impl FnOnce()) -> bool {
+    tick();
     let before = atime(path);
     operation();
     let after = atime(path);
