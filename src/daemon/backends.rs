@@ -147,9 +147,12 @@ pub(super) fn remove(volume: &Volume, id: &str, force: bool) -> Result<Value, Fa
     let paths: Vec<String> = paths.into_iter().map(|(_, path)| path).collect();
     if last_copies > 0 && !force {
         let more = if last_copies > paths.len() as u64 { ", ..." } else { "" };
+        let named = match paths.as_slice() {
+            [] => String::new(),
+            paths => format!(" ({}{more})", paths.join(", ")),
+        };
         let text = format!(
-            "backend `{id}` holds the last verified copy of {last_copies} contents that can be read now: {}{more}; wait until others have them (`cairn sync`, `cairn backend drain`), or use --force, which gives them up",
-            paths.join(", ")
+            "backend `{id}` holds the last verified copy of {last_copies} contents that can be read now{named}; wait until others have them (`cairn sync`, `cairn backend drain`), or use --force, which gives them up",
         );
         return Err(Failure::new(ErrorCode::Busy, text));
     }
