@@ -83,15 +83,27 @@ fn schedule(core: &Arc<Core>) {
 
 /// Has copies read back that a reader found fault with.
 fn ask_for_doubted(core: &Core) {
-    core.fetcher.doubts.settle(|root, id| match core.namespace.content(root) {
-        Ok(Some(record)) if record.refs > 0 && record.good_copies().any(|c| c.backend == *id) => {
-            let id = std::slice::from_ref(id);
-            core.machine.ask_for_proofs(id, Job::Verify, (root, &record), false)
+    let mut places = None;
+    core.fetcher.doubts.settle(|root, id| {
+        let places = places.get_or_insert_with(|| core.registry.places());
+        match places.get(id) {
+            // Removed, and its copies with it.
+            None => return true,
+            Some(place) if place.paused || !place.readable => return false,
+            Some(_) => {}
         }
-        Ok(_) => true,
-        Err(error) => {
-            tracing::warn!(%error, cid = %root, "a doubted copy cannot be looked at now");
-            false
+        match core.namespace.content(root) {
+            Ok(Some(record))
+                if record.refs > 0 && record.good_copies().any(|c| c.backend == *id) =>
+            {
+                let id = std::slice::from_ref(id);
+                core.machine.ask_for_proofs(id, Job::Verify, (root, &record), false)
+            }
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(%error, cid = %root, "a doubted copy cannot be looked at now");
+                false
+            }
         }
     });
 }
@@ -100,7 +112,7 @@ fn ask_for_doubted(core: &Core) {
 fn serve(core: &Arc<Core>, served: &Arc<Served>) {
     let standard = core.options.parallel_rounds.max(2);
     let mut lanes = vec![(BackendId::local(), PlaceSettings::default())];
-    lanes.extend(core.registry.statuses().into_iter().map(|status| (status.id, status.settings)));
+    lanes.extend(core.registry.settings());
     for (id, settings) in lanes {
         let workers = settings.parallel.unwrap_or(standard);
         core.machine.lanes().lock().limit(&id, &settings, core.clock.now());
@@ -192,12 +204,9 @@ fn work(core: &Core, slot: &Slot) {
                 }
                 Some(place) => {
                     let start = Instant::now();
-                    let outcomes = send(core, (id, &place.0, place.1), &tasks);
+                    let outcomes = send(core, (id, place.1), &tasks);
                     let bytes = tasks.iter().map(|task| task.bytes).sum();
                     core.machine.lanes().lock().moved(id, bytes, start.elapsed());
-                    if outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Stored(..))) {
-                        core.registry.sent(id, bytes, start.elapsed());
-                    }
                     outcomes
                 }
                 None => Vec::new(),
@@ -253,7 +262,7 @@ fn prove(
             && takes()
         {
             let mend = Task { job: Job::Repair, ..*task };
-            let mended = send(core, (id, backend, down.clone()), &[mend]);
+            let mended = send(core, (id, down.clone()), &[mend]);
             if let Some((_, stored @ Outcome::Stored(..))) = mended.into_iter().next() {
                 outcomes.push((task.root, stored));
                 continue;
@@ -427,11 +436,8 @@ impl From<ReplicationError> for Failure {
     }
 }
 
-fn send(
-    core: &Core,
-    (id, backend, down): (&BackendId, &Arc<dyn Backend>, Cancel),
-    tasks: &[Task],
-) -> Vec<(Cid, Outcome)> {
+fn send(core: &Core, (id, down): (&BackendId, Cancel), tasks: &[Task]) -> Vec<(Cid, Outcome)> {
+    let Some(backend) = core.registry.paced(id) else { return Vec::new() };
     let calls = core.calls.until(down);
     let verifies = backend.capabilities().verifies;
     let stored = if verifies {
@@ -440,7 +446,7 @@ fn send(
         Outcome::Stored(CopyState::Claimed, VerifyMethod::Written)
     };
     let (mut outcomes, mut sent, mut blamed) = (Vec::new(), Vec::new(), false);
-    for (task, result) in tasks.iter().zip(send_together(core, (id, backend, &calls), tasks)) {
+    for (task, result) in tasks.iter().zip(send_together(core, (id, &backend, &calls), tasks)) {
         let outcome = match result {
             Ok(()) => {
                 core.bytes_sent.fetch_add(task.bytes, Ordering::Relaxed);

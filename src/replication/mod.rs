@@ -37,6 +37,7 @@ mod local_manifests;
 pub mod loss;
 pub mod machine;
 mod moves;
+mod pace;
 mod pins;
 mod policy;
 mod policy_book;

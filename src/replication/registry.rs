@@ -8,9 +8,10 @@ use tokio::sync::Semaphore;
 
 use super::collect::Tracker;
 use super::machine::{Facts, Fleet, Holds, Misled, Places, Source, order};
+use super::pace::Pace;
 use super::{BackendState, BackendStatus, Policy, Whereabouts};
 use crate::backends::wrap::{ReadOnly, Wrapped};
-use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, Usage};
+use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, PlaceSettings, Usage};
 use crate::metadata::BackendRecord;
 use crate::runtime::{Cancel, Clock};
 use crate::types::BackendId;
@@ -19,6 +20,8 @@ struct Entry {
     spec: BackendSpec,
     /// With its switch and its tracker around it.
     backend: Option<Arc<dyn Backend>>,
+    /// The same, as fast as contents may be sent there.
+    paced: Option<Arc<dyn Backend>>,
     tracker: Arc<Tracker>,
     /// Set when it goes down; calls that begin later have another.
     down: Cancel,
@@ -71,11 +74,14 @@ impl Entry {
         if closed { self.spec.read_only() } else { self.spec.clone() }
     }
 
-    fn opened(&mut self, backend: Arc<dyn Backend>) {
+    fn opened(&mut self, backend: Arc<dyn Backend>, fleet: &Arc<RwLock<Fleet>>) {
         let closed = Arc::clone(&self.closed);
         self.ahead = Arc::new(Semaphore::new(backend.capabilities().parallel_puts.max(1)));
         let switched = Arc::new(Wrapped::new(backend, ReadOnly::new(closed)));
-        self.backend = Some(self.tracker.wrap(switched));
+        let tracked = self.tracker.wrap(switched);
+        let pace = Pace::new(&self.spec, Arc::clone(fleet));
+        self.paced = Some(Arc::new(Wrapped::new(Arc::clone(&tracked), pace)));
+        self.backend = Some(tracked);
     }
 }
 
@@ -135,6 +141,7 @@ impl Registry {
         let mut entry = Entry {
             spec,
             backend: None,
+            paced: None,
             tracker,
             down: Cancel::default(),
             closed,
@@ -144,7 +151,7 @@ impl Registry {
         match backend {
             Ok(backend) => {
                 fleet.opened(&id, facts(backend.as_ref()), now);
-                entry.opened(backend);
+                entry.opened(backend, &self.fleet);
             }
             Err(error) => {
                 fleet.failed(&id, &error, now);
@@ -231,13 +238,6 @@ impl Registry {
         }
     }
 
-    /// So many bytes were sent there, and are durable, after so long.
-    pub(super) fn sent(&self, id: &BackendId, bytes: u64, took: Duration) {
-        if let Some(health) = self.fleet.write().health_mut(id) {
-            health.sent(bytes, took);
-        }
-    }
-
     /// A read of so many bytes was not answered when another place had answered it.
     pub(super) fn late(&self, id: &BackendId, bytes: u64, waited: Duration) {
         let now = self.clock.now();
@@ -281,6 +281,12 @@ impl Registry {
         Some((entry.backend.clone()?, entry.down.clone()))
     }
 
+    /// As [`Registry::get`], for contents: as fast as they may be sent there.
+    pub(super) fn paced(&self, id: &BackendId) -> Option<Arc<dyn Backend>> {
+        self.get(id)?;
+        self.entries.read().get(id)?.paced.clone()
+    }
+
     /// What is done there, for who deletes.
     pub(super) fn tracker(&self, id: &BackendId) -> Option<Arc<Tracker>> {
         Some(Arc::clone(&self.entries.read().get(id)?.tracker))
@@ -299,6 +305,12 @@ impl Registry {
     /// What `status` shows; nothing is asked for live.
     pub fn statuses(&self) -> Vec<BackendStatus> {
         self.fleet.read().statuses()
+    }
+
+    /// The settings of all backends.
+    pub(super) fn settings(&self) -> Vec<(BackendId, PlaceSettings)> {
+        let fleet = self.fleet.read();
+        fleet.members().map(|(id, member)| (id.clone(), member.settings.clone())).collect()
     }
 
     /// The failure domain of a place.
@@ -335,7 +347,7 @@ impl Registry {
         let mut fleet = self.fleet.write();
         let back = if let Some(backend) = opened {
             let facts = facts(backend.as_ref());
-            entry.opened(backend);
+            entry.opened(backend, &self.fleet);
             fleet.opened(id, facts, now)
         } else {
             // Whether it takes writes may have changed.
@@ -361,7 +373,7 @@ impl Registry {
         let mut entries = self.entries.write();
         let Some(entry) = entries.get_mut(id) else { return false };
         let facts = facts(opened.as_ref());
-        entry.opened(opened);
+        entry.opened(opened, &self.fleet);
         entry.down = Cancel::default();
         self.fleet.write().recovered(id, facts, now)
     }

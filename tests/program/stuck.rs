@@ -509,3 +509,33 @@ fn a_volume_with_a_stuck_backend_mounts_works_says_so_and_ends() {
     mount.umount().ok();
     volume.cairn(&["fsck", "--deep"]).ok();
 }
+
+#[test]
+fn a_volume_is_recovered_and_mounted_beside_a_place_whose_mount_is_dead() {
+    let test = "stuck::a_volume_is_recovered";
+    let Some(world) = World::mountable(test) else { return };
+    let Some(hanging) = Hanging::new(&world, test) else { return };
+    let volume = world.volume(&["hanging/b", "c"], "min=1,target=3,max=3");
+    let mount = volume.mount();
+    fs::write(mount.path("precious"), b"on all").unwrap();
+    volume.cairn(&["sync"]).ok();
+    mount.umount().ok();
+    fs::remove_dir_all(&volume.dir).unwrap();
+    // The program behind it dies: every call there is answered with ENOTCONN.
+    hanging.send(Signal::KILL);
+    wait_until("the place is dead", || {
+        fs::metadata(hanging.at.join("b")).is_err_and(|e| e.raw_os_error() == Some(107))
+    });
+    volume.cairn(&["recover", "--from", &world.backend_url("c")]).ok();
+    let mount = volume.mount();
+    assert_eq!(fs::read(mount.path("precious")).unwrap(), b"on all");
+    fs::write(mount.path("new"), b"on one").unwrap();
+    let status = volume.status();
+    let states: Vec<&str> = status["backends"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{status:#}"))
+        .iter()
+        .filter_map(|backend| backend["state"].as_str())
+        .collect();
+    assert!(states.contains(&"down") && states.contains(&"up"), "{states:?}");
+}

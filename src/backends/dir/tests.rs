@@ -270,6 +270,12 @@ async fn a_read_only_place_is_read_and_not_written() {
     assert_eq!(backend.get(&kept.cid, None).await.unwrap(), kept.data);
     assert_eq!(backend.presence(&[kept.cid]).await.unwrap(), [Presence::Present(4)]);
     backend.probe().await.unwrap();
+    // A probe reads from the disk itself: a listing alone may come from memory.
+    let marker = scene.root().join("cairn-backend.json");
+    fs::rename(&marker, scene.dir.path().join("aside")).unwrap();
+    assert_eq!(kind(backend.probe().await), ErrorKind::Unavailable);
+    fs::rename(scene.dir.path().join("aside"), &marker).unwrap();
+    backend.probe().await.unwrap();
     assert_eq!(kind(backend.put(&block("new")).await), ErrorKind::ReadOnly);
     assert_eq!(kind(backend.delete(&kept.cid).await), ErrorKind::ReadOnly);
     assert_eq!(kind(backend.put_name("n", &kept.cid).await), ErrorKind::ReadOnly);

@@ -15,14 +15,13 @@ pub struct Limit {
     places: Semaphore,
     requests: Option<Rate>,
     bytes: Option<Rate>,
-    sent: Option<Rate>,
 }
 
 impl Limit {
     /// `calls` at a time (at least one).
     #[must_use]
     pub fn new(calls: usize) -> Self {
-        Self { places: Semaphore::new(calls.max(1)), requests: None, bytes: None, sent: None }
+        Self { places: Semaphore::new(calls.max(1)), requests: None, bytes: None }
     }
 
     /// At most so many requests a second.
@@ -38,32 +37,51 @@ impl Limit {
         self.bytes = Some(Rate::new(bytes));
         self
     }
-
-    /// At most so many bytes a second are sent there; reads go at once.
-    #[must_use]
-    pub fn sent_per_second(mut self, bytes: u64) -> Self {
-        self.sent = Some(Rate::new(bytes));
-        self
-    }
 }
 
 /// Something that may be used up at one speed. A use larger than what a second
 /// allows goes at once, and what comes after it waits for longer.
-struct Rate {
+pub(crate) struct Rate {
     per_second: u64,
     next: Mutex<Option<Instant>>,
 }
 
+/// A reservation that is given back unless its time came.
+struct Reserved<'r> {
+    rate: &'r Rate,
+    takes: Duration,
+    came: bool,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.came {
+            let mut next = self.rate.next.lock();
+            *next = next.and_then(|next| next.checked_sub(self.takes));
+        }
+    }
+}
+
 impl Rate {
-    fn new(per_second: u64) -> Self {
+    pub(crate) fn new(per_second: u64) -> Self {
         Self { per_second: per_second.max(1), next: Mutex::new(None) }
+    }
+
+    /// Waits until `amount` may be used. Who is cut off before that has used nothing.
+    pub(crate) async fn turn(&self, amount: u64) {
+        let mut reserved = Reserved { rate: self, takes: self.takes(amount), came: false };
+        tokio::time::sleep_until(self.reserve(amount)).await;
+        reserved.came = true;
+    }
+
+    fn takes(&self, amount: u64) -> Duration {
+        let nanos = u128::from(amount) * 1_000_000_000 / u128::from(self.per_second);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// Reserves `amount`; the reservation may be used at the given time.
     fn reserve(&self, amount: u64) -> Instant {
-        let now = Instant::now();
-        let nanos = u128::from(amount) * 1_000_000_000 / u128::from(self.per_second);
-        let takes = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let (now, takes) = (Instant::now(), self.takes(amount));
         let mut next = self.next.lock();
         let start = next.map_or(now, |next| next.max(now));
         *next = Some(start.checked_add(takes).unwrap_or(start));
@@ -81,15 +99,12 @@ impl Around for Limit {
     ) -> Result<T, BackendError> {
         // Before the place: who waits for a rate holds up no others.
         if let Some(requests) = &self.requests {
-            tokio::time::sleep_until(requests.reserve(1)).await;
+            requests.turn(1).await;
         }
         if let Some(rate) = &self.bytes {
             // What a read brings is known, and charged, when it is here.
             let sends = if operation == Operation::Get { 0 } else { bytes };
-            tokio::time::sleep_until(rate.reserve(sends)).await;
-        }
-        if let (Some(rate), Operation::Put | Operation::PutMany) = (&self.sent, operation) {
-            tokio::time::sleep_until(rate.reserve(bytes)).await;
+            rate.turn(sends).await;
         }
         let _place = self.places.acquire().await.map_err(|error| {
             BackendError::new(ErrorKind::Unavailable, "the backend was closed").caused_by(error)

@@ -13,6 +13,7 @@ mod timeout;
 
 pub use self::fault::{Fault, FaultPlan};
 pub use self::limit::Limit;
+pub(crate) use self::limit::Rate;
 pub use self::metered::{Metered, OperationStats};
 pub use self::retry::Retry;
 pub use self::switch::ReadOnly;
@@ -166,7 +167,8 @@ impl<A: Around> Backend for Wrapped<A> {
 }
 
 /// The usual stack over a backend that was just opened. The deadline is inside
-/// the limit, so that waiting for a turn is not taken for a slow backend.
+/// the limit, so that waiting for a turn is not taken for a slow backend. `bandwidth=`
+/// holds for contents alone (`replication`): what says what the volume is goes at once.
 pub fn standard(
     inner: Arc<dyn Backend>,
     call_deadline: std::time::Duration,
@@ -178,9 +180,6 @@ pub fn standard(
     let mut limit = Limit::new(parallel);
     if let Some(requests) = settings.requests {
         limit = limit.requests_per_second(requests);
-    }
-    if let Some(bytes) = settings.bandwidth {
-        limit = limit.sent_per_second(bytes);
     }
     let limited = Arc::new(Wrapped::new(timed, limit));
     let retried = Arc::new(Wrapped::new(limited, Retry::default()));
