@@ -19,6 +19,7 @@ use crate::metadata::{BackendRecord, CopyRecord, EventKind, Namespace};
 use crate::replication::loss::Harm;
 use crate::replication::machine::Standing;
 use crate::replication::{BlockSource, Events, Registry, block_of_folder};
+use crate::runtime::failpoint;
 use crate::types::{BackendId, Cid};
 
 /// Contents that are named when they lose their last copy.
@@ -42,17 +43,26 @@ impl Parts {
         }
     }
 
-    /// The volume has no such backend any more. To be repeated after a crash.
+    /// The volume has no such backend any more. A crash may leave rows that name it:
+    /// they count for nothing, and are gone before one of this name comes (`add`).
     pub fn forget(&self, id: &BackendId) -> Result<(), Failure> {
         let mut specs = self.registry.specs();
         specs.retain(|spec| spec.id != *id);
         Config::set_backends(&self.dir, &specs).map_err(failed)?;
         self.registry.remove(id);
-        self.namespace.forget_backend(id).map_err(failed)?;
+        failpoint::reach("daemon.remove.configured");
+        clear(&self.namespace, id)?;
         self.events.emit(EventKind::BackendRemoved, id.as_str(), "");
         self.events.flush();
         Ok(())
     }
+}
+
+/// Nothing is known of a backend of this name: no copies there, no state.
+fn clear(namespace: &Namespace, id: &BackendId) -> Result<(), Failure> {
+    namespace.forget_backend(id).map_err(failed)?;
+    namespace.set_backend_record(id, None).map_err(failed)?;
+    namespace.engine().persist().map_err(failed)
 }
 
 pub(super) fn add(volume: &Volume, url: &str, mountpoint: Option<&Path>) -> Result<Value, Failure> {
@@ -66,6 +76,8 @@ pub(super) fn add(volume: &Volume, url: &str, mountpoint: Option<&Path>) -> Resu
     };
     let opened = volume::reach(&spec, &volume.dir, mountpoint, true)?.map_err(failed)?;
     let deadline = Duration::from_secs(volume.config.replication.call_deadline_s);
+    // Of another that had this name: a removal that a crash cut off, or work that ended late.
+    clear(&volume.namespace, &spec.id)?;
     Config::set_backends(&volume.dir, &specs).map_err(failed)?;
     let opened = wrap::standard(opened, deadline, &spec.settings());
     volume.registry.add(spec.clone(), BackendRecord::default(), Ok(opened));

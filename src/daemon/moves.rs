@@ -93,7 +93,6 @@ impl Mover {
                 self.parts.forget(from)?;
                 failpoint::reach("daemon.replace.forgotten");
                 self.replicator.machine().end_move(number).map_err(failed)?;
-                self.parts.namespace.set_backend_record(from, None).map_err(failed)?;
             } else {
                 self.replicator.end_move(number, &record).map_err(failed)?;
             }

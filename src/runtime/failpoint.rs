@@ -102,6 +102,8 @@ pub const NAMES: &[&str] = &[
     "daemon.import.recorded",
     "daemon.import.grafted",
     "daemon.import.named",
+    // A backend leaves.
+    "daemon.remove.configured",
     // A backend is replaced by another one.
     "daemon.replace.added",
     "daemon.move.begun",

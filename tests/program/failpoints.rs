@@ -28,6 +28,7 @@ enum Where {
     /// At a mount whose journal has a torn tail.
     Journal,
     Import,
+    Remove,
     Replace,
     Unmount,
     Recover,
@@ -40,6 +41,7 @@ fn place_of(point: &str) -> Where {
         "vfs.adopt.adopted" | "vfs.adopt.persisted" => Where::Opening("vfs.fsync.recorded"),
         _ if point.starts_with("metadata.journal.") => Where::Journal,
         _ if point.starts_with("daemon.import.") => Where::Import,
+        _ if point.starts_with("daemon.remove.") => Where::Remove,
         _ if point.starts_with("daemon.replace.") || point == "daemon.move.begun" => Where::Replace,
         _ if point.starts_with("daemon.end.") => Where::Unmount,
         _ if point.starts_with("recover.") => Where::Recover,
@@ -414,6 +416,17 @@ fn die_at(point: &str, number: usize) {
             case.import();
             case.expect_death(point);
         }
+        Where::Remove => {
+            case.mount_armed(Some(point)).ok();
+            case.begin();
+            case.work(Duration::from_millis(500));
+            case.volume.cairn(&["sync"]).ok();
+            drop(case.volume.cairn(&["backend", "remove", "b2", "--force"]));
+            case.expect_death(point);
+            case.mount_armed(None).ok();
+            case.check();
+            case.comes_back_empty();
+        }
         Where::Replace => {
             case.mount_armed(Some(point)).ok();
             case.begin();
@@ -486,6 +499,23 @@ impl Case<'_> {
         // The mount itself ended it meanwhile.
         let ended = status.code == 0 && !status.stdout.contains("\"b2\"");
         if ended { status } else { replaced }
+    }
+
+    /// `b2` was removed; it is emptied, added again, and gets all copies anew.
+    fn comes_back_empty(&self) {
+        let list = self.volume.cairn(&["--json", "backend", "list"]).ok().stdout;
+        assert!(!list.contains("\"b2\""), "{list}");
+        let (dir, url) = (self.volume.world.path("b2"), self.volume.world.backend_url("b2"));
+        fs::remove_dir_all(&dir).unwrap();
+        self.volume.cairn(&["backend", "add", &url]).ok();
+        wait_until("all have their copies", || {
+            let pins = &self.volume.status()["pins"];
+            pins["total"].as_u64().is_some() && pins["at_target"] == pins["total"]
+        });
+        let mut files = Vec::new();
+        walk(&dir.join("blocks"), &mut files);
+        assert!(!files.is_empty(), "copies are counted that are not there");
+        self.kill();
     }
 
     /// Exports what is there and imports it beside: dies at it.

@@ -71,6 +71,13 @@ fn a_backend_that_is_drained_is_emptied_after_others_have_all_and_the_last_ones_
     volume.cairn(&["backend", "drain", "c", "--stop"]).ok();
     wait_until("nothing waits", || volume.status()["queue"]["pending"] == 0);
     volume.cairn(&["backend", "drain", "nowhere"]).fails(3, &["there is no backend `nowhere`"]);
+    // Who comes back is a new one: nothing is drained from it.
+    volume.cairn(&["backend", "add", &world.backend_url("b")]).ok();
+    mount.umount().ok();
+    let mount = volume.mount();
+    let list = volume.cairn(&["--json", "backend", "list"]).ok().json();
+    let back = list.as_array().unwrap().iter().find(|one| one["id"] == "b").unwrap();
+    assert_eq!(back["draining"], false, "{list}");
     mount.umount().ok();
     volume.cairn(&["fsck"]).ok();
 }

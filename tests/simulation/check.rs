@@ -85,9 +85,11 @@ impl World {
         !self.places.iter().any(|place| place.is_good(root))
     }
 
-    /// Whether it lies in a cache, where it may have gone.
+    /// Whether it lies in a cache, where it may have gone, or at a place that the volume
+    /// does not have any more.
     fn is_cached(&self, copy: &CopyRecord) -> bool {
-        self.cache && copy.backend == self.places[0].id
+        let left = |place: &Place| place.id == copy.backend && !place.member;
+        self.cache && copy.backend == self.places[0].id || self.places.iter().any(left)
     }
 
     /// Every copy that is recorded as good is good.

@@ -1,11 +1,15 @@
 //! What an administrator does: places are set read-only, held and recovered, copies are
 //! moved and evened out, contents are cancelled and tried again.
 
-use cairnfs::backends::Usage;
-use cairnfs::metadata::{MoveKind, MoveRecord};
+use cairnfs::backends::{PlaceSettings, Scrub, Usage};
+use cairnfs::metadata::{
+    BackendRecord, CopyRecord, CopyState, MoveKind, MoveRecord, VerifyMethod,
+};
+use cairnfs::replication::machine::{Fleet, Job, Outcome, Standing, Task};
 use cairnfs::runtime::Clock;
 use cairnfs::types::{BackendId, Cid, Timestamp};
 
+use crate::place::{Bytes, Place};
 use crate::world::{World, facts, short};
 
 impl World {
@@ -55,8 +59,91 @@ impl World {
                     self.machine.retry(&[root]).unwrap();
                 }
             }
+            48..54 if self.places[place].member => self.leave(place, on),
+            48..58 if !self.places[place].member => self.join(place),
             _ => {}
         }
+    }
+
+    /// A backend is removed, unless it has the last proven copy of something that can be
+    /// read now. `cut`: the daemon dies when its settings are written and no row yet.
+    fn leave(&mut self, place: usize, cut: bool) {
+        let id = self.places[place].id.clone();
+        let members = self.places.iter().skip(1).filter(|place| place.member).count();
+        if members < 2 || self.machine.is_moving(&id) || self.has_last_copies(&id) {
+            return;
+        }
+        self.note(format!("{id} is removed{}", if cut { ", and a crash" } else { "" }));
+        // Copies go with it, as if faults took them.
+        let truth = self.places[place].truth.clone();
+        for (root, _) in truth.iter().filter(|(_, bytes)| **bytes == Bytes::Good) {
+            self.lost(root);
+        }
+        let left = &mut self.places[place];
+        left.member = false;
+        left.aside = std::mem::take(&mut left.truth);
+        for known in [&mut left.proven, &mut left.read, &mut left.stored, &mut left.garbage] {
+            known.clear();
+        }
+        if cut {
+            self.crash();
+        } else {
+            self.fleet.write().remove(&id);
+            self.clear(&id);
+        }
+        self.check();
+    }
+
+    fn has_last_copies(&self, id: &BackendId) -> bool {
+        let places = self.machine.places();
+        let proven = |copy: &CopyRecord| match places.standing(copy) {
+            Some((number, Standing::Good)) => copy.is_proven() && places.all[number].readable,
+            _ => false,
+        };
+        self.contents.keys().any(|root| {
+            let record = self.namespace.content(root).unwrap().unwrap();
+            record.good_copies().any(|copy| copy.backend == *id)
+                && !record.copies.iter().any(|copy| copy.backend != *id && proven(copy))
+        })
+    }
+
+    /// A backend of a name that the volume had before, with some of what lay there.
+    fn join(&mut self, place: usize) {
+        let id = self.places[place].id.clone();
+        self.note(format!("{id} is added"));
+        self.clear(&id);
+        let mut aside = std::mem::take(&mut self.places[place].aside);
+        if let Some(random) = &mut self.hands {
+            aside.retain(|_, _| random.u8(0..4) > 0);
+        }
+        let joined = &mut self.places[place];
+        (joined.member, joined.truth) = (true, aside);
+        (joined.away_at, joined.doubted_at) = (self.now, 0);
+        let now = self.clock.now();
+        join(&mut self.fleet.write(), &self.places[place], BackendRecord::default(), now);
+        self.plan_anew();
+    }
+
+    /// As the daemon does before it adds one, and after it removed one.
+    fn clear(&mut self, id: &BackendId) {
+        self.namespace.forget_backend(id).unwrap();
+        self.namespace.set_backend_record(id, None).unwrap();
+        self.save();
+        self.plan_anew();
+    }
+
+    fn plan_anew(&mut self) {
+        self.machine.request_sweep();
+        self.machine.lanes().lock().request_scan(true);
+    }
+
+    /// Work at a place that left meanwhile: it fails, or was done and says so late.
+    pub fn late(&mut self, place: usize, task: &Task) -> Outcome {
+        if task.job != Job::Send || self.random.bool() {
+            return Outcome::Failed("the place left".into());
+        }
+        self.places[place].aside.insert(task.root, Bytes::Good);
+        Outcome::Stored(CopyState::Claimed, VerifyMethod::Written)
     }
 
     /// One at a time: while there is one, it ends instead.
@@ -113,5 +200,15 @@ impl World {
     pub fn is_read_only(&self, place: usize) -> bool {
         let fleet = self.fleet.read();
         fleet.get(&self.places[place].id).is_some_and(|member| member.record.read_only)
+    }
+}
+
+/// A place of the volume.
+pub fn join(fleet: &mut Fleet, place: &Place, record: BackendRecord, now: Timestamp) {
+    let scrub = if place.audits { Scrub::Audit } else { Scrub::Full };
+    let settings = PlaceSettings { scrub, ..PlaceSettings::default() };
+    fleet.add(place.id.clone(), String::new(), settings, record, now);
+    if place.up {
+        fleet.opened(&place.id, facts(place), now);
     }
 }

@@ -17,6 +17,10 @@ pub enum Bytes {
 pub struct Place {
     pub id: BackendId,
     pub domain: String,
+    /// The volume has it.
+    pub member: bool,
+    /// What lies there while the volume does not have it.
+    pub aside: BTreeMap<Cid, Bytes>,
     pub up: bool,
     /// Since when the daemon could know that it is away: the clock was not set since.
     pub away_at: u64,
@@ -47,6 +51,8 @@ impl Place {
         Self {
             id,
             domain,
+            member: true,
+            aside: BTreeMap::new(),
             up: true,
             away_at: 0,
             doubted_at: 0,

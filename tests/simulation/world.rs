@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cairnfs::backends::{BackendError, ErrorKind, PlaceSettings, Scrub};
+use cairnfs::backends::{BackendError, ErrorKind};
 use cairnfs::metadata::{
     BackendRecord, ContentCommit, ContentRecord, CopyRecord, CopyState, Engine, MemoryEngine,
     MemoryState, Namespace, NewNode, PinState, VerifyMethod,
@@ -19,6 +19,7 @@ use cairnfs::runtime::{Clock, ManualClock};
 use cairnfs::types::{BackendId, Cid, FileKind, Ino, Name, Timestamp, cid};
 use parking_lot::RwLock;
 
+use crate::hands::join;
 use crate::place::{Bytes, Place};
 
 pub const GRACE: Duration = Duration::from_mins(15);
@@ -328,6 +329,7 @@ impl World {
         let mut outcomes = Vec::new();
         for task in tasks {
             let outcome = match task.job {
+                _ if !self.places[place].member => self.late(place, task),
                 Job::Release => Outcome::Released(self.confirmed(place, &task.root)),
                 Job::Verify => match self.read_back(place, &task.root) {
                     // Bad still: mended, if what it takes is anywhere.
@@ -761,14 +763,8 @@ fn open(
         namespace.backend_records().unwrap().into_iter().collect();
     let mut fleet = Fleet::new("here".into(), GRACE);
     fleet.set_local_cache(cache);
-    for place in places.iter().skip(1) {
-        let record = known.remove(&place.id).unwrap_or_default();
-        let scrub = if place.audits { Scrub::Audit } else { Scrub::Full };
-        let settings = PlaceSettings { scrub, ..PlaceSettings::default() };
-        fleet.add(place.id.clone(), String::new(), settings, record, now);
-        if place.up {
-            fleet.opened(&place.id, facts(place), now);
-        }
+    for place in places.iter().skip(1).filter(|place| place.member) {
+        join(&mut fleet, place, known.remove(&place.id).unwrap_or_default(), now);
     }
     let fleet = Arc::new(RwLock::new(fleet));
     let options = MachineOptions {
