@@ -71,7 +71,7 @@ impl World {
                 let counts = !known.held(&copies, Domain::Device).is_empty();
                 if counts && !since(&place.read, root) && !since(&place.stored, root) {
                     self.fail(&format!(
-                        "{} counts at {}, which was away for long, and nobody looked",
+                        "{} counts at {}, which was away or left, and nobody looked since",
                         short(root),
                         place.id
                     ));

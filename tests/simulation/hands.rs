@@ -2,9 +2,7 @@
 //! moved and evened out, contents are cancelled and tried again.
 
 use cairnfs::backends::{PlaceSettings, Scrub, Usage};
-use cairnfs::metadata::{
-    BackendRecord, CopyRecord, CopyState, MoveKind, MoveRecord, VerifyMethod,
-};
+use cairnfs::metadata::{BackendRecord, CopyRecord, CopyState, MoveKind, MoveRecord, VerifyMethod};
 use cairnfs::replication::machine::{Fleet, Job, Outcome, Standing, Task};
 use cairnfs::runtime::Clock;
 use cairnfs::types::{BackendId, Cid, Timestamp};
@@ -118,7 +116,8 @@ impl World {
         }
         let joined = &mut self.places[place];
         (joined.member, joined.truth) = (true, aside);
-        (joined.away_at, joined.doubted_at) = (self.now, 0);
+        // What lies there counts when it was read or sent since: see `check`.
+        (joined.away_at, joined.doubted_at) = (self.now, self.now);
         let now = self.clock.now();
         join(&mut self.fleet.write(), &self.places[place], BackendRecord::default(), now);
         self.plan_anew();
