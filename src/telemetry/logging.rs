@@ -44,6 +44,9 @@ pub enum LogTarget {
     File(PathBuf),
 }
 
+/// Libraries that name what they sign with at lower levels: whatever is asked for.
+const QUIET: &str = "reqsign_core=warn,reqsign_aws_core=warn,reqsign_aws_v4=warn";
+
 /// Starts logging to standard error, as [`init_logging_to`] does.
 ///
 /// # Errors
@@ -67,7 +70,7 @@ pub fn init_logging_to(filter: &str, format: LogFormat, target: &LogTarget) -> R
     } else {
         filter.to_owned()
     };
-    let filter = EnvFilter::try_new(full).map_err(|error| {
+    let filter = EnvFilter::try_new(format!("{full},{QUIET}")).map_err(|error| {
         format!("log level `{filter}`: {error}; use error, warn, info, debug or trace")
     })?;
     let (writer, colour) = match target {
