@@ -13,13 +13,12 @@ use tokio::time::Instant;
 
 use super::hooks::Ended;
 use crate::config::HookConfig;
+use crate::runtime::SecretSource;
 use crate::types::Secret;
 
 /// Pauses before the second, third and fourth try.
 const PAUSES: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(8)];
-/// The longest secret in a file.
-const SECRET_BYTES: u64 = 64 << 10;
 
 /// A webhook without what may be secret in it.
 pub(super) fn shown(webhook: &str) -> String {
@@ -36,28 +35,10 @@ pub(super) fn shown(webhook: &str) -> String {
 /// A value as it is, or from `env:NAME` or `file:PATH`. A file that others can read is
 /// refused.
 fn value_of(text: &str) -> Result<Secret, String> {
-    if let Some(name) = text.strip_prefix("env:") {
-        let value = std::env::var(name)
-            .map_err(|_| format!("the environment variable {name} is not set for the daemon"))?;
-        return Ok(Secret::new(value));
+    match SecretSource::parse(text) {
+        Some(source @ (SecretSource::Variable(_) | SecretSource::File(_))) => source.read(),
+        _ => Ok(Secret::new(text.to_owned())),
     }
-    let Some(path) = text.strip_prefix("file:") else { return Ok(Secret::new(text.to_owned())) };
-    let fail = |error: std::io::Error| format!("{path}: {error}");
-    let mut file = std::fs::File::open(path).map_err(fail)?;
-    let metadata = file.metadata().map_err(fail)?;
-    let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
-    if mode & 0o077 != 0 {
-        return Err(format!(
-            "{path} has mode {:03o}: others can read it; chmod 600 {path}",
-            mode & 0o777
-        ));
-    }
-    if metadata.len() > SECRET_BYTES {
-        return Err(format!("{path} is too long for a secret"));
-    }
-    let mut value = String::new();
-    std::io::Read::read_to_string(&mut file, &mut value).map_err(fail)?;
-    Ok(Secret::new(value.trim_end().to_owned()))
 }
 
 /// The request but for its body, and the client that sends it.
