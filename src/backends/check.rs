@@ -6,7 +6,7 @@ use super::{BackendError, ErrorKind};
 use crate::types::{Block, Cid};
 
 /// The longest name, in bytes.
-const NAME_MAX: usize = 200;
+pub(crate) const NAME_MAX: usize = 200;
 
 /// Refuses a block that no reader would accept.
 pub(crate) fn block(block: &Block) -> Result<(), BackendError> {

@@ -10,20 +10,24 @@ pub(crate) mod check;
 pub mod conformance;
 mod dir;
 mod error;
+mod kubo;
 mod memory;
+mod object;
 mod open;
 mod operation;
 mod overlap;
 mod settings;
+mod web;
 pub mod wrap;
 
-pub use self::dir::{DirBackend, DirOptions, block_paths};
+pub use self::dir::{DirBackend, block_paths};
 pub use self::error::{BackendError, ErrorKind};
+pub use self::kubo::KuboBackend;
 pub use self::memory::MemoryBackend;
-pub use self::open::{BackendSpec, InvalidBackendUrl, open};
+pub use self::open::{BackendSpec, InvalidBackendUrl, kind_of, open};
 pub use self::operation::Operation;
 pub use self::overlap::{overlaps, refuse_overlap};
-pub use self::settings::{Micros, PlaceSettings, Price, Scrub};
+pub use self::settings::{Micros, PlaceOptions, PlaceSettings, Price, Scrub};
 
 use std::ops::Range;
 
@@ -116,9 +120,9 @@ pub trait Backend: Send + Sync + 'static {
     /// before it is put again. The block's bytes match its CID (the caller's duty).
     async fn put(&self, block: &Block) -> Result<(), BackendError>;
 
-    /// Stores several; pack layouts write them together. Order is kept: a crash
-    /// leaves a prefix, but for raw blocks between two nodes, which link to
-    /// nothing and may come in any order. Success means that all are durable.
+    /// Stores several; pack layouts write them together. A crash leaves no node without
+    /// those before it that it links to; others may come in any order. Success means that
+    /// all are durable.
     async fn put_many(&self, blocks: &[Block]) -> Result<(), BackendError> {
         for block in blocks {
             self.put(block).await?;

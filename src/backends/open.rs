@@ -1,15 +1,22 @@
 use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::dir::DirOptions;
-use super::settings::{PlaceSettings, is_name};
-use super::{Backend, BackendError, DirBackend, ErrorKind};
+use super::kubo::{self, Address, KuboBackend};
+use super::object::{self, ObjectBackend, S3Settings};
+use super::settings::{PlaceOptions, PlaceSettings, is_name};
+use super::{Backend, BackendError, DirBackend, ErrorKind, web};
+use crate::runtime::{SecretSource, is_secret_name};
 use crate::types::{BackendId, ByteSize, printable};
+
+/// Settings that say how a place is reached and with whose rights, not what it is.
+const ACCESS: [&str; 6] = ["auth", "profile", "region", "style", "ca", "conditional"];
+/// Those of them that say whose keys are used.
+const KEYS: [&str; 2] = ["auth", "profile"];
 
 /// A backend as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +24,9 @@ use crate::types::{BackendId, ByteSize, printable};
 pub struct BackendSpec {
     /// Its id in the volume.
     pub id: BackendId,
-    /// `file:///path`. Query parameters are settings:
-    /// `domain=`, `capacity=`, `read_only=1`, and those of [`PlaceSettings`].
+    /// `file:///path`, `s3://bucket/prefix` or `ipfs://host:5001/folder`. Query parameters
+    /// are settings: `domain=`, `capacity=`, `read_only=1`, those of [`PlaceSettings`], and
+    /// of its kind.
     pub url: String,
 }
 
@@ -41,22 +49,89 @@ impl InvalidBackendUrl {
     }
 }
 
-/// Hides `user:password@` of a URL.
+/// Hides `user:password@` of a URL, and the values of parameters that have an `@` or are
+/// named like secrets, unless they say where one is.
 fn without_secrets(text: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    match authority.rsplit_once('@') {
-        Some((secret, _)) => format!("{scheme}://***{}", &rest[secret.len()..]).into(),
-        None => text.into(),
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(a, b)| (a, Some(b)));
+    let authority = rest.split(['/', '#']).next().unwrap_or(rest);
+    let rest = match authority.rsplit_once('@') {
+        Some((secret, _)) => format!("***{}", &rest[secret.len()..]).into(),
+        None => Cow::from(rest),
+    };
+    let Some(query) = query else { return format!("{scheme}://{rest}").into() };
+    let shown = query.split('&').map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let is_secret = is_secret_name(key) && SecretSource::parse(value).is_none();
+        let hide = is_secret || pair.contains('@') || pair.contains("%40");
+        if hide { format!("{key}=***").into() } else { Cow::from(pair) }
+    });
+    format!("{scheme}://{rest}?{}", shown.collect::<Vec<_>>().join("&")).into()
+}
+
+/// What kind of place, and where.
+enum Kind {
+    Dir(PathBuf),
+    S3(Box<S3Settings>),
+    Kubo(Box<Address>),
+}
+
+impl Kind {
+    /// Takes a parameter that only this kind has; `None`: it has not.
+    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), String>> {
+        match self {
+            Self::Dir(_) => None,
+            Self::S3(settings) => settings.set(key, value),
+            Self::Kubo(address) => address.set(key, value),
+        }
+    }
+
+    /// What is wrong about all parameters together.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Dir(_) | Self::Kubo(_) => Ok(()),
+            Self::S3(settings) => settings.check(),
+        }
+    }
+
+    /// Its own parameters, for people.
+    fn known(&self) -> &'static str {
+        match self {
+            Self::Dir(_) => "",
+            Self::S3(_) => {
+                "endpoint, region, style, ca, auth, profile, storage_class, sse, sse_key, \
+                 checksum, conditional, "
+            }
+            Self::Kubo(_) => "auth, ca, durable, ",
+        }
+    }
+
+    /// What `auth=` gives.
+    fn gives(&self) -> &'static str {
+        match self {
+            Self::Dir(_) => "what a place over a network asks for (a directory asks for nothing)",
+            Self::S3(_) => object::GIVES,
+            Self::Kubo(_) => kubo::GIVES,
+        }
+    }
+
+    /// Whether both are one place, whoever asks and however.
+    fn is_same_place(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Dir(one), Self::Dir(two)) => one == two,
+            (Self::S3(one), Self::S3(two)) => one.identity() == two.identity(),
+            (Self::Kubo(one), Self::Kubo(two)) => one.is_same_place(two),
+            _ => false,
+        }
     }
 }
 
 /// What a URL says.
 struct Parsed {
     url: Url,
-    path: PathBuf,
+    kind: Kind,
     id: Option<BackendId>,
-    options: DirOptions,
+    options: PlaceOptions,
 }
 
 fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
@@ -75,35 +150,42 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
     if url.fragment().is_some() {
         return Err(invalid("a `#` in a path of a URL is written %23".into()));
     }
-    let path = match url.scheme() {
+    let mut kind = match url.scheme() {
         "file" => {
             let path = url.to_file_path();
             let path = path.map_err(|()| invalid("write file:///absolute/path".into()))?;
             if path.as_os_str().as_bytes().iter().any(u8::is_ascii_control) {
                 return Err(invalid(control.into()));
             }
-            path
+            Kind::Dir(path)
         }
+        "s3" => Kind::S3(Box::new(S3Settings::of(&url).map_err(invalid)?)),
         "memory" => {
             return Err(invalid(
                 "`memory:` is for tests and forgets everything: write file:///path or a path"
                     .into(),
             ));
         }
+        "ipfs" | "ipfs+https" => Kind::Kubo(Box::new(Address::of(&url).map_err(invalid)?)),
         scheme => {
             return Err(invalid(format!(
-                "`{scheme}` is not a kind of backend: write file:///path or a path \
-                 (./ before a relative one with a colon)"
+                "`{scheme}` is not a kind of backend: write file:///path, a path \
+                 (./ before a relative one with a colon), s3://BUCKET/PREFIX or ipfs://HOST:5001"
             )));
         }
     };
-    let (id, options) = settings(text, &url)?;
-    Ok(Parsed { url, path, id, options })
+    let (id, options) = settings(text, &url, &mut kind)?;
+    kind.check().map_err(invalid)?;
+    Ok(Parsed { url, kind, id, options })
 }
 
-fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), InvalidBackendUrl> {
+fn settings(
+    text: &str,
+    url: &Url,
+    kind: &mut Kind,
+) -> Result<(Option<BackendId>, PlaceOptions), InvalidBackendUrl> {
     let invalid = |reason: String| InvalidBackendUrl::new(text, reason);
-    let (mut options, mut id) = (DirOptions::default(), None);
+    let (mut options, mut id) = (PlaceOptions::default(), None);
     let mut place = PlaceSettings::default();
     let mut seen: Vec<Cow<'_, str>> = Vec::new();
     for (key, value) in url.query_pairs() {
@@ -131,14 +213,15 @@ fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), In
                 };
             }
             other => {
-                let Some(taken) = place.set(other, &value) else {
-                    let other = printable(other);
-                    let known = "use id, domain, capacity, read_only, tier, host, site, provider, \
-                                 priority, price_gb_month, price_gb_out, price_request, alarm, \
-                                 stop, bandwidth, requests, parallel, collect or scrub";
-                    return Err(invalid(format!("`{other}` is not a setting: {known}")));
+                let taken = place.set(other, &value).or_else(|| kind.set(other, &value));
+                let refused = || {
+                    Err(if is_secret_name(other) && SecretSource::parse(&value).is_none() {
+                        web::no_place_for_secrets(kind.gives())
+                    } else {
+                        unknown(other, kind)
+                    })
                 };
-                taken.map_err(invalid)?;
+                taken.unwrap_or_else(refused).map_err(invalid)?;
             }
         }
         if seen.contains(&key) {
@@ -149,9 +232,23 @@ fn settings(text: &str, url: &Url) -> Result<(Option<BackendId>, DirOptions), In
     Ok((id, options))
 }
 
-/// An id from the last part of a path: `/mnt/Disk B` gives `disk-b`.
-fn slug(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+fn unknown(key: &str, kind: &Kind) -> String {
+    format!(
+        "`{}` is not a setting: use id, domain, capacity, read_only, {}tier, host, site, \
+         provider, priority, price_gb_month, price_gb_out, price_request, alarm, stop, \
+         bandwidth, requests, parallel, collect or scrub",
+        printable(key),
+        kind.known()
+    )
+}
+
+/// An id from the last part of a path, a bucket or a folder: `/mnt/Disk B` gives `disk-b`.
+fn slug(kind: &Kind) -> String {
+    let name = match kind {
+        Kind::Dir(path) => path.file_name().unwrap_or_default().to_string_lossy().to_lowercase(),
+        Kind::S3(settings) => settings.bucket().to_lowercase(),
+        Kind::Kubo(address) => address.slug().to_owned(),
+    };
     let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
     let clean: String = name.chars().map(plain).collect();
     let clean: String = clean.trim_matches('-').chars().take(48).collect();
@@ -180,8 +277,8 @@ impl BackendSpec {
         } else {
             text.into()
         };
-        let Parsed { mut url, path, id, .. } = parse(&absolute)?;
-        let base = id.as_ref().map_or_else(|| slug(&path), |id| id.as_str().to_owned());
+        let Parsed { mut url, kind, id, .. } = parse(&absolute)?;
+        let base = id.as_ref().map_or_else(|| slug(&kind), |id| id.as_str().to_owned());
         let is_taken = |text: &str| text == "local" || taken.iter().any(|id| id.as_str() == text);
         if id.is_some() && is_taken(&base) {
             let why = if base == "local" { "means the volume's own store" } else { "is taken" };
@@ -209,16 +306,7 @@ impl BackendSpec {
     /// The same place, opened so that nothing is written there.
     #[must_use]
     pub fn read_only(&self) -> Self {
-        let Ok(mut url) = Url::parse(&self.url) else { return self.clone() };
-        let mut kept: Vec<(String, String)> = url
-            .query_pairs()
-            .filter(|(key, _)| key != "read_only")
-            .map(|(key, value)| (key.into_owned(), value.into_owned()))
-            .collect();
-        kept.push(("read_only".into(), "1".into()));
-        url.set_query(None);
-        url.query_pairs_mut().extend_pairs(kept);
-        Self { id: self.id.clone(), url: url.into() }
+        self.keeping(|key| key != "read_only", &[("read_only".into(), "1".into())])
     }
 
     /// What the volume knows of its place.
@@ -226,23 +314,99 @@ impl BackendSpec {
     pub fn settings(&self) -> PlaceSettings {
         Url::parse(&self.url)
             .map_or_else(|_| PlaceSettings::default(), |url| PlaceSettings::of(&url))
+            .at(self.remote_host())
+    }
+
+    /// The machine that has it, when it is not this one.
+    fn remote_host(&self) -> Option<String> {
+        match parse(&self.url).ok()?.kind {
+            Kind::Dir(_) => None,
+            Kind::S3(settings) => (!settings.is_loopback()).then(|| settings.host()),
+            Kind::Kubo(address) => (!address.is_loopback()).then(|| address.host().to_owned()),
+        }
     }
 
     /// The directory, when the backend is one on this machine.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
-        Some(parse(&self.url).ok()?.path)
+        match parse(&self.url).ok()?.kind {
+            Kind::Dir(path) => Some(path),
+            Kind::S3(_) | Kind::Kubo(_) => None,
+        }
+    }
+
+    /// Whether both are one place, whatever their settings: a path; host, bucket and
+    /// prefix; host, port and folder.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let (Ok(one), Ok(two)) = (parse(&self.url), parse(&other.url)) else { return false };
+        one.kind.is_same_place(&two.kind)
+    }
+
+    /// The same place, without a word of where its keys are: what a manifest says of that
+    /// is not believed, as it would send them to whoever wrote it.
+    #[must_use]
+    pub fn without_auth(&self) -> Self {
+        self.keeping(|key| !KEYS.contains(&key), &[])
+    }
+
+    /// The same place with the settings of `other` that say how it is reached, and with
+    /// whose rights: those of this machine.
+    #[must_use]
+    pub fn with_auth_of(&self, other: &Self) -> Self {
+        let Ok(from) = Url::parse(&other.url) else { return self.clone() };
+        let taken: Vec<(String, String)> = from
+            .query_pairs()
+            .filter(|(key, _)| ACCESS.contains(&key.as_ref()))
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
+        self.keeping(|key| !ACCESS.contains(&key), &taken)
+    }
+
+    /// With those of its parameters, and these.
+    fn keeping(&self, keep: impl Fn(&str) -> bool, more: &[(String, String)]) -> Self {
+        let Ok(mut url) = Url::parse(&self.url) else { return self.clone() };
+        let mut kept: Vec<(String, String)> = url
+            .query_pairs()
+            .filter(|(key, _)| keep(key))
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
+        kept.extend_from_slice(more);
+        url.set_query(None);
+        if !kept.is_empty() {
+            url.query_pairs_mut().extend_pairs(kept);
+        }
+        Self { id: self.id.clone(), url: url.into() }
     }
 }
 
-/// Opens a backend. `create` makes an empty place (a directory) when there is
-/// none; without it a missing place is `Unavailable` (an unplugged disk must
-/// not be replaced by an empty folder on the disk below).
+/// The kind of place that a URL names, as [`Backend::kind`] says when it is open.
+#[must_use]
+pub fn kind_of(url: &str) -> &'static str {
+    match parse(url).map(|parsed| parsed.kind) {
+        Ok(Kind::S3(_)) => "s3",
+        Ok(Kind::Kubo(_)) => "kubo",
+        Ok(Kind::Dir(_)) | Err(_) => "dir",
+    }
+}
+
+/// Opens a backend. `create` makes an empty place (a directory, or a prefix of a bucket,
+/// which must exist) when there is none; without it a missing place is `Unavailable` (an
+/// unplugged disk must not be replaced by an empty folder on the disk below). A Kubo that
+/// does not flush is not taken up by `create`.
 ///
 /// # Errors
 /// `Invalid` for a bad spec, else what the place says.
 pub fn open(spec: &BackendSpec, create: bool) -> Result<Arc<dyn Backend>, BackendError> {
     let parsed = parse(&spec.url)
         .map_err(|error| BackendError::new(ErrorKind::Invalid, error.to_string()))?;
-    Ok(Arc::new(DirBackend::open(&parsed.path, parsed.options, create)?))
+    match parsed.kind {
+        Kind::Dir(path) => Ok(Arc::new(DirBackend::open(&path, parsed.options, create)?)),
+        Kind::S3(settings) => {
+            let keys = settings.keys()?;
+            let make = move || settings.store(keys.as_ref());
+            Ok(Arc::new(ObjectBackend::open(make, parsed.options, create)?))
+        }
+        Kind::Kubo(address) => Ok(Arc::new(KuboBackend::open(&address, parsed.options, create)?)),
+    }
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::{BackendError, ErrorKind};
 use crate::types::ByteSize;
 
 /// Bytes at a backend that make an alarm unless `alarm=` says otherwise.
@@ -34,7 +35,7 @@ pub struct Price {
 pub struct PlaceSettings {
     /// `tier=`: the tier of policies that it belongs to.
     pub tier: Option<String>,
-    /// `host=`: the machine (default: this one for directories).
+    /// `host=`: the machine (default: this one for directories, else the store's).
     pub host: Option<String>,
     /// `site=`: building or region.
     pub site: Option<String>,
@@ -58,6 +59,34 @@ pub struct PlaceSettings {
     pub collect: bool,
     /// `scrub=audit`: how its copies are looked at.
     pub scrub: Scrub,
+}
+
+/// What every kind of backend is told when it is opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlaceOptions {
+    /// Counts as this failure domain instead of the place's own (device, bucket).
+    pub domain: Option<String>,
+    /// At most this many bytes of blocks.
+    pub capacity: Option<u64>,
+    /// Refuse writes.
+    pub read_only: bool,
+}
+
+impl PlaceOptions {
+    /// The failure domain: that of the URL, else the place's own.
+    pub(super) fn domain_or(&self, own: &str) -> String {
+        self.domain.as_ref().map_or_else(|| own.to_owned(), |name| format!("domain:{name}"))
+    }
+
+    /// # Errors
+    /// `ReadOnly` when its URL says so.
+    pub(super) fn refuse_writes(&self, place: &str) -> Result<(), BackendError> {
+        if !self.read_only {
+            return Ok(());
+        }
+        let message = format!("{place} is read-only: it is set so (`read_only=1` in its URL)");
+        Err(BackendError::new(ErrorKind::ReadOnly, message))
+    }
 }
 
 /// How copies are looked at in the course of time.
@@ -194,6 +223,17 @@ impl PlaceSettings {
             },
             _ => return None,
         })
+    }
+
+    /// Of a place at another machine: neither host nor site nor provider are this one's,
+    /// unless the user says what they are.
+    #[must_use]
+    pub(super) fn at(mut self, host: Option<String>) -> Self {
+        let Some(host) = host else { return self };
+        for name in [&mut self.host, &mut self.site, &mut self.provider] {
+            name.get_or_insert_with(|| host.clone());
+        }
+        self
     }
 
     /// Of a URL that was checked when it came in: what does not parse is passed

@@ -35,7 +35,7 @@ async fn a_directory_conforms() {
     let count = AtomicU64::new(0);
     conforms(|| {
         let path = dir.path().join(count.fetch_add(1, Ordering::Relaxed).to_string());
-        Arc::new(DirBackend::open(&path, DirOptions::default(), true).unwrap())
+        Arc::new(DirBackend::open(&path, PlaceOptions::default(), true).unwrap())
     })
     .await;
 }
@@ -369,6 +369,9 @@ fn urls_become_specs() {
         ("/what?#100%", "what--100", "file:///what%3F%23100%25"),
         ("/", "dir", "file:///"),
         ("/srv/local", "dir", "file:///srv/local"),
+        ("ipfs://127.0.0.1:5001", "kubo", "ipfs://127.0.0.1:5001"),
+        ("ipfs://h/photos?auth=env:X&id=k", "k", "ipfs://h/photos?auth=env%3AX"),
+        ("ipfs+https://h/photos", "photos", "ipfs+https://h/photos"),
     ] {
         let spec = parse(text);
         assert_eq!((spec.id.as_str(), spec.url.as_str()), (id, url), "{text}");
@@ -385,10 +388,30 @@ fn urls_become_specs() {
 }
 
 #[test]
+fn a_place_that_is_away_has_its_kind_all_the_same() {
+    for (url, kind) in [
+        ("file:///x", "dir"),
+        ("s3://bucket/x", "s3"),
+        ("ipfs://h", "kubo"),
+        ("ipfs+https://h/x", "kubo"),
+    ] {
+        assert_eq!(kind_of(url), kind);
+    }
+}
+
+#[test]
 fn a_bad_url_says_what_to_write_on_one_line_and_without_secrets() {
     for (bad, hint) in [
         ("ftp://x/y", "not a kind of backend"),
-        ("s3://key:secret@host/bucket", "not a kind of backend"),
+        ("webdav://key:secret@host/x", "not a kind of backend"),
+        ("ipfs://user:secret@host", "auth=file:"),
+        ("ipfs://host?auth=secret", "auth=env:"),
+        ("ipfs://host?auth=bearer:secret", "auth=env:"),
+        ("ipfs://host?token=secret", "auth=env:"),
+        ("ipfs://host?colour=red", "auth, ca, durable, tier"),
+        ("ipfs://host/a/b", "folder"),
+        ("ipfs:///a", "ipfs://HOST:5001"),
+        ("file:///a?auth=env:X", "is not a setting"),
         ("file:///a?colour=red", "use id, domain, capacity, read_only, tier"),
         ("file:///a\nb", "newline"),
         ("file:///a%0Ab", "newline"),

@@ -62,7 +62,8 @@ pub(super) struct Init {
     /// The volume's folder (default: $`CAIRN_VOLUME`, else ~/.local/share/cairn/default).
     #[arg(long)]
     pub volume: Option<PathBuf>,
-    /// A backend besides the local store: a path, or <file:///path?id=NAME&domain=NAME&capacity=SIZE&read_only=1>.
+    /// A backend besides the local store: a path, <file:///path?id=NAME&domain=NAME&capacity=SIZE&read_only=1>,
+    /// <s3://BUCKET/PREFIX?endpoint=URL&region=NAME&auth=file:PATH> or <ipfs://HOST:5001/FOLDER?auth=file:PATH>.
     #[arg(long = "backend", value_name = "URL")]
     pub backends: Vec<String>,
     /// Copies: `min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue`; any part.
@@ -444,6 +445,9 @@ pub(super) enum Verb {
 #[derive(Debug, Subcommand)]
 pub(super) enum BackendVerb {
     /// Add a backend; what is missing there is copied.
+    #[command(
+        after_help = "Examples:\n  cairn backend add /mnt/b/cairn --volume ~/volume\n  cairn backend add 's3://backups/cairn?region=eu-central-1&profile=work' --volume ~/volume\n  cairn backend add 's3://backups/cairn?endpoint=http://nas:9000&auth=file:/home/me/keys'\n  cairn backend add ipfs://127.0.0.1:5001\n\nKeys are never in a URL: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, profile=, or auth=file:PATH (of mode 0600, with the two). The bucket must exist. All settings: src/docs/backends.md and kubo.md."
+    )]
     Add {
         /// Its URL.
         url: String,

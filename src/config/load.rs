@@ -135,7 +135,7 @@ format = \"text\"
 # Backends besides the local store; `cairn backend add URL` writes them.
 # [[backends]]
 # id = \"disk-b\"
-# url = \"file:///mnt/disk-b/cairn\"
+# url = \"file:///mnt/disk-b/cairn\"      # or ipfs://127.0.0.1:5001, a Kubo
 ";
 
 /// A setting that cannot be used.

@@ -542,8 +542,9 @@ impl Volume {
             recovered
         };
         let mut specs = recovered.backends.clone();
-        let place = |spec: &BackendSpec| spec.path();
-        if !specs.iter().any(|known| place(known).is_some() && place(known) == place(&spec)) {
+        if let Some(known) = specs.iter_mut().find(|known| known.is_same_place(&spec)) {
+            *known = known.with_auth_of(&spec);
+        } else {
             let taken: Vec<_> = specs.iter().map(|known| known.id.clone()).collect();
             specs.push(BackendSpec::parse(&options.from, &taken).map_err(usage)?);
         }

@@ -717,7 +717,7 @@ impl Checkpointer {
                 .registry
                 .specs()
                 .into_iter()
-                .map(|s| (s.id.to_string(), s.url))
+                .map(|s| (s.id.to_string(), s.without_auth().url))
                 .collect(),
             writer: self.options.writer,
             versions,

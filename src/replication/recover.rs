@@ -140,6 +140,7 @@ fn load(
         .backends
         .iter()
         .filter_map(|(id, url)| Some(BackendSpec { id: id.parse().ok()?, url: url.clone() }))
+        .map(|spec| spec.without_auth())
         .collect();
     let definitions = manifest.policies.clone();
     Ok(Recovered { cid: id, policy, definitions, backends, rows: count, skipped, manifest })

@@ -49,7 +49,7 @@ struct ShardState {
 /// The shard of a CID's text: the two characters before the last one, in lower
 /// case, so that no two shards differ only in case (`CIDv0` is base58, and some
 /// disks fold case). The last character of base32 carries fewer bits.
-pub(super) fn shard_of(text: &str) -> String {
+pub(in crate::backends) fn shard_of(text: &str) -> String {
     let end = text.len().saturating_sub(1);
     text.get(end.saturating_sub(2)..end).unwrap_or("_").to_ascii_lowercase()
 }

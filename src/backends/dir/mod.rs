@@ -32,8 +32,11 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use self::blocks::Blocks;
+pub(super) use self::blocks::shard_of;
 use self::place::Place;
-use super::{Backend, BackendError, Capabilities, ErrorKind, Layout, ListPage, Presence, Usage};
+use super::{
+    Backend, BackendError, Capabilities, ErrorKind, Layout, ListPage, PlaceOptions, Presence, Usage,
+};
 use crate::types::{Block, Cid};
 
 /// Why a place may be read-only without being set so.
@@ -52,20 +55,9 @@ const THREADS: usize = 16;
 #[must_use]
 pub fn block_paths(folder: &Path, cid: &Cid) -> [PathBuf; 3] {
     let text = cid.to_string();
-    let shard = blocks::shard_of(&text);
+    let shard = shard_of(&text);
     let sharded = Path::new(&shard).join(&text);
     [folder.join(&text), folder.join(&sharded), folder.join("blocks").join(&sharded)]
-}
-
-/// What a directory backend is told.
-#[derive(Debug, Clone, Default)]
-pub struct DirOptions {
-    /// Counts as this failure domain instead of the device's.
-    pub domain: Option<String>,
-    /// At most this many bytes of blocks.
-    pub capacity: Option<u64>,
-    /// Refuse writes.
-    pub read_only: bool,
 }
 
 /// A directory that stores blocks.
@@ -83,7 +75,7 @@ impl DirBackend {
     /// `Unavailable` when there is no place and none may be made; `Unsupported`
     /// for a newer format; `Invalid` for a directory with other things in it;
     /// by errno otherwise.
-    pub fn open(root: &Path, options: DirOptions, create: bool) -> Result<Self, BackendError> {
+    pub fn open(root: &Path, options: PlaceOptions, create: bool) -> Result<Self, BackendError> {
         let path = std::path::absolute(root)
             .map_err(|error| errno::explain(root, "find", errno::errno_of(&error)))?;
         let read_only = match (options.read_only, is_mounted_read_only(&path)) {

@@ -21,7 +21,7 @@ impl Scene {
     }
 
     fn open(&self, create: bool) -> Result<DirBackend, BackendError> {
-        DirBackend::open(&self.root(), DirOptions::default(), create)
+        DirBackend::open(&self.root(), PlaceOptions::default(), create)
     }
 }
 
@@ -243,7 +243,7 @@ async fn two_openings_of_one_place_do_not_disturb_each_other() {
 #[tokio::test]
 async fn capacity_is_kept_over_openings_and_deletes() {
     let scene = Scene::new();
-    let options = || DirOptions { capacity: Some(10), ..DirOptions::default() };
+    let options = || PlaceOptions { capacity: Some(10), ..PlaceOptions::default() };
     let backend = DirBackend::open(&scene.root(), options(), true).unwrap();
     backend.put(&block("12345")).await.unwrap();
     assert_eq!(kind(backend.put(&block("123456")).await), ErrorKind::Full);
@@ -264,7 +264,7 @@ async fn a_read_only_place_is_read_and_not_written() {
     let kept = block("kept");
     scene.open(true).unwrap().put(&kept).await.unwrap();
     fs::remove_dir(scene.root().join("tmp")).unwrap();
-    let options = DirOptions { read_only: true, ..DirOptions::default() };
+    let options = PlaceOptions { read_only: true, ..PlaceOptions::default() };
     let backend = DirBackend::open(&scene.root(), options.clone(), true).unwrap();
     assert!(backend.capabilities().read_only);
     assert_eq!(backend.get(&kept.cid, None).await.unwrap(), kept.data);
@@ -304,10 +304,10 @@ async fn two_directories_of_one_disk_share_a_failure_domain_unless_told() {
     let scene = Scene::new();
     let one = scene.open(true).unwrap().capabilities().failure_domain;
     let second = scene.dir.path().join("second");
-    let two = DirBackend::open(&second, DirOptions::default(), true).unwrap();
+    let two = DirBackend::open(&second, PlaceOptions::default(), true).unwrap();
     assert_eq!(one, two.capabilities().failure_domain);
     assert!(one.starts_with("device:"), "{one}");
-    let options = DirOptions { domain: Some("attic".into()), ..DirOptions::default() };
+    let options = PlaceOptions { domain: Some("attic".into()), ..PlaceOptions::default() };
     let named = DirBackend::open(&second, options, false).unwrap();
     assert_eq!(named.capabilities().failure_domain, "domain:attic");
 }

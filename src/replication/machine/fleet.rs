@@ -11,7 +11,7 @@ use super::super::{BackendState, BackendStatus};
 use super::health::{Health, HealthChange};
 use super::moves::Moves;
 use super::places::{Candidate, Places};
-use crate::backends::{BackendError, Micros, PlaceSettings, Usage};
+use crate::backends::{BackendError, Micros, PlaceSettings, Usage, kind_of};
 use crate::metadata::BackendRecord;
 use crate::types::{BackendId, Timestamp};
 
@@ -195,6 +195,7 @@ impl Fleet {
             "" => format!("unknown:{id}"),
             known => known.to_owned(),
         };
+        let kind = kind_of(&url).to_owned();
         let member = Member {
             url,
             settings,
@@ -202,7 +203,7 @@ impl Fleet {
             record,
             usage: Usage::default(),
             facts: Facts {
-                kind: "dir".into(),
+                kind,
                 domain,
                 // Counted among the places to come.
                 durable: true,

@@ -1,0 +1,192 @@
+//! `ipfs://HOST:PORT/FOLDER` and `ipfs+https://...`: what a URL says of a Kubo.
+
+use std::path::PathBuf;
+
+use url::{Host, Url};
+
+use crate::backends::web;
+use crate::runtime::SecretSource;
+
+/// What `auth=` gives.
+pub(in crate::backends) const GIVES: &str = "`bearer:TOKEN` or `basic:USER:PASSWORD`";
+
+/// Of `ipfs://`: where Kubo listens by default.
+const PORT: u16 = 5001;
+/// Of `ipfs+https://`: that of a proxy in front of it.
+const TLS_PORT: u16 = 443;
+/// The longest folder, in bytes: with a name of 200 bytes it has to fit into a pin's
+/// name (255 bytes).
+const FOLDER_MAX: usize = 32;
+
+/// Where a Kubo is, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    tls: bool,
+    host: String,
+    port: u16,
+    /// What keeps volumes at one Kubo apart; empty for the only one.
+    pub(super) folder: String,
+    /// `auth=`: where the Authorization header comes from.
+    pub(super) auth: Option<SecretSource>,
+    /// `ca=`: certificates (PEM) that are trusted instead of the system's.
+    pub(super) ca: Option<PathBuf>,
+    /// `durable=1`: its copies count though its datastore does not flush.
+    pub(super) durable: bool,
+}
+
+impl Address {
+    /// Reads scheme (`ipfs` or `ipfs+https`), host, port and path.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write instead.
+    pub fn of(url: &Url) -> Result<Self, String> {
+        let tls = url.scheme() == "ipfs+https";
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(web::no_place_for_secrets(GIVES));
+        }
+        let host = match url.host() {
+            Some(Host::Domain(name)) if !name.is_empty() => name.to_ascii_lowercase(),
+            Some(Host::Ipv4(ip)) => ip.to_string(),
+            Some(Host::Ipv6(ip)) => format!("[{ip}]"),
+            _ => return Err("write ipfs://HOST:5001, the address of Kubo's RPC".into()),
+        };
+        let folder = url.path().trim_matches('/').to_owned();
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+        if folder.len() > FOLDER_MAX || !folder.bytes().all(plain) {
+            return Err(format!(
+                "the folder after the port has at most {FOLDER_MAX} of a-z, 0-9, `-`, `_`, `.`"
+            ));
+        }
+        let port = url.port().unwrap_or(if tls { TLS_PORT } else { PORT });
+        Ok(Self { tls, host, port, folder, auth: None, ca: None, durable: false })
+    }
+
+    /// Takes a parameter of the URL; `None` when it is not one of a Kubo's.
+    pub fn set(&mut self, key: &str, value: &str) -> Option<Result<(), String>> {
+        Some(match key {
+            "auth" => web::auth(value, GIVES).map(|source| self.auth = Some(source)),
+            "durable" => match value {
+                "0" | "1" => {
+                    self.durable = value == "1";
+                    Ok(())
+                }
+                _ => Err(format!("durable={value}: write 1 or 0")),
+            },
+            "ca" if !self.tls => Err("ca= goes with ipfs+https://".into()),
+            "ca" => web::ca(value).map(|path| self.ca = Some(path)),
+            _ => return None,
+        })
+    }
+
+    /// An id for it: its folder, or `kubo`.
+    pub fn slug(&self) -> &str {
+        if self.folder.is_empty() { "kubo" } else { &self.folder }
+    }
+
+    /// Whether both are one folder of one Kubo.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let host = self.host_for_domain() == other.host_for_domain();
+        host && (self.port, &self.folder) == (other.port, &other.folder)
+    }
+
+    /// As people write it, without parameters.
+    pub(super) fn shown(&self) -> String {
+        let scheme = if self.tls { "ipfs+https" } else { "ipfs" };
+        let slash = if self.folder.is_empty() { "" } else { "/" };
+        format!("{scheme}://{}:{}{slash}{}", self.host, self.port, self.folder)
+    }
+
+    /// The root of its RPC.
+    pub(super) fn base(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}/api/v0/", self.host, self.port)
+    }
+
+    /// The machine.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether it is this machine's.
+    pub fn is_loopback(&self) -> bool {
+        web::is_loopback(Host::parse(&self.host).ok().as_ref().map(|host| match host {
+            Host::Domain(name) => Host::Domain(name.as_str()),
+            Host::Ipv4(address) => Host::Ipv4(*address),
+            Host::Ipv6(address) => Host::Ipv6(*address),
+        }))
+    }
+
+    /// Whether who listens on the way can read what is sent.
+    pub(super) fn is_open_to_listeners(&self) -> bool {
+        !self.tls && !self.is_loopback()
+    }
+
+    fn host_for_domain(&self) -> &str {
+        if self.is_loopback() { "localhost" } else { &self.host }
+    }
+
+    /// Two folders, and two Kubos, on one machine fail together.
+    pub(super) fn failure_domain(&self) -> String {
+        format!("host:{}", self.host_for_domain())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Result<Address, String> {
+        Address::of(&text.parse().unwrap())
+    }
+
+    #[test]
+    fn an_address_has_a_host_a_port_and_a_folder() {
+        for (text, shown, base) in [
+            ("ipfs://localhost", "ipfs://localhost:5001", "http://localhost:5001/api/v0/"),
+            ("ipfs://10.0.0.1:5002/", "ipfs://10.0.0.1:5002", "http://10.0.0.1:5002/api/v0/"),
+            ("ipfs://[::1]:9/a-b", "ipfs://[::1]:9/a-b", "http://[::1]:9/api/v0/"),
+            (
+                "ipfs+https://Kubo.example.org/x",
+                "ipfs+https://kubo.example.org:443/x",
+                "https://kubo.example.org:443/api/v0/",
+            ),
+        ] {
+            let address = address(text).unwrap();
+            assert_eq!((address.shown().as_str(), address.base().as_str()), (shown, base));
+        }
+        for bad in ["ipfs://", "ipfs:///x", "ipfs:x", "ipfs://h/a/b", "ipfs://h/A", "ipfs://h/%20"]
+        {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_a_url_is_refused_with_what_to_do() {
+        for text in ["ipfs://user:hidden@h", "ipfs://hidden@h"] {
+            let said = address(text).unwrap_err();
+            assert!(said.contains("auth=file:") && !said.contains("hidden"), "{said}");
+        }
+        let mut plain = address("ipfs://h").unwrap();
+        let said = plain.set("auth", "bearer:hidden").unwrap().unwrap_err();
+        assert!(said.contains("auth=env:") && !said.contains("hidden"), "{said}");
+        plain.set("auth", "file:/etc/kubo").unwrap().unwrap();
+        assert!(plain.set("ca", "/etc/ca.pem").unwrap().unwrap_err().contains("ipfs+https"));
+        let mut tls = address("ipfs+https://h").unwrap();
+        tls.set("ca", "/etc/ca.pem").unwrap().unwrap();
+        assert!(tls.set("ca", "ca.pem").unwrap().is_err());
+        assert!(tls.set("durable", "1").unwrap().is_ok() && tls.durable);
+        assert!(tls.set("durable", "yes").unwrap().is_err());
+        assert!(tls.set("colour", "red").is_none());
+    }
+
+    #[test]
+    fn one_place_has_many_names() {
+        let one = address("ipfs://localhost:5001/x").unwrap();
+        assert!(one.is_same_place(&address("ipfs://127.0.0.1/x").unwrap()));
+        assert!(!one.is_same_place(&address("ipfs://127.0.0.1/y").unwrap()));
+        assert!(!one.is_same_place(&address("ipfs://127.0.0.1:5002/x").unwrap()));
+        assert_eq!(one.failure_domain(), "host:localhost");
+        assert!(address("ipfs://kubo.lan").unwrap().is_open_to_listeners());
+        assert!(!one.is_open_to_listeners());
+    }
+}

@@ -1,0 +1,157 @@
+//! The body of `dag/import`: a `CARv1` in a form of one file, made from blocks that are
+//! not copied.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use unsigned_varint::encode;
+
+use super::holder::raw;
+use crate::types::{Block, Cid, cid};
+
+/// Parts the form's fields; no body may hold it by chance.
+const BOUNDARY: &str = "cairn-5e1f2b7c9a084d36b1c7f0e2d49a6385";
+
+/// The `Content-Type` of the body.
+pub(super) const CONTENT_TYPE: &str =
+    "multipart/form-data; boundary=cairn-5e1f2b7c9a084d36b1c7f0e2d49a6385";
+
+/// Pieces that are sent one after the other; its length is known.
+#[derive(Debug)]
+pub(super) struct Pieces {
+    pieces: VecDeque<Bytes>,
+    left: u64,
+}
+
+impl Pieces {
+    fn new(pieces: VecDeque<Bytes>) -> Self {
+        let left = pieces.iter().map(|piece| piece.len() as u64).sum();
+        Self { pieces, left }
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = self.pieces.pop_front();
+        if let Some(piece) = &next {
+            self.left -= piece.len() as u64;
+        }
+        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+fn varint(number: usize, out: &mut Vec<u8>) {
+    let mut buffer = encode::usize_buffer();
+    out.extend_from_slice(encode::usize(number, &mut buffer));
+}
+
+/// A head of dag-cbor: major type and number (RFC 8949).
+fn head(major: u8, number: usize, out: &mut Vec<u8>) {
+    let major = major << 5;
+    match number {
+        0..24 => out.push(major | number as u8),
+        24..256 => out.extend_from_slice(&[major | 0x18, number as u8]),
+        _ => {
+            out.push(major | 0x19);
+            out.extend_from_slice(&(number as u16).to_be_bytes());
+        }
+    }
+}
+
+/// The header of a `CARv1`: `{"roots": [..], "version": 1}`. At most 65,535 roots.
+fn header(roots: &[Cid]) -> Vec<u8> {
+    let mut map = Vec::with_capacity(32 + roots.len() * 80);
+    head(5, 2, &mut map);
+    head(3, 5, &mut map);
+    map.extend_from_slice(b"roots");
+    head(4, roots.len(), &mut map);
+    for root in roots {
+        let bytes = root.to_bytes();
+        // Tag 42, a zero byte before the CID.
+        map.extend_from_slice(&[0xd8, 0x2a]);
+        head(2, bytes.len() + 1, &mut map);
+        map.push(0);
+        map.extend_from_slice(&bytes);
+    }
+    head(3, 7, &mut map);
+    map.extend_from_slice(b"version");
+    head(0, 1, &mut map);
+    let mut out = Vec::with_capacity(map.len() + 4);
+    varint(map.len(), &mut out);
+    out.extend_from_slice(&map);
+    out
+}
+
+/// An archive of the blocks, each as raw, in a form.
+pub(super) fn form(roots: &[Cid], blocks: &[&Block]) -> Pieces {
+    let mut pieces = VecDeque::with_capacity(2 + blocks.len() * 2);
+    let mut next = format!(
+        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"blocks.car\"\r\n\
+         Content-Type: application/vnd.ipld.car\r\n\r\n"
+    )
+    .into_bytes();
+    next.extend_from_slice(&header(roots));
+    for block in blocks {
+        let id = raw(&block.cid);
+        varint(id.encoded_len() + block.data.len(), &mut next);
+        cid::append(&id, &mut next);
+        pieces.push_back(Bytes::from(std::mem::take(&mut next)));
+        if !block.data.is_empty() {
+            pieces.push_back(block.data.clone());
+        }
+    }
+    next.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
+    pieces.push_back(Bytes::from(next));
+    Pieces::new(pieces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_form_holds_a_car_that_another_reader_takes() {
+        let blocks = [b"one".to_vec(), Vec::new(), vec![7; 100_000]];
+        let blocks = blocks.map(|data| Block::raw(data.into()));
+        let holders = super::super::holder::Holders::new("f");
+        for count in [1usize, 3, 23, 24, 255, 256, 400] {
+            let roots: Vec<Cid> =
+                (0..count).map(|n| holders.of(&blocks[0].cid, n as u64).unwrap()).collect();
+            let mut pieces = form(&roots, &blocks.iter().collect::<Vec<_>>());
+            let wanted = pieces.size_hint().exact().unwrap();
+            let mut bytes = Vec::new();
+            while let Some(piece) = pieces.pieces.pop_front() {
+                bytes.extend_from_slice(&piece);
+            }
+            assert_eq!(bytes.len() as u64, wanted);
+            let start = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+            let end = bytes.len() - format!("\r\n--{BOUNDARY}--\r\n").len();
+            let mut reader = iroh_car::CarReader::new(&bytes[start..end]).await.unwrap();
+            assert_eq!(reader.header().roots(), roots);
+            for block in &blocks {
+                let (id, data) = reader.next_block().await.unwrap().unwrap();
+                assert_eq!((id, data), (block.cid, block.data.to_vec()));
+            }
+            assert!(reader.next_block().await.unwrap().is_none());
+        }
+        assert!(CONTENT_TYPE.ends_with(BOUNDARY));
+    }
+}

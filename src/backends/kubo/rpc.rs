@@ -1,0 +1,278 @@
+//! Kubo's RPC over HTTP: one request, its answer as it comes, errors wherever they are.
+//!
+//! All is POST. An answer of 200 may end in an error: in the trailer `X-Stream-Error`,
+//! or in a line. A body that is cut off is an error of the connection. A future that is
+//! dropped closes its connection.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body::Body as _;
+use parking_lot::RwLock;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Body, Client, StatusCode, Url};
+use serde::de::DeserializeOwned;
+
+use super::address::Address;
+use super::car::Pieces;
+use super::{car, error};
+use crate::backends::{BackendError, ErrorKind, web};
+use crate::runtime::SecretSource;
+use crate::types::Secret;
+
+/// The longest line of an answer, and the longest answer that is not a block.
+const LINE_MAX: usize = 1 << 20;
+
+/// The way to one Kubo.
+pub(super) struct Rpc {
+    client: Client,
+    base: Url,
+    at: String,
+    source: Option<SecretSource>,
+    secret: RwLock<Option<HeaderValue>>,
+    /// It was refused: to be read again.
+    refused: AtomicBool,
+}
+
+fn invalid(message: String) -> BackendError {
+    BackendError::new(ErrorKind::Invalid, message)
+}
+
+/// The header of `bearer:TOKEN`, `basic:USER:PASSWORD`, or a token alone.
+fn header(secret: &Secret) -> Result<HeaderValue, String> {
+    let text = secret.expose().trim();
+    let value = match text.split_once(':') {
+        Some(("basic", pair)) if pair.contains(':') => format!("Basic {}", base64(pair.as_bytes())),
+        Some(("basic", _)) => return Err("`basic:` needs USER:PASSWORD after it".into()),
+        Some(("bearer", token)) => format!("Bearer {token}"),
+        _ => format!("Bearer {text}"),
+    };
+    let mut value = HeaderValue::from_str(&value)
+        .map_err(|_| "it has characters that no header may have".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for part in bytes.chunks(3) {
+        let word = part.iter().fold(0u32, |word, byte| (word << 8) | u32::from(*byte));
+        let word = word << (8 * (3 - part.len()));
+        for sextet in 0..4 {
+            let letter = ALPHABET[((word >> (18 - 6 * sextet)) & 63) as usize];
+            out.push(if sextet <= part.len() { letter.into() } else { '=' });
+        }
+    }
+    out
+}
+
+fn read(source: Option<&SecretSource>, at: &str) -> Result<Option<HeaderValue>, BackendError> {
+    let Some(source) = source else { return Ok(None) };
+    let secret = source.read().and_then(|secret| header(&secret));
+    secret.map(Some).map_err(|why| {
+        BackendError::new(ErrorKind::Denied, format!("{at}: the secret of auth=: {why}"))
+    })
+}
+
+impl Rpc {
+    /// Reads the secret (from a file or a program: this blocks) and asks for nothing.
+    ///
+    /// # Errors
+    /// `Denied` without the secret, `Invalid` for bad certificates.
+    pub fn new(address: &Address) -> Result<Self, BackendError> {
+        let at = address.shown();
+        let secret = read(address.auth.as_ref(), &at)?;
+        if secret.is_some() && address.is_open_to_listeners() {
+            tracing::warn!(backend = %at, "the secret of auth= goes there unencrypted: use ipfs+https://");
+        }
+        Self::with(address, secret)
+    }
+
+    /// The same, with connections of its own.
+    ///
+    /// # Errors
+    /// `Invalid` for bad certificates.
+    pub fn anew(&self, address: &Address) -> Result<Self, BackendError> {
+        Self::with(address, self.secret.read().clone())
+    }
+
+    fn with(address: &Address, secret: Option<HeaderValue>) -> Result<Self, BackendError> {
+        let at = address.shown();
+        let base = Url::parse(&address.base())
+            .map_err(|error| invalid(format!("{at} is no address: {error}")))?;
+        let client = web::client(address.ca.as_deref(), address.is_loopback())
+            .map_err(|why| invalid(format!("{at}: {why}")))?;
+        let (source, secret) = (address.auth.clone(), RwLock::new(secret));
+        Ok(Self { client, base, at, source, secret, refused: AtomicBool::new(false) })
+    }
+
+    /// Where it is, without secrets.
+    pub fn at(&self) -> &str {
+        &self.at
+    }
+
+    /// Reads the secret again when it was refused: whoever changed it need not open the
+    /// backend anew.
+    pub async fn renew(&self) -> Result<(), BackendError> {
+        let Some(source) = &self.source else { return Ok(()) };
+        if !self.refused.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (source, at) = (source.clone(), self.at.clone());
+        let again = tokio::task::spawn_blocking(move || read(Some(&source), &at)).await;
+        let again = again.map_err(|cut| BackendError::new(ErrorKind::Other, cut.to_string()))?;
+        *self.secret.write() = again?;
+        self.refused.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Sends a request; nothing of it is ever fetched from the network (`offline`).
+    pub async fn send(
+        &self,
+        path: &str,
+        arguments: &[(&str, &str)],
+        form: Option<Pieces>,
+    ) -> Result<Answer, BackendError> {
+        let mut url = self
+            .base
+            .join(path)
+            .map_err(|error| invalid(format!("{}: no path {path}: {error}", self.at)))?;
+        url.query_pairs_mut().extend_pairs(arguments).append_pair("offline", "true");
+        let mut request = self.client.post(url);
+        if let Some(secret) = self.secret.read().clone() {
+            request = request.header(AUTHORIZATION, secret);
+        }
+        if let Some(form) = form {
+            request = request.header(CONTENT_TYPE, car::CONTENT_TYPE).body(Body::wrap(form));
+        }
+        let response =
+            request.send().await.map_err(|error| error::of_transport(&self.at, error))?;
+        let status = response.status();
+        let wait = web::retry_after_ms(response.headers());
+        let answer = Answer { body: response.into(), at: self.at.clone(), buffer: BytesMut::new() };
+        if status == StatusCode::OK {
+            return Ok(answer);
+        }
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            self.refused.store(true, Ordering::Release);
+        }
+        // Who cannot even tell what failed has failed all the same.
+        let body = answer.whole(LINE_MAX).await.unwrap_or_default();
+        Err(error::of_answer(&self.at, status, wait, &body))
+    }
+
+    /// Sends a request whose answer is one JSON value.
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        arguments: &[(&str, &str)],
+    ) -> Result<T, BackendError> {
+        let body = self.send(path, arguments, None).await?.whole(LINE_MAX).await?;
+        parse(&self.at, &body)
+    }
+}
+
+fn parse<T: DeserializeOwned>(at: &str, text: &[u8]) -> Result<T, BackendError> {
+    serde_json::from_slice(text).map_err(|error| {
+        let message = format!("{at} answered what a Kubo does not answer ({error})");
+        BackendError::new(ErrorKind::Other, message)
+    })
+}
+
+/// The body of an answer.
+pub(super) struct Answer {
+    body: Body,
+    at: String,
+    buffer: BytesMut,
+}
+
+impl Answer {
+    /// The next piece; `None` at the end that Kubo meant.
+    async fn piece(&mut self) -> Result<Option<Bytes>, BackendError> {
+        loop {
+            let body = &mut self.body;
+            let frame = match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+                None => return Ok(None),
+                Some(frame) => frame.map_err(|cut| error::of_transport(&self.at, cut))?,
+            };
+            match frame.into_data() {
+                Ok(data) => return Ok(Some(data)),
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    if let Some(said) = trailers.get("x-stream-error") {
+                        let text = String::from_utf8_lossy(said.as_bytes());
+                        return Err(error::of_message(&self.at, &text));
+                    }
+                }
+            }
+        }
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is longer than `most` bytes.
+    pub async fn whole(mut self, most: usize) -> Result<Bytes, BackendError> {
+        let mut all = BytesMut::new();
+        while let Some(piece) = self.piece().await? {
+            if all.len() + piece.len() > most {
+                let message = format!("{} answered more than {most} bytes", self.at);
+                return Err(BackendError::new(ErrorKind::Corrupt, message));
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    }
+
+    /// The next line, as JSON; `None` at the end.
+    pub async fn line<T: DeserializeOwned>(&mut self) -> Result<Option<T>, BackendError> {
+        let mut seen = 0;
+        loop {
+            if let Some(end) = self.buffer[seen..].iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(seen + end);
+                self.buffer.advance(1);
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    seen = 0;
+                    continue;
+                }
+                return parse(&self.at, &line).map(Some);
+            }
+            seen = self.buffer.len();
+            if seen > LINE_MAX {
+                let message = format!("{} answered a line without an end", self.at);
+                return Err(BackendError::new(ErrorKind::Other, message));
+            }
+            match self.piece().await? {
+                Some(piece) => self.buffer.extend_from_slice(&piece),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return parse(&self.at, &self.buffer.split()).map(Some),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_becomes_a_header() {
+        for (secret, wanted) in [
+            ("bearer:abc", "Bearer abc"),
+            ("basic:user:pass:word", "Basic dXNlcjpwYXNzOndvcmQ="),
+            ("basic:u:p", "Basic dTpw"),
+            ("abc\n", "Bearer abc"),
+        ] {
+            let value = header(&Secret::new(secret.into())).unwrap();
+            assert_eq!(value.to_str().unwrap(), wanted);
+            assert!(value.is_sensitive());
+        }
+        for bad in ["basic:user", "a\nb"] {
+            assert!(header(&Secret::new(bad.into())).is_err(), "{bad:?}");
+        }
+    }
+}

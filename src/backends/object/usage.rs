@@ -1,0 +1,186 @@
+//! Bytes of all blocks, where `capacity=` asks for them: no store tells the sum under a
+//! prefix. Counted once after opening by a listing (a thousand objects a request),
+//! behind everything else, then kept. What another process puts there meanwhile is
+//! counted at the next opening.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Place;
+use crate::backends::{BackendError, ErrorKind};
+
+/// Blocks a page of the count.
+const PAGE: usize = 1000;
+
+pub(super) struct Counter {
+    capacity: Option<u64>,
+    state: Mutex<State>,
+    ended: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    used: u64,
+    /// A count is under way, or was.
+    started: bool,
+    phase: Phase,
+}
+
+/// How far the listing is. What comes or goes in the part that was listed changes the
+/// sum; the rest is seen when the listing comes there.
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Nothing,
+    UpTo(String),
+    All,
+}
+
+impl Counter {
+    pub fn new(capacity: Option<u64>) -> Self {
+        Self { capacity, state: Mutex::default(), ended: watch::Sender::new(false) }
+    }
+
+    /// Whether anybody wants to know.
+    pub fn counts(&self) -> bool {
+        self.capacity.is_some()
+    }
+
+    /// The bytes, once they were counted.
+    pub fn known(&self) -> Option<u64> {
+        let state = self.state.lock();
+        matches!(state.phase, Phase::All).then_some(state.used)
+    }
+
+    fn change(&self, key: &str, change: impl FnOnce(u64) -> u64) {
+        if !self.counts() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let listed = match &state.phase {
+            Phase::Nothing => false,
+            Phase::UpTo(last) => key <= last.as_str(),
+            Phase::All => true,
+        };
+        if listed {
+            state.used = change(state.used);
+        }
+    }
+
+    /// An object of so many bytes is there now.
+    pub fn came(&self, key: &str, bytes: u64) {
+        self.change(key, |used| used.saturating_add(bytes));
+    }
+
+    /// An object of so many bytes is there no more.
+    pub fn went(&self, key: &str, bytes: u64) {
+        self.change(key, |used| used.saturating_sub(bytes));
+    }
+
+    fn add_page(&self, bytes: u64, last: Option<String>) {
+        let mut state = self.state.lock();
+        state.used = state.used.saturating_add(bytes);
+        state.phase = last.map_or(Phase::All, Phase::UpTo);
+    }
+
+    /// A count that failed begins anew when somebody asks again.
+    fn failed(&self) {
+        *self.state.lock() = State::default();
+    }
+}
+
+/// Starts the count, unless it was started.
+pub(super) fn start(place: &Arc<Place>) {
+    if !place.counter.counts() || std::mem::replace(&mut place.counter.state.lock().started, true) {
+        return;
+    }
+    place.counter.ended.send_replace(false);
+    let weak = Arc::downgrade(place);
+    tokio::spawn(async move {
+        if let Err(error) = count(&weak).await
+            && let Some(place) = weak.upgrade()
+        {
+            let at = &place.store.about.location;
+            tracing::warn!(place = at, %error, "the blocks of a backend could not be counted");
+            place.counter.failed();
+        }
+        if let Some(place) = weak.upgrade() {
+            place.counter.ended.send_replace(true);
+        }
+    });
+}
+
+async fn count(weak: &Weak<Place>) -> Result<(), BackendError> {
+    let mut from: Option<String> = None;
+    loop {
+        // Only borrowed for a page: a backend that nobody has is not listed on.
+        let Some(place) = weak.upgrade() else { return Ok(()) };
+        let page = place.list(from.as_deref(), PAGE).await?;
+        let bytes = page.blocks.iter().map(|(_, len)| len).sum();
+        let last = page.blocks.last().map(|(cid, _)| super::blocks::key_of_cid(cid));
+        let more = page.next.is_some();
+        place.counter.add_page(bytes, last.filter(|_| more));
+        match page.next {
+            Some(next) => from = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+impl Place {
+    pub(super) async fn refuse_beyond_capacity(
+        self: &Arc<Self>,
+        bytes: u64,
+    ) -> Result<(), BackendError> {
+        let Some(capacity) = self.counter.capacity else { return Ok(()) };
+        start(self);
+        let mut ended = self.counter.ended.subscribe();
+        while self.counter.known().is_none() && !*ended.borrow_and_update() {
+            // It ends with the count, or with the caller's deadline.
+            ended.changed().await.map_err(|error| {
+                BackendError::new(ErrorKind::Unavailable, "the backend was closed").caused_by(error)
+            })?;
+        }
+        let place = &self.store.about.location;
+        let Some(used) = self.counter.known() else {
+            let message = format!(
+                "the blocks in {place} could not be counted, so its capacity cannot be kept: see the log"
+            );
+            return Err(BackendError::new(ErrorKind::Unavailable, message));
+        };
+        if used.saturating_add(bytes) <= capacity {
+            return Ok(());
+        }
+        let message = format!(
+            "{place} holds {used} of the {capacity} bytes that its setting `capacity` allows"
+        );
+        Err(BackendError::new(ErrorKind::Full, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_while_blocks_are_counted_is_counted_once() {
+        let counter = Counter::new(Some(100));
+        counter.came("b", 1);
+        assert_eq!(counter.known(), None);
+        // The listing saw `a` and `b`, and will see `z`.
+        counter.add_page(2, Some("m".into()));
+        counter.came("c", 10);
+        counter.came("z", 10);
+        counter.went("a", 1);
+        counter.add_page(10, None);
+        assert_eq!(counter.known(), Some(21));
+        counter.went("z", 10);
+        counter.went("z", 100);
+        assert_eq!(counter.known(), Some(0));
+        let none = Counter::new(None);
+        none.came("a", 1);
+        assert!(!none.counts() && none.known().is_none());
+    }
+}
