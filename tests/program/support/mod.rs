@@ -1,8 +1,11 @@
 //! A home of its own for each test, the program in it, volumes and mounts.
 
+mod kubo;
 mod model;
 mod oracle;
+mod proxy;
 mod run;
+mod store;
 mod tree;
 
 use std::fs;
@@ -10,9 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+pub use self::kubo::KuboDaemon;
 pub use self::model::Random;
 pub use self::oracle::{Ack, Stop, Writer};
+pub use self::proxy::{Proxy, patient};
 pub use self::run::{Run, run};
+pub use self::store::{SECRET, Software, Store};
 pub use self::tree::{Entry, difference, make_tree, snapshot};
 
 /// A temporary home with everything that a test makes in it.
