@@ -62,6 +62,15 @@ fn plain(value: &Value) -> String {
     }
 }
 
+/// Of a long list the beginning; `--json` has all of it.
+fn clipped(text: &str) -> String {
+    const MOST: usize = 160;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}... (--json shows all)", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 fn size(value: &Value) -> String {
     value.as_u64().map_or_else(|| "-".into(), |bytes| ByteSize(bytes).to_string())
 }
@@ -189,7 +198,7 @@ impl Output {
         }
         if value["places"].as_u64() < value["wanted_places"].as_u64() {
             line(&format!(
-                "There are {} places that fail apart, the policy wants {}: add a backend on another disk (`cairn backend add`), or set the policy.",
+                "Places that fail apart: {}, and the policy wants {}: add a backend on another disk (`cairn backend add`), or set the policy.",
                 value["places"], value["wanted_places"]
             ));
         }
@@ -265,7 +274,7 @@ impl Output {
             plain(&event["backend"]),
             plain(&event["subject"]),
             count.map(|count| format!(" ({count} of them)")).unwrap_or_default(),
-            plain(&event["detail"]),
+            clipped(&plain(&event["detail"])),
         ));
     }
 
