@@ -207,6 +207,7 @@ pub(super) fn recover(
         );
         Failure::new(ErrorCode::Degraded, text)
     })?;
+    volume.checkpointer.doubt(&id);
     event(volume, EventKind::BackendBack, id.as_str(), "recovered by hand; its copies are proven");
     let mut proven = volume.replicator.proven_at(&id).map_err(failed)?;
     let (all, mut moved) = (proven.waiting, Instant::now());

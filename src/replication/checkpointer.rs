@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use super::fence::Fence;
 use super::files::{Source, upload};
 use super::local_manifests::{highest_local, newest_local, newest_number, remove_before};
+use super::looks::Looks;
 use super::machine::DomainSet;
 use super::{Level, OnDegraded, Policy, Registry, ReplicationError};
 use crate::backends::{Backend, BackendError, ErrorKind};
@@ -113,6 +114,7 @@ pub struct Checkpointer {
     shutdown: Shutdown,
     options: CheckpointerOptions,
     fence: Fence,
+    looks: Looks,
     state: Mutex<State>,
     changed: Condvar,
     /// As `changed`, for who holds no thread.
@@ -163,6 +165,7 @@ impl Checkpointer {
             clock,
             shutdown,
             fence: Fence::new(options.volume),
+            looks: Looks::default(),
             options,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -239,7 +242,10 @@ impl Checkpointer {
                 self.state.lock().served.remove(id);
                 return;
             }
-            let Some(((manifest, manifest_cid), have)) = due else { continue };
+            let Some(((manifest, manifest_cid), have)) = due else {
+                self.look_again(id);
+                continue;
+            };
             let done = match self.registry.get(id) {
                 Some(backend) if backend.capabilities().read_only => {
                     Err(BackendError::new(ErrorKind::ReadOnly, "read-only").into())
@@ -286,6 +292,26 @@ impl Checkpointer {
                 }
             }
         }
+    }
+
+    /// Has a checkpoint that a backend lost brought there again.
+    fn look_again(&self, id: &BackendId) {
+        let (held, have) = {
+            let state = self.state.lock();
+            let held = state.manifest.clone().zip(state.manifest_cid);
+            (held, state.complete.get(id).copied())
+        };
+        let Some((manifest, cid)) = held.filter(|(m, _)| Some(m.sequence) == have) else { return };
+        let ways = (self.registry.as_ref(), &self.bridge);
+        if self.looks.is_lost(id, ways, (&manifest, &cid), self.clock.now()) {
+            self.state.lock().complete.remove(id);
+        }
+    }
+
+    /// A backend is back: it may be another disk.
+    pub fn doubt(&self, id: &BackendId) {
+        self.looks.doubt(id);
+        self.notify();
     }
 
     fn call<T>(

@@ -34,6 +34,7 @@ mod keep;
 mod level;
 mod local;
 mod local_manifests;
+mod looks;
 pub mod loss;
 pub mod machine;
 mod moves;

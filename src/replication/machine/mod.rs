@@ -43,7 +43,7 @@ pub(super) use self::queue::CANCELLED;
 pub use self::sources::{Holds, Source, order};
 pub use self::speed::{Doubt, Misled, Speed, Trust};
 pub use self::survey::{Ailing, Proven, Stuck};
-pub use self::time::{plus, since};
+pub use self::time::{apart, plus, since};
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

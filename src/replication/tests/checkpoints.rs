@@ -12,7 +12,7 @@ use crate::metadata::{Engine, MemoryEngine, Namespace};
 use crate::replication::{
     Checkpointer, CheckpointerOptions, RecoverSource, ReplicationError, recover,
 };
-use crate::runtime::Shutdown;
+use crate::runtime::{Clock, ManualClock, Shutdown};
 use crate::types::{Ino, Name, Timestamp, VolumeId, WriterId};
 
 pub(super) struct Life {
@@ -169,5 +169,35 @@ fn a_tree_that_went_back_in_time_buries_no_newer_checkpoint() {
     let reason = life.checkpointer.status().refused.remove(0);
     assert!(reason.contains("cairn recover"), "{reason}");
     assert_eq!(recovered(&world, &places[0]), ["1", "2"]);
+    life.end(&world);
+}
+
+#[test]
+fn a_backend_that_lost_the_checkpoint_gets_all_of_it_again() {
+    let (mut world, places) = World::with(&["a"]);
+    world.stop();
+    let clock = Arc::new(ManualClock::at(Timestamp { seconds: 1_700_000_000, nanoseconds: 0 }));
+    world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let life = start(&world, VolumeId::random());
+    for n in 1..3 {
+        world.commit(&bytes(n, 10), &policy(""));
+        life.checkpointer.checkpoint(false).unwrap();
+    }
+    let (place, id) = (&places[0], "a".parse().unwrap());
+    let whole = || !newest_name(&world, place).is_empty() && recovered(&world, place) == ["1", "2"];
+    assert!(whole());
+    // It is another disk now, and somebody says so.
+    place.lose_all();
+    life.checkpointer.doubt(&id);
+    eventually("it is there again", whole);
+    // A base alone is gone, and nobody says anything: the next look finds it.
+    let names = world.bridge.wait(Duration::from_secs(5), place.names("volumes/")).unwrap();
+    let (_, manifest) = names.unwrap().into_iter().next_back().unwrap();
+    for block in place.stored().into_iter().filter(|block| *block != manifest) {
+        place.lose(&block);
+    }
+    clock.advance(Duration::from_hours(2));
+    eventually("base and delta are there again", || place.len() >= 3);
+    assert!(whole());
     life.end(&world);
 }
