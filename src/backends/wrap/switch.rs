@@ -26,9 +26,7 @@ impl Around for ReadOnly {
         _: u64,
         attempt: Attempt<'_, T>,
     ) -> Result<T, BackendError> {
-        use Operation::{Delete, DeleteName, Put, PutMany, PutName};
-        let writes = matches!(operation, Put | PutMany | Delete | PutName | DeleteName);
-        if writes && self.is_closed() {
+        if operation.writes() && self.is_closed() {
             let message = "it was set read-only; `cairn backend read-only ID --off` ends that";
             return Err(BackendError::new(ErrorKind::ReadOnly, message));
         }
@@ -62,6 +60,7 @@ mod tests {
             place.put(&other).await,
             place.put_many(std::slice::from_ref(&other)).await,
             place.delete(&block.cid).await,
+            place.delete_many(std::slice::from_ref(&block.cid)).await,
             place.put_name("a", &block.cid).await,
             place.delete_name("a").await,
         ];
