@@ -184,6 +184,21 @@ fn explained(value: &Value) -> Vec<String> {
         } else if place["chosen"] == true {
             words.push("chosen".into());
         }
+        for step in place["steps"].as_array().into_iter().flatten() {
+            let what = match step["job"].as_str() {
+                Some("send") => "gets a copy",
+                Some("repair") => "is repaired",
+                Some("verify") => "is read back",
+                Some("audit") => "is audited",
+                _ => "gives its copy up",
+            };
+            let round = step["round"].as_u64().unwrap_or_default();
+            words.push(if round == 0 {
+                format!("{what} now")
+            } else {
+                format!("{what} in round {}", round + 1)
+            });
+        }
         if let Some(why) = place["why_not"].as_str().filter(|why| !why.is_empty()) {
             words.push(format!("no copy: {why}"));
         }

@@ -37,7 +37,8 @@ pub(super) fn simulate(
     gone.sort();
     gone.dedup();
     let machine = volume.replicator.machine();
-    let mut loss = Loss::new(&gone, &machine.places());
+    let places = machine.places();
+    let mut loss = Loss::new(&gone, &machine.moment(&places));
     let (mut after, total) = (None, volume.namespace.stats().pins);
     loop {
         let page = volume.namespace.contents_page(after.as_ref(), PAGE).map_err(failed)?;

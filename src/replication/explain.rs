@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::level::Standing;
-use super::machine::{Wanted, choose};
+use super::machine::{Content, Job, Places, forecast};
 use super::{BackendState, Policy, ReplicationError, ReplicationStatus, Replicator};
-use crate::metadata::{ContentRecord, CopyRecord, CopyState, QueueRecord};
-use crate::types::{BackendId, Cid};
+use crate::metadata::{ContentRecord, CopyRecord, CopyState, PinState, QueueRecord, VerifyMethod};
+use crate::types::{BackendId, Cid, Timestamp};
 
 /// A place, as a policy sees it.
 #[derive(Debug, Clone, Serialize)]
@@ -25,12 +25,23 @@ pub struct ExplainedPlace {
     pub preferred: bool,
     /// The policy excludes it.
     pub excluded: bool,
-    /// It has a good copy, or gets one now.
+    /// It has a good copy when all that is planned is done, as the places are now.
     pub chosen: bool,
-    /// Why it gets none; empty when it is chosen.
+    /// Why it has none then; empty when it is chosen.
     pub why_not: String,
+    /// What is done there for that, in order.
+    pub steps: Vec<ExplainedStep>,
     /// Its copy, good or bad.
     pub copy: Option<CopyRecord>,
+}
+
+/// Work that is to come at a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExplainedStep {
+    /// Rounds of other work that come before it.
+    pub round: usize,
+    /// What: `send`, `repair`, `verify`, `audit`, `release`.
+    pub job: &'static str,
 }
 
 /// What an fsync waits for.
@@ -81,47 +92,44 @@ impl Replicator {
         };
         let copies = record.map_or(&[][..], |record| &record.copies);
         let copy_at = |id: &BackendId| copies.iter().find(|copy| copy.backend == *id).cloned();
-        let good = |copy: &Option<CopyRecord>| {
-            copy.as_ref()
-                .is_some_and(|c| matches!(c.state, CopyState::Claimed | CopyState::Verified))
-        };
-        let mut held = places.held(copies, policy.distinct);
-        let distinct = record.map(|_| held.len());
-        // What is not written yet will be here first.
-        if let Some(local) = places.local_replica() {
-            held.insert(places.domain(local, policy.distinct));
-        }
-        let bad = |copy: &&CopyRecord| matches!(copy.state, CopyState::Corrupt | CopyState::Lost);
-        let damaged: Vec<usize> =
-            copies.iter().filter(bad).filter_map(|copy| places.number(&copy.backend)).collect();
+        let distinct = record.map(|_| places.held(copies, policy.distinct).len());
         let root = content.map(|(root, _)| *root).unwrap_or_default();
         let target = usize::from(policy.target);
-        let wanted = Wanted {
-            root: &root,
-            bytes: record.map_or(0, ContentRecord::stored_bytes),
-            policy,
-            copies: target,
-            tier: None,
-            successor: None,
-        };
-        let choice = choose(&wanted, &held, &damaged, &places);
+        let moment = core.machine.moment(&places);
+        // What other files ask for of the same content is done, too.
+        let holds = record.map(|record| core.machine.policy_of(record));
+        let holds = holds.as_deref().unwrap_or(policy);
+        let begun = record.cloned().unwrap_or_else(|| written(policy, &places, moment.now));
+        let begun = Content { root: &root, record: &begun, policy: holds };
+        let coming = forecast(&begun, &moment);
         let explained = places.all.iter().enumerate().map(|(number, place)| {
             let copy = copy_at(&place.id);
-            let passed = choice.passed_over.iter().find(|(passed, _)| *passed == number);
+            let there = coming.record.good_copies().any(|copy| copy.backend == place.id);
+            let steps = coming.steps.iter().filter(|step| step.place == place.id);
+            let steps: Vec<ExplainedStep> = steps
+                .map(|step| ExplainedStep { round: step.round, job: job_name(step.job) })
+                .collect();
+            let released = steps.last().is_some_and(|step| step.job == job_name(Job::Release));
+            let passed = coming.passed_over.iter().find(|(passed, _)| *passed == number);
             let why_not = match passed {
                 _ if place.cache => "a cache: what lies there is no copy".to_owned(),
-                Some((_, why)) if !good(&copy) => (*why).to_owned(),
-                _ => String::new(),
+                _ if there => String::new(),
+                Some((_, why)) if released => format!("its copy is to be given up: {why}"),
+                None if released => "its copy is to be given up".to_owned(),
+                Some((_, why)) => (*why).to_owned(),
+                None if place.id.is_local() => "no good copy can be read now".to_owned(),
+                None => String::new(),
             };
             ExplainedPlace {
                 id: place.id.clone(),
                 state: (!place.id.is_local()).then_some(place.state),
                 domain: place.domains[policy.distinct as usize].clone(),
                 tier: place.settings.tier.clone(),
-                preferred: policy.prefer.contains(&place.id),
-                excluded: policy.exclude.contains(&place.id),
-                chosen: why_not.is_empty(),
+                preferred: holds.prefer.contains(&place.id),
+                excluded: holds.exclude.contains(&place.id),
+                chosen: there && !place.cache,
                 why_not,
+                steps,
                 copy,
             }
         });
@@ -142,6 +150,42 @@ impl Replicator {
             copies: distinct.map(|have| (have, target)),
             missing: distinct.map_or_else(String::new, |have| missing(have, target, row.as_ref())),
         })
+    }
+}
+
+fn job_name(job: Job) -> &'static str {
+    match job {
+        Job::Send => "send",
+        Job::Repair => "repair",
+        Job::Verify => "verify",
+        Job::Audit => "audit",
+        Job::Release => "release",
+    }
+}
+
+/// What a small file would have that is written now: it is here first.
+fn written(policy: &Policy, places: &Places, now: Timestamp) -> ContentRecord {
+    let here = places.local_replica().map(|_| CopyRecord {
+        backend: BackendId::local(),
+        state: CopyState::Verified,
+        at: now,
+        method: VerifyMethod::Written,
+    });
+    ContentRecord {
+        size: 0,
+        tsize: 0,
+        blocks: 1,
+        refs: 1,
+        profile: String::new(),
+        min: policy.min,
+        target: policy.target,
+        max: policy.max,
+        pin: PinState::BelowMin,
+        copies: here.into_iter().collect(),
+        holes: 0,
+        policies: Vec::new(),
+        created_s: now.seconds,
+        accessed_s: now.seconds,
     }
 }
 

@@ -1,16 +1,16 @@
 //! What the loss of places would mean. Pure: over rows, one at a time.
 //!
 //! The places that stay are as they are now, the local store's would be an empty disk.
-//! What would be copied where is what placement chooses, with the room that it uses up.
+//! What would be copied where is what the planner does, with the room that it uses up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::machine::{Candidate, DomainSet, Places, Standing, Wanted, choose};
+use super::machine::{Candidate, Content, Job, Moment, Places, Standing, forecast};
 use super::{BackendState, Policy};
 use crate::backends::Price;
 use crate::metadata::{ContentRecord, CopyState};
-use crate::types::{BackendId, Cid};
+use crate::types::{BackendId, Cid, Timestamp};
 
 /// CIDs that are kept of what is affected, the worst first.
 const NAMED: usize = 4096;
@@ -72,6 +72,8 @@ pub struct Loss {
     gone: Vec<BackendId>,
     before: Places,
     after: Places,
+    now: Timestamp,
+    proof_age: Duration,
     /// Contents that were looked at.
     pub contents: u64,
     /// Nothing is left of them.
@@ -99,15 +101,20 @@ pub struct Loss {
 /// The places without those that are gone; an empty local store stays one.
 fn without(places: &Places, gone: &[BackendId]) -> Places {
     let kept = places.all.iter().filter(|place| place.id.is_local() || !gone.contains(&place.id));
-    Places::new(kept.cloned().collect())
+    let mut left = Places::new(kept.cloned().collect());
+    (left.moves, left.thrifty) = (places.moves.clone(), places.thrifty);
+    left
 }
 
 impl Loss {
     /// Of these places.
     #[must_use]
-    pub fn new(gone: &[BackendId], places: &Places) -> Self {
+    pub fn new(gone: &[BackendId], moment: &Moment<'_>) -> Self {
+        let places = moment.places;
         Self {
             gone: gone.to_vec(),
+            now: moment.now,
+            proof_age: moment.proof_age,
             before: places.clone(),
             after: without(places, gone),
             contents: 0,
@@ -179,7 +186,7 @@ impl Loss {
             self.name(harm, root);
         }
         if !held.is_empty() {
-            self.heal(root, &kept, policy, held);
+            self.heal(root, &kept, policy);
         }
     }
 
@@ -191,33 +198,22 @@ impl Loss {
     }
 
     /// What would be copied where.
-    fn heal(&mut self, root: &Cid, kept: &ContentRecord, policy: &Policy, held: DomainSet) {
+    fn heal(&mut self, root: &Cid, kept: &ContentRecord, policy: &Policy) {
         let (bytes, target) = (kept.stored_bytes(), usize::from(policy.target));
-        let mut covered = held;
-        let mut to = Vec::new();
-        if self.gone.iter().any(BackendId::is_local)
-            && let Some(local) = self.after.local_replica()
-        {
-            // The new disk gets everything.
-            covered.insert(self.after.domain(local, policy.distinct));
-            to.push(local);
-        }
-        if covered.len() < target {
-            let wanted =
-                Wanted { root, bytes, policy, copies: target, tier: None, successor: None };
-            let choice = choose(&wanted, &covered, &[], &self.after);
-            for number in &choice.selected {
-                covered.insert(self.after.domain(*number, policy.distinct));
-            }
-            to.extend(choice.selected);
-            let lacks = target.saturating_sub(covered.len()) as u64;
-            if lacks > 0 {
-                self.unplaced.copies += lacks;
-                self.unplaced.bytes = self.unplaced.bytes.saturating_add(bytes * lacks);
-                for (number, why) in choice.passed_over {
-                    let id = self.after.all[number].id.clone();
-                    *self.passed_over.entry((id, why)).or_default() += 1;
-                }
+        let content = Content { root, record: kept, policy };
+        let moment = Moment { places: &self.after, now: self.now, proof_age: self.proof_age };
+        let coming = forecast(&content, &moment);
+        let made = coming.steps.iter().filter(|step| matches!(step.job, Job::Send | Job::Repair));
+        let mut to: Vec<usize> = made.filter_map(|step| self.after.number(&step.place)).collect();
+        to.sort_unstable();
+        to.dedup();
+        let lacks = target.saturating_sub(coming.end.copies) as u64;
+        if lacks > 0 {
+            self.unplaced.copies += lacks;
+            self.unplaced.bytes = self.unplaced.bytes.saturating_add(bytes * lacks);
+            for (number, why) in coming.passed_over {
+                let id = self.after.all[number].id.clone();
+                *self.passed_over.entry((id, why)).or_default() += 1;
             }
         }
         if to.is_empty() {
@@ -365,6 +361,10 @@ mod tests {
     const STATES: [CopyState; 4] =
         [CopyState::Claimed, CopyState::Verified, CopyState::Corrupt, CopyState::Released];
 
+    fn moment(places: &Places) -> Moment<'_> {
+        Moment { places, now: Timestamp::default(), proof_age: Duration::from_hours(24) }
+    }
+
     type Rows = Vec<std::collections::BTreeMap<usize, usize>>;
 
     proptest! {
@@ -381,7 +381,8 @@ mod tests {
                 domains.iter().enumerate().map(|(n, (d, down))| place(n, *d, *down && n > 0)).collect();
             let policy = Policy { min: limits[0].min(limits[1]), target: limits[0].max(limits[1]), ..Policy::default() };
             let ids: Vec<BackendId> = gone.iter().filter_map(|n| all.get(*n)).map(|p| p.id.clone()).collect();
-            let mut loss = Loss::new(&ids, &Places::new(all.clone()));
+            let places = Places::new(all.clone());
+            let mut loss = Loss::new(&ids, &moment(&places));
             let (mut lost, mut uncertain, mut min, mut target, mut lacking) = (0, 0, 0, 0, 0);
             for (n, row) in rows.iter().enumerate() {
                 let copies: Vec<(usize, CopyState)> =
@@ -422,6 +423,25 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_is_healed_tier_by_tier_as_the_planner_does_it() {
+        let mut all: Vec<Candidate> = (0..6).map(|n| place(n, n, false)).collect();
+        for (n, tier) in [(1, "ssd"), (2, "ssd"), (3, "disk")] {
+            all[n].settings.tier = Some(tier.to_owned());
+        }
+        let policy: Policy = "min=1,target=3,level=PROGRESSIVE,tiers=disk:1/ssd:1".parse().unwrap();
+        let places = Places::new(all);
+        let mut loss = Loss::new(&["b1".parse().unwrap()], &moment(&places));
+        let held = [(0, CopyState::Verified), (1, CopyState::Verified), (3, CopyState::Verified)];
+        for n in 0..40u8 {
+            loss.add(&cid::of_raw(&[n]), &record(&held, 10), &policy);
+        }
+        // The others have no tier: the one that is left of the tier gets all.
+        let to: Vec<(&str, u64)> =
+            loss.healed.iter().map(|(id, healed)| (id.as_str(), healed.copies)).collect();
+        assert_eq!((to, loss.unplaced.copies), (vec![("b2", 40)], 0));
+    }
+
+    #[test]
     fn a_loss_says_where_copies_would_go_how_long_that_takes_and_what_it_costs() {
         let mut all: Vec<Candidate> = (0..4).map(|n| place(n, n, false)).collect();
         all[2].settings.price.gb_month = Micros(20_000);
@@ -433,7 +453,8 @@ mod tests {
             prefer: ["b3".parse().unwrap()].into(),
             ..Policy::default()
         };
-        let mut loss = Loss::new(&["b1".parse().unwrap()], &Places::new(all));
+        let places = Places::new(all);
+        let mut loss = Loss::new(&["b1".parse().unwrap()], &moment(&places));
         let held = record(&[(0, CopyState::Verified), (1, CopyState::Verified)], 10);
         for n in 0..2u8 {
             loss.add(&cid::of_raw(&[n]), &held, &policy);

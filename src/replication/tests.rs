@@ -8,6 +8,7 @@ mod collect;
 mod copies;
 mod events;
 mod evict;
+mod explain;
 mod faults;
 mod harness;
 mod pins;

@@ -225,6 +225,50 @@ fn explain_says_which_rule_comes_from_where_and_what_is_missing() {
 }
 
 #[test]
+fn explain_names_the_places_of_the_tiers_before_the_copies_are_made() {
+    let Some(world) = World::mountable("policies::explain_tiers") else { return };
+    let volume = world.volume(&[], "min=1,target=3,max=4,level=PROGRESSIVE");
+    for (name, tier) in [("fast", "ssd"), ("slow", "disk"), ("deep", "archive"), ("other", "")] {
+        let tier = if tier.is_empty() { String::new() } else { format!("&tier={tier}") };
+        let url = format!("{}{tier}", world.backend_url(name));
+        volume.cairn(&["backend", "add", &url]).ok();
+    }
+    volume.probe_often();
+    volume.cairn(&["policy", "set", "tiers=ssd:1/disk:1/archive:1:after=90d"]).ok();
+    let mount = volume.mount();
+    fs::create_dir(mount.path("a")).unwrap();
+    let told = explain(&mount, "a");
+    let named = |told: &Value, chosen: bool| -> Vec<String> {
+        let places = told["places"].as_array().unwrap().iter();
+        let named = places.filter(|place| place["chosen"] == chosen);
+        named.map(|place| place["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let place = |told: &Value, id: &str| {
+        let places = told["places"].as_array().unwrap();
+        places.iter().find(|place| place["id"] == id).unwrap().clone()
+    };
+    assert_eq!(named(&told, true).len(), 3, "{told:#}");
+    let first = serde_json::json!([{ "round": 0, "job": "send" }]);
+    let second = serde_json::json!([{ "round": 1, "job": "send" }]);
+    assert_eq!((&place(&told, "fast")["steps"], &place(&told, "slow")["steps"]), (&first, &second));
+    assert_eq!(place(&told, "deep")["why_not"], "its tier wants none of this age");
+    assert_eq!(place(&told, "other")["why_not"], "not needed");
+    let text = world.cairn(&["policy", "explain", &mount.text("a")]).ok().stdout;
+    assert!(text.contains("chosen, gets a copy in round 2"), "{text}");
+    fs::write(mount.path("a/file"), "file").unwrap();
+    until_copies(&mount, "a/file", 3);
+    wait_until("it is complete", || explain(&mount, "a/file")["status"] == "COMPLETE");
+    let mut have = places(&mount, "a/file").into_iter().collect::<Vec<_>>();
+    let mut chosen = named(&told, true);
+    have.sort_unstable();
+    chosen.sort_unstable();
+    assert_eq!(have, chosen);
+    // What the loss of one would do: there is no other of its tier.
+    let loss = volume.cairn(&["--json", "simulate-loss", "fast"]).ok().json();
+    assert_eq!(loss["heal"]["backends"][0]["id"], "other", "{loss:#}");
+}
+
+#[test]
 fn a_name_that_is_not_defined_any_more_inherits_and_says_so() {
     let Some(world) = World::mountable("policies::undefined") else { return };
     let volume = two_places_more(&world);

@@ -13,6 +13,7 @@
 
 mod budget;
 mod fleet;
+mod forecast;
 mod health;
 mod lanes;
 mod mover;
@@ -31,6 +32,7 @@ mod time;
 
 pub use self::budget::Bucket;
 pub use self::fleet::{Facts, Fleet, Member};
+pub use self::forecast::{Forecast, Step, forecast};
 pub use self::health::{BUCKETS, Health, HealthChange, MOST_ANSWERS};
 pub use self::lanes::{Lanes, Taken, Task, Work};
 pub use self::mover::MoveReport;
@@ -38,7 +40,7 @@ pub use self::moves::{Moves, Stage, WINDOW};
 pub use self::outcome::{Outcome, apply};
 pub use self::placement::{Choice, Rank, Ranking, Wanted, choose, judge};
 pub use self::places::{Candidate, DomainSet, Places, Standing};
-pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, is_aged, plan};
+pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, is_aged, passed_over, plan};
 pub(super) use self::queue::CANCELLED;
 pub use self::sources::{Holds, Source, order};
 pub use self::speed::{Doubt, Misled, Speed, Trust};

@@ -33,6 +33,8 @@ pub struct Wanted<'w> {
     pub tier: Option<&'w str>,
     /// It takes the place of one that has, or had, a copy.
     pub successor: Option<usize>,
+    /// Places whose tier takes nothing of this age.
+    pub untimely: &'w [usize],
 }
 
 /// Where a number of distinct copies stands.
@@ -217,6 +219,7 @@ pub fn choose(
                 Some("too little space")
             }
             _ if wanted.tier.is_some_and(|tier| !in_tier(place, tier)) => Some("of another tier"),
+            _ if wanted.untimely.contains(&number) => Some("its tier wants none of this age"),
             _ if covered.contains(places.domain(number, policy.distinct)) => {
                 Some("its failure domain has a copy")
             }

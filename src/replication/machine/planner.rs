@@ -125,10 +125,13 @@ impl<'c> Content<'c> {
         if place.id.is_local() {
             return false;
         }
+        place.draining || self.is_untimely(place, now) || self.policy.exclude.contains(&place.id)
+    }
+
+    /// The place is of a tier that is to have no copy at this age.
+    pub(super) fn is_untimely(&self, place: &Candidate, now: Timestamp) -> bool {
         let mut rules = self.policy.tiers.iter().filter(|rule| of_tier(place, &rule.tier));
-        let passed =
-            rules.clone().next().is_some() && !rules.any(|rule| is_active(rule, self.record, now));
-        place.draining || passed || self.policy.exclude.contains(&place.id)
+        rules.clone().next().is_some() && !rules.any(|rule| is_active(rule, self.record, now))
     }
 
     fn sorted(&self, moment: &Moment<'_>) -> Sorted<'c> {
@@ -430,6 +433,15 @@ pub fn plan(content: &Content<'_>, moment: &Moment<'_>) -> Verdict {
     Verdict { pin, copies, plan }
 }
 
+/// Why each place gets no copy of what has all that it gets now.
+#[must_use]
+pub fn passed_over(content: &Content<'_>, moment: &Moment<'_>) -> Vec<(usize, &'static str)> {
+    let sorted = content.sorted(moment);
+    let work = Work::begin(content, moment, &sorted);
+    let copies = usize::from(content.policy.target).max(work.covered.len());
+    work.choose(copies, None).passed_over
+}
+
 /// The part of a plan that brings copies.
 struct Work<'w> {
     content: &'w Content<'w>,
@@ -524,6 +536,14 @@ impl<'w> Work<'w> {
     }
 
     fn choose(&self, copies: usize, tier: Option<&str>) -> Choice {
+        let (content, now) = (self.content, self.moment.now);
+        // What would be given up at once is not made.
+        let all = self.moment.places.all.iter().enumerate();
+        let untimely: Vec<usize> = if content.policy.tiers.is_empty() {
+            Vec::new()
+        } else {
+            all.filter(|(_, p)| content.is_untimely(p, now)).map(|(n, _)| n).collect()
+        };
         let wanted = Wanted {
             root: self.content.root,
             bytes: self.content.record.stored_bytes(),
@@ -531,6 +551,7 @@ impl<'w> Work<'w> {
             copies,
             tier,
             successor: self.successor(),
+            untimely: &untimely,
         };
         choose(&wanted, &self.covered, &self.sorted.damaged, self.moment.places)
     }

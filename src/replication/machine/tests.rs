@@ -128,7 +128,7 @@ proptest! {
         let mut covered = DomainSet::default();
         covered.insert(places.domain(0, Domain::Device));
         let wanted =
-            Wanted { root: &root, bytes: size, policy: &policy, copies: target, tier: None, successor: None };
+            Wanted { root: &root, bytes: size, policy: &policy, copies: target, tier: None, successor: None, untimely: &[] };
         let choice = choose(&wanted, &covered, &[], &places);
         let mut seen = BTreeSet::from(["d0".to_owned()]);
         let mut possible = seen.clone();
@@ -239,6 +239,7 @@ fn contents_spread_in_proportion_to_free_space() {
             copies: 1,
             tier: None,
             successor: None,
+            untimely: &[],
         };
         let choice = choose(&wanted, &DomainSet::default(), &[], &places);
         first += u32::from(choice.selected == [1]);
@@ -255,8 +256,15 @@ fn a_backend_with_a_damaged_copy_is_asked_first_and_reasons_are_given() {
         place("b3", "d3", BackendState::Down, 900),
     ]);
     let (root, policy) = (cid::of_raw(b"root"), Policy::default());
-    let wanted =
-        Wanted { root: &root, bytes: 1, policy: &policy, copies: 1, tier: None, successor: None };
+    let wanted = Wanted {
+        root: &root,
+        bytes: 1,
+        policy: &policy,
+        copies: 1,
+        tier: None,
+        successor: None,
+        untimely: &[],
+    };
     let choice = choose(&wanted, &DomainSet::default(), &[2], &places);
     assert_eq!(choice.selected, [2]);
     let reasons: Vec<&str> = choice.passed_over.iter().map(|(_, why)| *why).collect();
@@ -571,6 +579,27 @@ fn tiers_follow_one_another_in_order_and_by_age() {
     assert_eq!(jobs(&planned(&aged(90, both), &policy, tiered())), ["Send r"]);
     let old = aged(90, &[("local", Verified), ("s", Verified), ("d", Verified), ("r", Verified)]);
     assert_eq!(jobs(&planned(&old, &policy, tiered())), ["Release s"]);
+}
+
+#[test]
+fn what_a_tier_does_not_want_yet_or_any_more_is_not_made_for_the_target() {
+    for (days, wanted) in [(0, ["Send s", "Send d"]), (40, ["Send d", ""])] {
+        let new = ContentRecord {
+            created_s: NOW.seconds - days * 86_400,
+            ..record(&[("local", Verified)])
+        };
+        let policy = Policy { target: 4, ..tiers() };
+        let places = Places::new(tiered());
+        let moment = Moment { places: &places, now: NOW, proof_age: DAY };
+        let root = cid::of_raw(b"root");
+        let coming = forecast(&Content { root: &root, record: &new, policy: &policy }, &moment);
+        let steps: Vec<String> =
+            coming.steps.iter().map(|step| format!("{:?} {}", step.job, step.place)).collect();
+        let wanted: Vec<&str> = wanted.into_iter().filter(|step| !step.is_empty()).collect();
+        assert_eq!(steps, wanted, "{days} days old");
+        let Plan::Stuck(reason) = coming.end.plan else { panic!("{:?}", coming.end) };
+        assert!(reason.contains("r: its tier wants none of this age"), "{reason}");
+    }
 }
 
 #[test]
