@@ -113,7 +113,7 @@ pub struct Checkpointer {
     clock: Arc<dyn Clock>,
     shutdown: Shutdown,
     options: CheckpointerOptions,
-    fence: Fence,
+    fence: Arc<Fence>,
     looks: Looks,
     state: Mutex<State>,
     changed: Condvar,
@@ -158,13 +158,15 @@ impl Checkpointer {
             state.manifest = Some(Arc::new(manifest));
             state.manifest_cid = Some(id);
         }
+        let fence = Arc::new(Fence::new(options.volume));
+        registry.set_fence(Arc::clone(&fence));
         let checkpointer = Arc::new(Self {
             namespace,
             registry,
             bridge,
             clock,
             shutdown,
-            fence: Fence::new(options.volume),
+            fence,
             looks: Looks::default(),
             options,
             state: Mutex::new(state),

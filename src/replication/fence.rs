@@ -94,6 +94,24 @@ impl Fence {
         Ok(())
     }
 
+    /// Whether this life claimed the backend and still holds it. Takes no claim: a look at
+    /// an old copy of a volume fences nobody.
+    ///
+    /// # Errors
+    /// Of the backend: nothing is known.
+    pub(super) fn holds(
+        &self,
+        id: &BackendId,
+        source: &Source<'_>,
+    ) -> Result<bool, ReplicationError> {
+        let Some(Claim::Held(epoch)) = self.claims.lock().get(id).cloned() else {
+            return Ok(false);
+        };
+        let names = source.call(source.backend.names(&self.prefix()))?;
+        let highest = names.iter().filter_map(|(name, _)| self.parse(name)).max();
+        Ok(highest == Some((epoch, self.nonce.clone())))
+    }
+
     fn fenced(source: &Source<'_>, epoch: u64) -> ReplicationError {
         ReplicationError::Fenced { location: source.backend.location(), epoch }
     }

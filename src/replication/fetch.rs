@@ -10,23 +10,30 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::calls::Calls;
 use super::doubts::Doubts;
+use super::fence::Fence;
+use super::files::Source;
 use super::hedges::Hedges;
 use super::keep::Keep;
 use super::race::{Race, Raced};
 use super::registry::Place;
 use super::send::Met;
-use super::{PolicyBook, Registry, ReplicationError, Strategy, Whereabouts};
-use crate::backends::{Backend, BackendError, ErrorKind};
+use super::{Events, PolicyBook, Registry, ReplicationError, Strategy, Whereabouts};
+use crate::backends::{Backend, ErrorKind};
 use crate::content::{ContentError, inline_block, walk_post_order};
+use crate::metadata::EventKind;
+use crate::runtime::Bridge;
 use crate::store::{LocalStore, StoreError};
 use crate::telemetry;
-use crate::types::{Block, Cid, cid};
+use crate::types::{BackendId, Block, Cid, cid};
 
 /// Of a leaf whose length is not known, and of a node.
 const LEAF_BYTES: u64 = 1 << 20;
 const NODE_BYTES: u64 = 48 << 10;
 /// Turns of what is brought before it is asked for are of so many bytes.
 const TURN_BYTES: u64 = 4 << 10;
+
+/// Of an event.
+const READER: &str = "found by a reader";
 
 /// A block that is not here.
 #[derive(Debug, Clone)]
@@ -57,6 +64,7 @@ pub(super) struct Fetcher {
     pub keep: Arc<Keep>,
     pub doubts: Doubts,
     policies: Arc<PolicyBook>,
+    events: Events,
     calls: Calls,
     /// Blocks that are on their way; who wants one of them waits for it.
     flights: Mutex<HashMap<Cid, Flight>>,
@@ -103,6 +111,7 @@ impl Fetcher {
         registry: Arc<Registry>,
         calls: Calls,
         policies: Arc<PolicyBook>,
+        events: Events,
         ahead_bytes: u64,
     ) -> Self {
         // At least one block of any length.
@@ -116,6 +125,7 @@ impl Fetcher {
             hedges: Hedges::default(),
             doubts: Doubts::default(),
             policies,
+            events,
             calls,
             flights: Mutex::default(),
             turns: turns(ahead_bytes),
@@ -278,12 +288,14 @@ impl Fetcher {
         // An earlier flight may have landed after somebody saw that it was not here.
         let (store, id) = (Arc::clone(&self.store), wanted.cid);
         let here = self.calls.bridge.spawn_blocking(move || match store.contains(&id) {
-            Ok(true) => checked(store.get(&id)),
+            Ok(true) => store.get(&id),
             _ => Ok(None),
         });
-        if let Ok(Ok(Some(data))) = here.await {
-            return Ok(data);
-        }
+        let rotten = match here.await {
+            Ok(Ok(Some(data))) => return Ok(data),
+            Ok(Err(StoreError::Corrupt { .. } | StoreError::SegmentMissing { .. })) => true,
+            _ => false,
+        };
         let whereabouts = &wanted.whereabouts;
         let by_cost = whereabouts.strategy().unwrap_or_else(|| self.policies.base().strategy);
         let by_cost = by_cost == Strategy::Cost;
@@ -296,21 +308,56 @@ impl Fetcher {
         let Raced { answer, wrong } = raced;
         let data = answer?;
         telemetry::metrics().replication_blocks_fetched.inc();
-        let block = Block { cid: wanted.cid, data: data.clone() };
-        for Place { id, backend, .. } in wrong {
-            let block = block.clone();
-            self.calls.bridge.spawn(async move {
-                match replace(backend.as_ref(), &block).await {
-                    Ok(()) => {
-                        telemetry::metrics().replication_repairs.inc();
-                        tracing::warn!(backend = %id, cid = %block.cid, "a wrong block was replaced");
-                    }
-                    Err(error) => tracing::error!(backend = %id, cid = %block.cid, %error, "a wrong block could not be replaced"),
+        if rotten {
+            let (store, events, id) = (Arc::clone(&self.store), self.events.clone(), wanted.cid);
+            self.calls.bridge.spawn_blocking(move || {
+                // What could not be kept is bad still.
+                if matches!(store.get(&id), Ok(Some(_))) {
+                    events.emit_many(EventKind::BlockRepaired, &BackendId::local(), [&id], READER);
                 }
             });
         }
+        let block = Block { cid: wanted.cid, data: data.clone() };
+        for place in wrong {
+            let mend = self.mend(place, block.clone());
+            self.calls.bridge.spawn(mend);
+        }
         Ok(data)
     }
+
+    /// Puts good bytes in the place of wrong ones that no row knows.
+    fn mend(&self, place: Place, block: Block) -> impl Future<Output = ()> + use<> {
+        let (bridge, fence) = (self.calls.bridge.clone(), self.registry.fence());
+        let (events, Place { id, backend, .. }) = (self.events.clone(), place);
+        async move {
+            let cid = block.cid;
+            match replace(&bridge, (&id, &backend), fence, &block).await {
+                Ok(Mended::Replaced) => {
+                    telemetry::metrics().replication_repairs.inc();
+                    tracing::warn!(backend = %id, %cid, "a wrong block was replaced");
+                    events.emit_many(EventKind::BlockRepaired, &id, [&cid], READER);
+                }
+                Ok(Mended::WasGood) => {
+                    tracing::info!(backend = %id, %cid, "a block was wrong on its way only");
+                }
+                Ok(Mended::NotOurs) => {
+                    tracing::warn!(backend = %id, %cid, "a wrong block stays: this life of the volume has no claim there (yet), and deletes nothing");
+                }
+                Err(error) => {
+                    tracing::error!(backend = %id, %cid, %error, "a wrong block could not be replaced");
+                }
+            }
+        }
+    }
+}
+
+/// What became of a wrong block.
+enum Mended {
+    Replaced,
+    /// It was read once more, and is right.
+    WasGood,
+    /// Another life of the volume writes there, or this one has not begun to.
+    NotOurs,
 }
 
 /// A bad block is none.
@@ -335,14 +382,27 @@ async fn fly(mut pilot: Pilot, urgent: watch::Receiver<bool>) {
 
 /// Puts good bytes in place of wrong ones. The wrong ones are read once more, so
 /// that a fault on the way deletes nothing.
-async fn replace(backend: &dyn Backend, block: &Block) -> Result<(), BackendError> {
+async fn replace(
+    bridge: &Bridge,
+    (id, backend): (&BackendId, &Arc<dyn Backend>),
+    fence: Option<Arc<Fence>>,
+    block: &Block,
+) -> Result<Mended, ReplicationError> {
     let again = backend.get(&block.cid, None).await;
     match again {
-        Ok(data) if data == block.data => return Ok(()),
+        Ok(data) if data == block.data => return Ok(Mended::WasGood),
         Ok(_) => {}
         Err(error) if matches!(error.kind, ErrorKind::Corrupt | ErrorKind::NotFound) => {}
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
+    }
+    let Some(fence) = fence else { return Ok(Mended::NotOurs) };
+    let (with, id, at) = (bridge.clone(), id.clone(), Arc::clone(backend));
+    let claim =
+        bridge.spawn_blocking(move || fence.holds(&id, &Source { backend: &at, bridge: &with }));
+    if !claim.await.map_err(|error| ReplicationError::Io(std::io::Error::other(error)))?? {
+        return Ok(Mended::NotOurs);
     }
     backend.delete(&block.cid).await?;
-    backend.put(block).await
+    backend.put(block).await?;
+    Ok(Mended::Replaced)
 }

@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
 use super::collect::Tracker;
+use super::fence::Fence;
 use super::machine::{Facts, Fleet, Holds, Misled, Places, Source, order};
 use super::pace::Pace;
 use super::{BackendState, BackendStatus, Policy, Whereabouts};
@@ -92,6 +93,8 @@ pub struct Registry {
     fleet: Arc<RwLock<Fleet>>,
     entries: RwLock<BTreeMap<BackendId, Entry>>,
     clock: Arc<dyn Clock>,
+    /// Says where this life of the volume may delete.
+    fence: RwLock<Option<Arc<Fence>>>,
 }
 
 fn facts(backend: &dyn Backend) -> Facts {
@@ -110,7 +113,17 @@ impl Registry {
     #[must_use]
     pub fn new(local_domain: String, grace: Duration, clock: Arc<dyn Clock>) -> Self {
         let fleet = Arc::new(RwLock::new(Fleet::new(local_domain, grace)));
-        Self { fleet, entries: RwLock::default(), clock }
+        Self { fleet, entries: RwLock::default(), clock, fence: RwLock::default() }
+    }
+
+    /// From now on this says where the volume holds its claim.
+    pub(super) fn set_fence(&self, fence: Arc<Fence>) {
+        *self.fence.write() = Some(fence);
+    }
+
+    /// `None` while nothing of the volume's metadata is written anywhere.
+    pub(super) fn fence(&self) -> Option<Arc<Fence>> {
+        self.fence.read().clone()
     }
 
     /// The places with their health.

@@ -111,6 +111,7 @@ impl Replicator {
             Arc::clone(&registry),
             calls.clone(),
             Arc::clone(&policies),
+            options.events.clone(),
             options.ahead_bytes,
         ));
         let core =

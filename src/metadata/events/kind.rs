@@ -87,6 +87,7 @@ kinds! {
     CopyCorrupt, "copy_corrupt", Warning, "a copy has wrong bytes";
     CopyLost, "copy_lost", Warning, "a copy is not there any more";
     CopyRepaired, "copy_repaired", Notice, "a copy that was bad or gone is good again";
+    BlockRepaired, "block_repaired", Notice, "a reader found a block with wrong bytes; good ones took its place";
     CopyReleased, "copy_released", Info, "a copy was given up";
     ContentAtRisk, "content_at_risk", Alarm, "no good copy of a content is known";
     PinRemoved, "pin_removed", Notice, "a content is not wanted any more";

@@ -2,9 +2,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::harness::{World, bytes, eventually, policy};
-use crate::backends::{ErrorKind, Operation};
-use crate::replication::ReplicationError;
-use crate::types::{Block, Cid, cid};
+use crate::backends::{Backend, ErrorKind, Operation};
+use crate::replication::fence::Fence;
+use crate::replication::files::Source;
+use crate::replication::{Events, ReplicationError};
+use crate::types::{Block, Cid, VolumeId, cid};
 
 /// A volume whose content is on `a` and `b` but not on the local disk.
 fn elsewhere() -> (World, Vec<Arc<crate::backends::MemoryBackend>>, Cid, Vec<u8>) {
@@ -55,15 +57,92 @@ fn a_local_block_whose_bytes_rotted_is_served_from_elsewhere_and_repaired() {
     }
     assert_eq!(flipped, 1);
     world.crash();
+    let clock = Arc::clone(&world.clock);
+    world.options.events = Events::new(Arc::clone(&world.namespace), clock).unwrap();
     world.start();
     assert!(world.store.get(&root).is_err());
     assert_eq!(world.replicator().fetch(&root).unwrap(), data);
     assert_eq!(world.store.get(&root).unwrap().unwrap(), data);
+    // It is in the audit, once.
+    let told = || {
+        world.options.events.flush();
+        repairs(&world)
+    };
+    eventually("the repair is an event", || !told().is_empty());
+    assert_eq!(world.replicator().fetch(&root).unwrap(), data);
+    assert_eq!(told(), [("local".to_owned(), root.to_string())]);
+}
+
+/// Place and block of each event of a repair.
+fn repairs(world: &World) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    world
+        .namespace
+        .visit_events(0, &mut |_, event| {
+            if event.kind == "block_repaired" {
+                all.push((event.backend, event.subject));
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    all
+}
+
+#[test]
+fn a_wrong_block_that_no_row_knows_stays_where_this_life_holds_no_claim() {
+    let volume = VolumeId::random();
+    for (taken_over, claimed) in [(false, false), (true, true), (false, true)] {
+        let (mut world, places, root, data) = elsewhere();
+        let clock = Arc::clone(&world.clock);
+        world.stop();
+        world.options.events = Events::new(Arc::clone(&world.namespace), clock).unwrap();
+        world.start();
+        let fence = Arc::new(Fence::new(volume));
+        let id = "a".parse().unwrap();
+        let backend = Arc::clone(&places[0]) as Arc<dyn Backend>;
+        let source = Source { backend: &backend, bridge: &world.bridge };
+        if claimed {
+            fence.hold(&id, &source).unwrap();
+        }
+        if taken_over {
+            Fence::new(volume).hold(&id, &source).unwrap();
+        }
+        world.registry.set_fence(fence);
+        assert!(places[0].corrupt(&root));
+        // The other place is late: `a` is asked, too, or first.
+        places[1].set_delay(Some(Duration::from_secs(3)));
+        assert_eq!(world.replicator().fetch(&root).unwrap(), data);
+        let good = || {
+            let got = world.bridge.wait(Duration::from_secs(5), backend.get(&root, None));
+            got.unwrap().is_ok_and(|got| got == data)
+        };
+        if claimed && !taken_over {
+            eventually("it is mended", good);
+            eventually("which is an event", || {
+                world.options.events.flush();
+                repairs(&world) == [("a".to_owned(), root.to_string())]
+            });
+            continue;
+        }
+        // It was read again, and the claim was looked at: then it would have gone.
+        eventually("it is read once more", || places[0].calls(Operation::Get) >= 2);
+        world.options.events.flush();
+        world.options.events = Events::default();
+        world.stop();
+        assert_eq!(places[0].calls(Operation::Delete), 0);
+        let got = world.bridge.wait(Duration::from_secs(5), backend.get(&root, None));
+        assert!(got.unwrap().is_ok_and(|got| got != data), "it was taken away");
+        assert!(repairs(&world).is_empty());
+    }
 }
 
 #[test]
 fn wrong_bytes_are_never_served_and_are_replaced_where_they_lie() {
     let (world, places, root, data) = elsewhere();
+    let fence = Arc::new(Fence::new(VolumeId::random()));
+    let (id, backend) = ("a".parse().unwrap(), Arc::clone(&places[0]) as Arc<dyn Backend>);
+    fence.hold(&id, &Source { backend: &backend, bridge: &world.bridge }).unwrap();
+    world.registry.set_fence(fence);
     assert!(places[0].corrupt(&root) && places[1].contains(&root));
     // Either may be asked first; the second round must go to `a` alone.
     assert_eq!(world.replicator().fetch(&root).unwrap(), data);
