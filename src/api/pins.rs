@@ -45,6 +45,9 @@ pub enum PinCommand {
         /// By a ranged audit: presence of all, some of the bytes.
         #[serde(default)]
         audit: bool,
+        /// Not those that were found good in the last so many seconds.
+        #[serde(default)]
+        older_s: Option<u64>,
         /// Answers when all were read.
         wait: bool,
     },
@@ -59,6 +62,9 @@ pub enum PinCommand {
     Unpin {
         /// Of which.
         of: Vec<What>,
+        /// A CID stands for all files that have it; without this it is refused.
+        #[serde(default)]
+        files: bool,
         /// Only says what would become of them.
         dry_run: bool,
     },

@@ -12,6 +12,8 @@ use super::output::Output;
 use crate::api::{Command, ErrorCode, Failure, PinCommand, What};
 use crate::types::{ByteSize, Cid, printable};
 
+/// Rows that one list looks at, at most: then it says where it goes on.
+const LOOKED_AT: u64 = 1_000_000;
 /// Bytes of paths that one request holds.
 const REQUEST: usize = 64 << 10;
 
@@ -78,7 +80,7 @@ pub(super) enum PinVerb {
     },
     /// Read copies back and hash them, now; bad ones are repaired.
     #[command(
-        after_help = "Examples:\n  cairn pin verify ~/data/thesis --wait\n  cairn pin verify ~/data/thesis --backend disk-b --wait\n  cairn pin verify ~/data --audit --wait\n\nExit codes with --wait: 6 when a copy is bad and cannot be repaired, 4 when one could not be read."
+        after_help = "Examples:\n  cairn pin verify ~/data/thesis --wait\n  cairn pin verify ~/data/thesis --backend disk-b --wait\n  cairn pin verify ~/data --audit --wait\n  cairn pin verify ~/data --older-than 12h --wait     (goes on with what was cut off in that time)\n\nAn unmount or a kill ends it; what was read is recorded. Exit codes with --wait: 6 when a copy is bad and cannot be repaired, 4 when one could not be read."
     )]
     Verify {
         #[command(flatten)]
@@ -90,6 +92,10 @@ pub(super) enum PinVerb {
         /// random; copies here are read whole. It is no proof that lets another copy go.
         #[arg(long)]
         audit: bool,
+        /// Only copies that were not found good in this time (2h, 7d): what was cut off goes
+        /// on where it was.
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        older_than: Option<std::time::Duration>,
         /// Return when all were read.
         #[arg(long)]
         wait: bool,
@@ -107,11 +113,15 @@ pub(super) enum PinVerb {
     },
     /// End the wish for copies elsewhere: one proven copy stays.
     #[command(
-        after_help = "Examples:\n  cairn pin unpin ~/data/cache --dry-run\n  cairn pin unpin ~/data/cache\n\nIt is a policy of the path's own (min=1,target=1,max=1); `cairn policy set '' PATH` ends it. What another file asks for stays."
+        after_help = "Examples:\n  cairn pin unpin ~/data/cache --dry-run\n  cairn pin unpin ~/data/cache\n  cairn pin unpin bafk... --files --volume ~/volume --dry-run     (which files have it)\n\nIt is a policy of the path's own (min=1,target=1,max=1); `cairn policy set '' PATH` ends it. What another file asks for stays."
     )]
     Unpin {
         #[command(flatten)]
         named: NamedSome,
+        /// A CID stands for every file that has it; without this, a CID that files have is
+        /// refused, and some of them are named.
+        #[arg(long)]
+        files: bool,
         /// Only say what would become of them.
         #[arg(long)]
         dry_run: bool,
@@ -218,7 +228,12 @@ pub(super) fn pin(verb: PinVerb, output: &Output) -> Result<(), Failure> {
             };
             let value = pages(list, &mut |list| send(&target, list))?;
             output.lines(&value, &listed(&value));
-            if let Some(next) = value["next"].as_str() {
+            let looked_at = value["examined"].as_u64().filter(|rows| *rows >= LOOKED_AT);
+            if let (Some(rows), Some(next)) = (looked_at, value["next"].as_str()) {
+                output.note(&format!(
+                    "{rows} pins were looked at, and there are more: --after {next}"
+                ));
+            } else if let Some(next) = value["next"].as_str() {
                 output.note(&format!("there are more: --after {next}"));
             }
             Ok(())
@@ -240,11 +255,13 @@ pub(super) fn pin(verb: PinVerb, output: &Output) -> Result<(), Failure> {
             output.lines(&value, &lines);
             Ok(())
         }
-        PinVerb::Verify { named, backend, audit, wait } => {
+        PinVerb::Verify { named, backend, audit, older_than, wait } => {
             let (target, all) = whats(&named.of, named.volume)?;
             let mut sum = Value::Null;
             for of in requests(all) {
-                let command = PinCommand::Verify { of, backend: backend.clone(), audit, wait };
+                let older_s = older_than.map(|time| time.as_secs());
+                let backend = backend.clone();
+                let command = PinCommand::Verify { of, backend, audit, older_s, wait };
                 add(&mut sum, send(&target, command)?);
             }
             let fields: &[&str] = match (wait, audit) {
@@ -253,6 +270,9 @@ pub(super) fn pin(verb: PinVerb, output: &Output) -> Result<(), Failure> {
                 (true, true) => &["contents", "verified", "audited", "repaired"],
             };
             output.fields(&sum, fields);
+            if sum["waited"] == false {
+                output.note("they are read in the background; what an unmount or a kill cuts off is not gone on with by itself: ask again (--older-than leaves out what was read)");
+            }
             Ok(())
         }
         PinVerb::Replicate { named, wait } => {
@@ -265,11 +285,11 @@ pub(super) fn pin(verb: PinVerb, output: &Output) -> Result<(), Failure> {
             output.fields(&sum, fields);
             Ok(())
         }
-        PinVerb::Unpin { named, dry_run } => {
+        PinVerb::Unpin { named, files, dry_run } => {
             let (target, all) = whats(&named.of, named.volume)?;
             let mut rows = Vec::new();
             for of in requests(all) {
-                let value = send(&target, PinCommand::Unpin { of, dry_run })?;
+                let value = send(&target, PinCommand::Unpin { of, files, dry_run })?;
                 rows.extend(value["unpinned"].as_array().cloned().unwrap_or_default());
             }
             let lines: Vec<String> = rows.iter().map(unpinned).collect();
@@ -296,8 +316,8 @@ pub(super) fn add(sum: &mut Value, more: Value) {
     }
 }
 
-/// Asks until the limit is reached or nothing is left: each answer looks at a bounded
-/// number of rows, and may be empty.
+/// Asks until the limit is reached, nothing is left, or very many rows were looked at: each
+/// answer looks at a bounded number of them, and may be empty.
 fn pages(
     mut command: PinCommand,
     send: &mut dyn FnMut(PinCommand) -> Result<Value, Failure>,
@@ -312,7 +332,7 @@ fn pages(
         let next = value["next"].as_str().map(str::to_owned);
         let PinCommand::List { limit, after, .. } = &mut command else { return Ok(value) };
         *limit = limit.saturating_sub(count);
-        if *limit == 0 || next.is_none() {
+        if *limit == 0 || next.is_none() || examined >= LOOKED_AT {
             return Ok(json!({ "pins": pins, "examined": examined, "next": next }));
         }
         *after = next;

@@ -32,6 +32,7 @@ mod transfer;
 mod tree;
 mod tree_walk;
 mod unmount;
+mod unpin;
 mod volume;
 mod watch;
 mod webhook;

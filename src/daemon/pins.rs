@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::handler::{event, known_backend, of_vfs, resolve};
-use super::policy;
+use super::handler::{known_backend, of_vfs, resolve};
 use super::tree_walk::TreeWalk;
 use super::volume::{Volume, failed};
 use crate::api::{ErrorCode, Failure, PinCommand, ProgressReport, What};
-use crate::metadata::{ContentRecord, CopyState, EventKind};
-use crate::replication::machine::{Job, Outcome};
+use crate::metadata::{ContentRecord, CopyState};
+use crate::replication::machine::{Job, Outcome, since};
 use crate::replication::{CopyStatus, PinFilter, PinQuery, Replicator, ShownPin};
 use crate::types::{BackendId, Cid, FileKind, Ino, cid, printable, printable_path};
 
@@ -32,10 +31,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const NAMED: usize = 4;
 /// Of CIDs in text (multibase `b`).
 const BASE_32: &[u8] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// What holds at a path that is unpinned: one proven copy.
-const UNPINNED: &str = "min=1,target=1,max=1,tiers=";
 
-fn usage(error: impl std::fmt::Display) -> Failure {
+pub(super) fn usage(error: impl std::fmt::Display) -> Failure {
     Failure::new(ErrorCode::Usage, error.to_string())
 }
 
@@ -52,15 +49,18 @@ pub(super) fn carry_out(
         PinCommand::List { .. } => list(volume, command),
         PinCommand::Status { of } if of.is_empty() => Ok(totals(volume)),
         PinCommand::Status { of } => status(volume, of),
-        PinCommand::Verify { of, backend, audit, wait } => {
-            verify(volume, of, (backend.as_deref(), *audit, waits(wait)), progress)
+        PinCommand::Verify { of, backend, audit, older_s, wait } => {
+            let which = (backend.as_deref(), older_s.map(Duration::from_secs));
+            verify(volume, of, which, (*audit, waits(wait)), progress)
         }
         PinCommand::Replicate { of, wait } => replicate(volume, of, waits(wait), progress),
-        PinCommand::Unpin { of, dry_run } => unpin(volume, of, *dry_run, progress),
+        PinCommand::Unpin { of, files, dry_run } => {
+            super::unpin::unpin(volume, of, (*files, *dry_run), progress)
+        }
     }
 }
 
-fn text_of(path: &[u8]) -> String {
+pub(super) fn text_of(path: &[u8]) -> String {
     let text = printable_path(path);
     if text.starts_with('/') { text } else { format!("/{text}") }
 }
@@ -85,9 +85,9 @@ pub(super) fn humane(value: &mut Value, fields: &[&str]) {
 }
 
 /// The bytes of CIDs that begin with a text: from, and up to.
-fn range_of(text: &str) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+fn range_of(volume: &Volume, text: &str) -> Result<(Vec<u8>, Vec<u8>), Failure> {
     if let Ok(cid) = Cid::try_from(text) {
-        let bytes = cid.to_bytes();
+        let bytes = known_form(volume, cid)?.to_bytes();
         let end = [bytes.as_slice(), &[0]].concat();
         return Ok((bytes, end));
     }
@@ -157,7 +157,7 @@ fn list(volume: &Volume, command: &PinCommand) -> Result<Value, Failure> {
     };
     match prefix {
         Some(What::Path(path)) => return list_below(volume, path, &query, after.as_deref()),
-        Some(What::Cid(text)) => query.cids = Some(range_of(text)?),
+        Some(What::Cid(text)) => query.cids = Some(range_of(volume, text)?),
         None => {}
     }
     query.after = after.as_deref().map(key_of_cursor).transpose()?;
@@ -239,7 +239,10 @@ fn list_below(
 }
 
 /// What a file has now, as it was last committed.
-fn content_of(volume: &Volume, ino: Ino) -> Result<Option<(Cid, ContentRecord)>, Failure> {
+pub(super) fn content_of(
+    volume: &Volume,
+    ino: Ino,
+) -> Result<Option<(Cid, ContentRecord)>, Failure> {
     // Gone meanwhile: it has nothing.
     let Ok(inode) = volume.namespace.inode(ino) else { return Ok(None) };
     let Some(root) = inode.content else { return Ok(None) };
@@ -271,7 +274,7 @@ fn totals(volume: &Volume) -> Value {
 }
 
 /// A content that is named by its CID and has a file.
-fn pinned(volume: &Volume, text: &str) -> Result<(Cid, ContentRecord), Failure> {
+pub(super) fn pinned(volume: &Volume, text: &str) -> Result<(Cid, ContentRecord), Failure> {
     let root = Cid::try_from(text).map_err(|_| usage(format!("`{text}` is no CID")))?;
     let root = known_form(volume, root)?;
     let not_found = |text: String| Failure::new(ErrorCode::NotFound, text);
@@ -420,6 +423,8 @@ struct Proofs {
     /// Sound as far as they were read.
     audited: u64,
     repaired: u64,
+    /// Left out: found good not long ago.
+    recent: u64,
     bad: Failures,
     unread: Failures,
     contents: u64,
@@ -428,7 +433,8 @@ struct Proofs {
 fn verify(
     volume: &Volume,
     of: &[What],
-    (backend, audit, wait): (Option<&str>, bool, bool),
+    (backend, older): (Option<&str>, Option<Duration>),
+    (audit, wait): (bool, bool),
     progress: Progress<'_>,
 ) -> Result<Value, Failure> {
     let job = if audit { Job::Audit } else { Job::Verify };
@@ -439,6 +445,7 @@ fn verify(
     };
     let (mut window, mut proofs) = (VecDeque::<Proving>::new(), Proofs::default());
     let machine = volume.replicator.machine();
+    let now = volume.clock.now();
     each_content(volume, of, &mut |what, root, record| {
         proofs.contents += 1;
         if !wait && proofs.contents > ASKED {
@@ -450,6 +457,11 @@ fn verify(
             let wanted = only.as_ref().is_none_or(|id| *id == copy.backend);
             let Some(place) = places.get(&copy.backend).filter(|_| wanted) else { continue };
             if copy.state == CopyState::Released {
+                continue;
+            }
+            let recent = older.is_some_and(|time| since(copy.at, now) < time);
+            if recent && copy.state == CopyState::Verified {
+                proofs.recent += 1;
                 continue;
             }
             let at = format!("{what} at {}", copy.backend);
@@ -497,7 +509,7 @@ fn verify(
         progress(ProgressReport { what: "contents read back".into(), done, total });
         ended(volume)?;
     }
-    let Proofs { verified, audited, repaired, bad, unread, contents } = proofs;
+    let Proofs { verified, audited, repaired, recent, bad, unread, contents } = proofs;
     if bad.count > 0 {
         let text = format!(
             "{} copies are bad and cannot be repaired now: {}. What can be read elsewhere is kept; `cairn pin status` says what is missing, `cairn backend add` gives it a place",
@@ -516,7 +528,7 @@ fn verify(
     }
     Ok(json!({
         "contents": contents, "verified": verified, "audited": audited, "repaired": repaired,
-        "waited": wait,
+        "left_out": recent, "waited": wait,
     }))
 }
 
@@ -658,54 +670,4 @@ fn target_holds(volume: &Volume, root: &Cid) -> Result<Option<String>, Failure> 
     let blocked = pin.copies.iter().find(|copy| copy.state == CopyStatus::Blocked);
     let why = blocked.map(|copy| copy.reason.clone()).filter(|why| !why.is_empty());
     Ok(Some(why.unwrap_or(pin.missing)))
-}
-
-fn unpin(
-    volume: &Volume,
-    of: &[What],
-    dry_run: bool,
-    progress: Progress<'_>,
-) -> Result<Value, Failure> {
-    // Nothing is done before all were looked at.
-    for what in of {
-        match what {
-            What::Cid(text) => {
-                let (root, record) = pinned(volume, text)?;
-                return Err(usage(format!(
-                    "{} files have {root}: unpin their paths (`cairn pin ls --prefix PATH` shows which have it), or remove them",
-                    record.refs
-                )));
-            }
-            What::Path(path) => {
-                let (ino, text) = resolve(volume, path)?;
-                volume.vfs.check_rule(ino, UNPINNED).map_err(|e| of_vfs(e, &text))?;
-            }
-        }
-    }
-    let mut done = Vec::new();
-    for what in of {
-        let What::Path(path) = what else { continue };
-        let (mut contents, mut shared, mut copies) = (0u64, 0u64, 0u64);
-        each_content(volume, std::slice::from_ref(what), &mut |_, _, record| {
-            contents += 1;
-            shared += u64::from(record.refs > 1);
-            let elsewhere = record.good_copies().filter(|copy| !copy.backend.is_local());
-            copies += elsewhere.count() as u64;
-            progress(ProgressReport { what: "contents".into(), done: contents, total: None });
-            Ok(())
-        })?;
-        let text = text_of(path);
-        let (ino, _) = resolve(volume, path)?;
-        let before = volume.namespace.inode(ino).map_err(failed)?.policy;
-        if !dry_run {
-            policy::set_path(volume, path, UNPINNED, progress)?;
-            event(volume, EventKind::PinRemoved, &text, "");
-        }
-        let before = if before.is_empty() { "''".to_owned() } else { before };
-        done.push(json!({
-            "path": text, "contents": contents, "copies_elsewhere": copies, "shared": shared,
-            "policy": UNPINNED, "undo": format!("cairn policy set {before} PATH"),
-        }));
-    }
-    Ok(json!({ "dry_run": dry_run, "unpinned": done }))
 }

@@ -474,6 +474,18 @@ impl Replicator {
     /// until its storage is compacted.
     fn has_none(&self, query: &PinQuery) -> bool {
         let stats = self.core.namespace.stats();
+        let to_come = matches!(
+            query.state,
+            Some(PinFilter::Copy(
+                CopyStatus::Wanted | CopyStatus::Queued | CopyStatus::Sending | CopyStatus::Blocked
+            ))
+        );
+        let counted = query.backend.as_ref().filter(|_| !to_come);
+        let at_backend = |id: &BackendId| stats.backends.get(id).map_or(0, |(copies, _)| *copies);
+        // Copies that are bad count at no backend.
+        if counted.is_some_and(|id| at_backend(id) == 0) && stats.corrupt + stats.lost == 0 {
+            return true;
+        }
         match query.state {
             Some(PinFilter::Pin(state)) => stats.pins_by_state[state as usize] == 0,
             Some(PinFilter::Copy(CopyStatus::Corrupt)) => stats.corrupt == 0,

@@ -113,6 +113,19 @@ fn pins_are_listed_by_page_state_backend_size_path_and_cid() {
         assert_eq!(pages(&mount, limit, &["--state", "at_target"]).len(), 8);
         assert_eq!(pages(&mount, limit, &["--backend", "b", "--state", "verified"]).len(), 8);
     }
+    // Of what was found good just now, nothing is read again.
+    let verify = |words: &[&str]| {
+        let mut all = vec!["verify", mount.at.to_str().unwrap(), "--wait"];
+        all.extend_from_slice(words);
+        pin(&mount, &all).ok().json()
+    };
+    let rest = verify(&["--older-than", "1day"]);
+    let files = 9;
+    assert_eq!((&rest["verified"], &rest["left_out"]), (&0.into(), &(3 * files).into()), "{rest}");
+    let rest = verify(&["--older-than", "0s", "--backend", "b"]);
+    assert_eq!((&rest["verified"], &rest["left_out"]), (&files.into(), &0.into()), "{rest}");
+    let asked = world.cairn(&["pin", "verify", &mount.text("f1")]).ok();
+    assert!(asked.stderr.contains("ask again"), "{asked:?}");
     for state in ["below_min", "below_target", "over_max", "corrupt", "lost", "blocked", "sending"]
     {
         assert_eq!(pages(&mount, 9, &["--state", state]), [Value::Null; 0], "{state}");
@@ -305,11 +318,68 @@ fn what_is_unpinned_keeps_one_copy_and_what_others_ask_for() {
     // A CID: whose files say what holds, or nobody's.
     let cid = status(&mount, "cache/one")["cid"].as_str().unwrap().to_owned();
     let unpin = |cid: &str| volume.cairn(&["pin", "unpin", cid]);
-    unpin(&cid).fails(2, &["1 files have", "unpin their paths"]);
+    unpin(&cid).fails(2, &["1 file has", "/cache/one", "Unpin these paths"]);
     fs::remove_file(mount.path("cache/one")).unwrap();
     wait_until("no file has it", || unpin(&cid).stderr.contains("`cairn gc` collects it"));
     unpin(&cid).fails(3, &["no pin"]);
     volume.cairn(&["pin", "status", &cid]).fails(3, &["no file has"]);
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+#[test]
+fn a_cid_is_unpinned_by_all_files_that_have_it_or_refused_with_their_paths() {
+    let Some(world) = World::mountable("pins::unpin_cid") else { return };
+    let volume = world.volume(&["b", "c"], "min=2,target=3,max=3");
+    volume.probe_often();
+    let mount = volume.mount();
+    fs::create_dir(mount.path("a dir")).unwrap();
+    for name in ["a dir/one", "two", "other"] {
+        fs::write(mount.path(name), if name == "other" { "other" } else { "same" }).unwrap();
+    }
+    fs::hard_link(mount.path("two"), mount.path("link")).unwrap();
+    until_complete(&volume);
+    let cid = status(&mount, "two")["cid"].as_str().unwrap().to_owned();
+    let text = volume.text();
+    let unpin = |words: &[&str]| {
+        let mut all = vec!["--json", "pin", "unpin", "--volume", &text, &cid];
+        all.extend_from_slice(words);
+        world.cairn(&all)
+    };
+    // All about it by its CID alone, in each of the forms that name it.
+    let by = |words: &[&str]| {
+        let mut all = vec!["--json", "pin"];
+        all.extend_from_slice(words);
+        all.extend(["--volume", &text]);
+        world.cairn(&all).ok().json()
+    };
+    assert_eq!(by(&["status", &cid])["pins"][0]["files"], 2);
+    assert_eq!(by(&["verify", &cid, "--wait"])["verified"], 3);
+    assert_eq!(by(&["replicate", &cid, "--wait"])["complete"], 1);
+    unpin(&[]).fails(2, &["2 files have", "/a dir/one", "/two", "--files"]);
+    unpin(&["--dry-run"]).fails(2, &["/a dir/one"]);
+    let dry = unpin(&["--files", "--dry-run"]).ok().json();
+    let rows = dry["unpinned"].as_array().unwrap().clone();
+    let mut paths: Vec<&str> = rows.iter().map(|row| row["path"].as_str().unwrap()).collect();
+    paths.sort_unstable();
+    assert_eq!(rows.len(), 2, "a file with two names is one: {dry}");
+    assert_eq!(paths[0], "/a dir/one");
+    assert!(["/link", "/two"].contains(&paths[1]), "{dry}");
+    assert_eq!((&rows[0]["cid"], &rows[0]["copies_elsewhere"]), (&cid.as_str().into(), &2.into()));
+    assert_eq!(status(&mount, "two")["have"], 3, "a dry run changes nothing");
+    unpin(&["--files"]).ok();
+    wait_until("it is here only", || status(&mount, "a dir/one")["have"] == 1);
+    assert_eq!(status(&mount, "other")["have"], 3);
+    let events = volume.cairn(&["--json", "events", "--kind", "pin_removed"]).ok();
+    assert!(events.stdout.contains("/a dir/one"), "{}", events.stdout);
+    // What no file has is no pin, and one bad name does nothing at all.
+    let unknown = "bafkreifjjcie6lypi6ny7amxnfftagclbuxndqonfipmb64f2km2devei4";
+    unpin(&["--files", unknown]).fails(3, &["no file's content"]);
+    // It outlives the mount.
+    mount.umount().ok();
+    let mount = volume.mount();
+    assert_eq!(status(&mount, "two")["have"], 1);
+    assert_eq!(fs::read_to_string(mount.path("link")).unwrap(), "same");
     mount.umount().ok();
     volume.cairn(&["fsck"]).ok();
 }
