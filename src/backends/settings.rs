@@ -128,6 +128,14 @@ impl Price {
         let micros = u128::from(self.gb_month.0) * u128::from(bytes) / 1_000_000_000;
         Micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
+
+    /// So many bytes read, and so many requests.
+    #[must_use]
+    pub fn of_use(&self, bytes_out: u64, requests: u64) -> Micros {
+        let out = u128::from(self.gb_out.0) * u128::from(bytes_out) / 1_000_000_000;
+        let asked = u128::from(self.request.0) * u128::from(requests);
+        Micros(u64::try_from(out.saturating_add(asked)).unwrap_or(u64::MAX))
+    }
 }
 
 impl Micros {

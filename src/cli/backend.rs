@@ -10,7 +10,7 @@ use super::output::Output;
 use super::setup;
 use crate::api::{Command, ErrorCode, Failure};
 
-const SHOWN: [&str; 10] = [
+const SHOWN: [&str; 12] = [
     "id",
     "kind",
     "url",
@@ -20,6 +20,8 @@ const SHOWN: [&str; 10] = [
     "copies",
     "used_bytes",
     "capacity_bytes",
+    "cost_per_month",
+    "spent_this_month",
     "last_error",
 ];
 

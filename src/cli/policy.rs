@@ -204,6 +204,18 @@ fn explained(value: &Value) -> Vec<String> {
         }
         lines.push(format!("place     {:16} {}", text_of(&place["id"]), words.join(", ")));
     }
+    let cost = &value["cost"];
+    let ceiling = cost["ceiling"].as_str();
+    if ceiling.is_some() || cost["per_month"] != "0" || cost["volume_forecast"] != "0" {
+        lines.push(format!(
+            "cost      {} a month, {} once; the volume {} this month{}{}",
+            text_of(&cost["per_month"]),
+            text_of(&cost["once"]),
+            text_of(&cost["volume_forecast"]),
+            ceiling.map(|ceiling| format!(" of {ceiling}")).unwrap_or_default(),
+            if cost["above"] == true { ": above it, cheaper places come first" } else { "" },
+        ));
+    }
     for id in array("unknown") {
         lines.push(format!("            the policy names `{}`, which is no backend", text_of(&id)));
     }

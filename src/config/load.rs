@@ -109,8 +109,9 @@ full_percent = 90
 # for a backend `stop=` in its URL (`alarm=` there: 100 GB).
 alarm_bytes = \"50GB\"
 local_alarm_bytes = \"100GB\"
-# What all copies may cost a month, by the backends' price_gb_month=; above it is an alarm,
-# and cheaper backends come first, whatever else is wished. The policies' copies are made
+# What a month may cost: all copies by the backends' price_gb_month=, and what was read and
+# asked in the running month by price_gb_out= and price_request=; above it is an alarm, and
+# cheaper backends come first, whatever else is wished. The policies' copies are made
 # all the same. Empty: no ceiling.
 cost_ceiling = \"\"
 

@@ -90,6 +90,10 @@ pub fn status_json(volume: &Volume) -> Value {
             "copies_count": !status.given_up,
             "alarm_bytes": status.settings.alarm_bytes, "stop_bytes": status.settings.stop_bytes,
             "stopped": status.stopped, "cost_per_month": status.cost.to_string(),
+            "spent_this_month": status.used_up.to_string(),
+            "month": {
+                "read_bytes": status.spent.bytes_out, "requests": status.spent.requests,
+            },
             "tier": status.settings.tier, "latency_ms": status.latency.as_millis() as u64,
             "read_bytes": status.read_bytes,
             "read_mib_ms": status.mebibyte.map(|time| time.as_millis() as u64),
@@ -112,7 +116,11 @@ pub fn status_json(volume: &Volume) -> Value {
     }
     domains.sort();
     domains.dedup();
-    let (costs, ceiling) = volume.registry.fleet().read().costs();
+    volume.registry.settle_spending();
+    let ((costs, ceiling), used_up) = {
+        let fleet = volume.registry.fleet().read();
+        (fleet.costs(), fleet.used_up())
+    };
     json!({
         "volume": volume.identity.id, "state": state, "files": stats.files,
         "directories": stats.directories, "bytes": stats.bytes,
@@ -137,7 +145,8 @@ pub fn status_json(volume: &Volume) -> Value {
         "moves": moves::moves_json(volume),
         "capacity": {
             "used_bytes": stats.bytes, "alarm_bytes": volume.config.capacity.alarm_bytes.0,
-            "cost_per_month": costs.to_string(),
+            "cost_per_month": costs.to_string(), "spent_this_month": used_up.to_string(),
+            "cost_forecast": volume.registry.cost_forecast().to_string(),
             "cost_ceiling": ceiling.map(|ceiling| ceiling.to_string()),
         },
         "memory": super::memory::memory_json(volume),

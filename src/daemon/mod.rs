@@ -26,6 +26,7 @@ mod policy;
 mod queue;
 mod quota;
 mod run;
+mod spending;
 mod spool;
 mod stats;
 mod transfer;

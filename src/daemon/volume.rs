@@ -264,6 +264,7 @@ impl Volume {
         }
         let definitions = config.policies.clone();
         let level_deadline = Duration::from_secs(config.replication.level_deadline_s);
+        super::spending::resume(&namespace, &registry);
         let replicator = Replicator::start(
             Arc::clone(&namespace),
             Arc::clone(&store),
@@ -462,6 +463,11 @@ impl Volume {
         self.events.flush();
         let written = self.checkpointer.checkpoint_within(false, LAST_CHECKPOINT);
         failpoint::reach("daemon.end.checkpointed");
+        super::spending::keep(
+            &self.namespace,
+            &self.registry,
+            &mut super::spending::Spending::new(),
+        );
         let persisted = self.namespace.engine().persist();
         failpoint::reach("daemon.end.persisted");
         self.shutdown.trigger();

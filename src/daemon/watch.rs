@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::evict;
+use super::spending::{self, Spending};
 use super::volume::Volume;
 use crate::backends::Usage;
 use crate::config::{CapacityConfig, EventsConfig};
@@ -20,6 +21,8 @@ use crate::types::{BackendId, ByteSize, Cid};
 const LOOK: Duration = Duration::from_millis(500);
 /// Between two looks at what costs more: the disk's space, contents with an alarm.
 const SLOW: Duration = Duration::from_secs(5);
+/// Between two writes of what the month cost; a killed daemon forgets no more.
+const KEEP: Duration = Duration::from_secs(30);
 /// A place that was too full is not any more when this many percent less are used.
 const FULL_MARGIN: u64 = 5;
 
@@ -33,6 +36,8 @@ pub(super) struct Watch {
     capacity: CapacityConfig,
     states: HashMap<BackendId, BackendState>,
     slow: Option<Instant>,
+    spent: Spending,
+    kept: Instant,
 }
 
 /// The event that a new state of a backend is. At the first look, what is as it
@@ -118,6 +123,8 @@ impl Watch {
             capacity: volume.config.capacity.clone(),
             states: HashMap::new(),
             slow: None,
+            spent: Spending::new(),
+            kept: Instant::now(),
         };
         let shutdown: Shutdown = volume.shutdown.clone();
         std::thread::Builder::new().name("cairn-watch".into()).spawn(move || {
@@ -129,6 +136,11 @@ impl Watch {
     }
 
     fn look(&mut self) {
+        self.registry.settle_spending();
+        if self.kept.elapsed() >= KEEP {
+            self.kept = Instant::now();
+            spending::keep(&self.namespace, &self.registry, &mut self.spent);
+        }
         let statuses = self.registry.statuses();
         self.backends(&statuses);
         self.below_min();
@@ -216,10 +228,14 @@ impl Watch {
             format!("{bytes} of files, capacity.alarm_bytes is {limit}; nothing stops")
         };
         self.tell(AlarmKind::Capacity, "volume", &above(bytes, limit, said));
-        let (costs, ceiling) = self.registry.fleet().read().costs();
+        let ((costs, ceiling), used_up) = {
+            let fleet = self.registry.fleet().read();
+            (fleet.costs(), fleet.used_up())
+        };
+        let forecast = self.registry.cost_forecast();
         let cause = ceiling.map_or(Cause::Gone, |ceiling| {
             let said = || {
-                format!("copies cost {costs} a month, capacity.cost_ceiling is {ceiling}; the policies' copies are made all the same, at cheaper places where there are some")
+                format!("copies cost {costs} a month ({used_up} of it for reads and requests so far, {forecast} in all if it goes on so), capacity.cost_ceiling is {ceiling}; the policies' copies are made all the same, at cheaper places where there are some")
             };
             above(costs.0, ceiling.0.saturating_add(1), said)
         });

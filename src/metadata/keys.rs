@@ -31,6 +31,7 @@
 //! | `Fevents` | first event that is not taken |
 //! | `Fsealed` | first event that is in no file of events |
 //! | `Falarms` | alarms that hold |
+//! | `Fspent` | what was read and asked of backends in the running month |
 //! | `Fpaused` | the user holds the whole queue |
 //! | `Fcache` | contents have no copy in the local store, which is a cache |
 //! | `Fcheckpoint` | newest checkpoint that was begun |
@@ -72,6 +73,7 @@ pub(crate) const MARKS_TAKEN: &[u8] = b"Fmarks";
 pub(crate) const EVENTS_TAKEN: &[u8] = b"Fevents";
 pub(crate) const EVENTS_SEALED: &[u8] = b"Fsealed";
 pub(crate) const ALARMS: &[u8] = b"Falarms";
+pub(crate) const SPENT: &[u8] = b"Fspent";
 pub(crate) const PAUSED: &[u8] = b"Fpaused";
 pub(crate) const CACHE: &[u8] = b"Fcache";
 pub(crate) const CHECKPOINT: &[u8] = b"Fcheckpoint";

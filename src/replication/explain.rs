@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::level::Standing;
-use super::machine::{Content, Job, Places, forecast};
+use super::machine::{Content, Forecast, Job, Places, forecast};
 use super::{BackendState, Policy, ReplicationError, ReplicationStatus, Replicator};
+use crate::backends::Micros;
 use crate::metadata::{ContentRecord, CopyRecord, CopyState, PinState, QueueRecord, VerifyMethod};
 use crate::types::{BackendId, Cid, Timestamp};
 
@@ -55,6 +56,21 @@ pub struct ExplainedWait {
     pub text: String,
 }
 
+/// Money, as the user set the prices.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedCost {
+    /// The chosen copies of the content, a month.
+    pub per_month: String,
+    /// To make those that are missing: requests.
+    pub once: String,
+    /// All that the volume costs in the running month, if it goes on so.
+    pub volume_forecast: String,
+    /// What that may be; `None`: no ceiling.
+    pub ceiling: Option<String>,
+    /// It is above it: cheaper places come first.
+    pub above: bool,
+}
+
 /// Everything.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explanation {
@@ -70,6 +86,8 @@ pub struct Explanation {
     pub copies: Option<(usize, usize)>,
     /// What is missing and why, in words; empty when nothing is.
     pub missing: String,
+    /// What its copies cost, and all.
+    pub cost: ExplainedCost,
 }
 
 impl Replicator {
@@ -134,6 +152,7 @@ impl Replicator {
             }
         });
         let explained = explained.collect();
+        let cost = self.cost_of(&coming, &places);
         let named = policy.prefer.iter().chain(&policy.exclude).chain(policy.weights.keys());
         let unknown: BTreeSet<BackendId> =
             named.filter(|id| !id.is_local() && !core.registry.contains(id)).cloned().collect();
@@ -148,8 +167,33 @@ impl Replicator {
             ),
             status: record.map(|record| ReplicationStatus::of(record, row.as_ref(), in_lane)),
             copies: distinct.map(|have| (have, target)),
+            cost,
             missing: distinct.map_or_else(String::new, |have| missing(have, target, row.as_ref())),
         })
+    }
+}
+
+impl Replicator {
+    fn cost_of(&self, coming: &Forecast, places: &Places) -> ExplainedCost {
+        let (mut per_month, mut once) = (0u64, 0u64);
+        let stays = |id: &BackendId| coming.record.good_copies().any(|copy| copy.backend == *id);
+        for place in places.all.iter().filter(|place| stays(&place.id)) {
+            let price = &place.settings.price;
+            let month = price.of_month(coming.record.stored_bytes()).0;
+            per_month = per_month.saturating_add(month);
+            let sent = coming.steps.iter().any(|s| s.place == place.id && s.job == Job::Send);
+            let blocks = if sent { coming.record.blocks } else { 0 };
+            once = once.saturating_add(price.of_use(0, blocks).0);
+        }
+        let registry = &self.core.registry;
+        let ceiling = registry.fleet().read().costs().1;
+        ExplainedCost {
+            per_month: Micros(per_month).to_string(),
+            once: Micros(once).to_string(),
+            volume_forecast: registry.cost_forecast().to_string(),
+            ceiling: ceiling.map(|ceiling| ceiling.to_string()),
+            above: places.thrifty,
+        }
     }
 }
 

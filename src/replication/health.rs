@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::machine::Spent;
 use crate::backends::{Micros, PlaceSettings, Usage};
 use crate::types::{BackendId, Timestamp};
 
@@ -52,6 +53,10 @@ pub struct BackendStatus {
     pub stopped: bool,
     /// What the copies there cost a month.
     pub cost: Micros,
+    /// Requests and bytes read in the running month.
+    pub spent: Spent,
+    /// What these cost so far.
+    pub used_up: Micros,
     /// Away for longer than the grace period: copies there do not count.
     pub given_up: bool,
     /// Out of reach since then.

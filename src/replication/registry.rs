@@ -8,11 +8,13 @@ use tokio::sync::Semaphore;
 
 use super::collect::Tracker;
 use super::fence::Fence;
-use super::machine::{Facts, Fleet, Holds, Misled, Places, Source, order};
+use super::machine::{Facts, Fleet, Holds, Misled, Places, Source, Spent, order};
 use super::pace::Pace;
 use super::{BackendState, BackendStatus, Policy, Whereabouts};
-use crate::backends::wrap::{ReadOnly, Wrapped};
-use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, PlaceSettings, Usage};
+use crate::backends::wrap::{Meter, ReadOnly, Spending, Wrapped};
+use crate::backends::{
+    Backend, BackendError, BackendSpec, ErrorKind, Micros, PlaceSettings, Usage,
+};
 use crate::metadata::BackendRecord;
 use crate::runtime::{Cancel, Clock};
 use crate::types::BackendId;
@@ -24,6 +26,8 @@ struct Entry {
     /// The same, as fast as contents may be sent there.
     paced: Option<Arc<dyn Backend>>,
     tracker: Arc<Tracker>,
+    /// What it may ask money for.
+    meter: Arc<Meter>,
     /// Set when it goes down; calls that begin later have another.
     down: Cancel,
     /// The user lets nothing be written there.
@@ -78,7 +82,8 @@ impl Entry {
     fn opened(&mut self, backend: Arc<dyn Backend>, fleet: &Arc<RwLock<Fleet>>) {
         let closed = Arc::clone(&self.closed);
         self.ahead = Arc::new(Semaphore::new(backend.capabilities().parallel_puts.max(1)));
-        let switched = Arc::new(Wrapped::new(backend, ReadOnly::new(closed)));
+        let metered = Arc::new(Wrapped::new(backend, Spending::new(Arc::clone(&self.meter))));
+        let switched = Arc::new(Wrapped::new(metered, ReadOnly::new(closed)));
         let tracked = self.tracker.wrap(switched);
         let pace = Pace::new(&self.spec, Arc::clone(fleet));
         self.paced = Some(Arc::new(Wrapped::new(Arc::clone(&tracked), pace)));
@@ -156,6 +161,7 @@ impl Registry {
             backend: None,
             paced: None,
             tracker,
+            meter: Arc::default(),
             down: Cancel::default(),
             closed,
             busy: Arc::default(),
@@ -303,6 +309,26 @@ impl Registry {
     /// What is done there, for who deletes.
     pub(super) fn tracker(&self, id: &BackendId) -> Option<Arc<Tracker>> {
         Some(Arc::clone(&self.entries.read().get(id)?.tracker))
+    }
+
+    /// Adds what was read and asked since the last time to the running month.
+    pub fn settle_spending(&self) {
+        let now = self.clock.now();
+        let entries = self.entries.read();
+        let used: Vec<_> =
+            entries.iter().map(|(id, entry)| (id.clone(), entry.meter.take())).collect();
+        self.fleet.write().spend(&used, now);
+    }
+
+    /// What the running month will have cost at its end, if it goes on so.
+    #[must_use]
+    pub fn cost_forecast(&self) -> Micros {
+        self.fleet.read().forecast(self.clock.now())
+    }
+
+    /// Goes on with what an earlier life used, as it stored it.
+    pub fn resume_spending(&self, spent: &BTreeMap<BackendId, Spent>) {
+        self.fleet.write().resume_spent(spent, self.clock.now());
     }
 
     /// How the volume names its backends.

@@ -452,6 +452,42 @@ fn a_backend_at_its_stop_takes_no_more_and_says_so_and_soft_alarms_stop_nothing(
 }
 
 #[test]
+fn reads_and_requests_of_the_month_are_costs_and_outlive_the_mount() {
+    let Some(world) = World::mountable("backends::spending") else { return };
+    let volume = world.volume(&[], "min=1,target=2,max=3");
+    let url = format!("{}&price_gb_out=1000&price_request=0.001", world.backend_url("b"));
+    volume.cairn(&["backend", "add", &url]).ok();
+    set(&volume, "cost_ceiling = \"\"", "cost_ceiling = \"0.01\"");
+    let mount = volume.mount();
+    write_large(&mount, "large", 1);
+    wait_until("it is there and read back", || settled(&volume) && copies_at(&volume, "b") == 1);
+    let month = |volume: &Volume<'_>| volume.status()["backends"][1]["month"].clone();
+    wait_until("reads are counted", || month(&volume)["read_bytes"].as_u64() >= Some(100_000));
+    let before = month(&volume);
+    assert!(before["requests"].as_u64() > Some(2), "{before}");
+    wait_until("that is above the ceiling", || {
+        alarms(&volume).contains("for reads and requests so far")
+    });
+    let capacity = volume.status()["capacity"].clone();
+    let money = |key: &str| capacity[key].as_str().unwrap().parse::<f64>().unwrap();
+    assert!(money("spent_this_month") > 0.1, "{capacity}");
+    assert!(money("cost_forecast") >= money("spent_this_month"), "{capacity}");
+    let file = mount.text("large/0");
+    let told = world.cairn(&["--json", "policy", "explain", &file]).ok().json();
+    assert_eq!((&told["cost"]["ceiling"], &told["cost"]["above"]), (&"0.01".into(), &true.into()));
+    // The copy is made all the same.
+    assert_eq!(told["copies"], serde_json::json!([2, 2]), "{told}");
+    mount.umount().ok();
+    let mount = volume.mount();
+    let after = month(&volume);
+    for key in ["read_bytes", "requests"] {
+        assert!(after[key].as_u64() >= before[key].as_u64(), "{before} {after}");
+    }
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+}
+
+#[test]
 fn above_the_ceiling_of_costs_cheaper_backends_come_first_and_an_alarm_says_so() {
     let Some(world) = World::mountable("backends::cost") else { return };
     let volume = world.volume(&[], "min=1,target=2,max=3,prefer=b");

@@ -8,6 +8,7 @@ mod fault;
 mod limit;
 mod metered;
 mod retry;
+mod spending;
 mod switch;
 mod timeout;
 
@@ -16,6 +17,7 @@ pub use self::limit::Limit;
 pub(crate) use self::limit::Rate;
 pub use self::metered::{Metered, OperationStats};
 pub use self::retry::Retry;
+pub use self::spending::{Meter, Spending};
 pub use self::switch::ReadOnly;
 pub use self::timeout::Timeout;
 

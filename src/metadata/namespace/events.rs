@@ -283,10 +283,10 @@ impl Namespace {
     }
 }
 
-/// The alarms that hold, in the form of the layer that knows them.
+/// The alarms that hold, or what the month cost, in the form of the layer that knows them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AlarmsRecord {
-    /// A JSON list; see `src/docs/format.md`.
+    /// JSON; see `src/docs/format.md`.
     pub json: Vec<u8>,
 }
 
@@ -312,5 +312,26 @@ impl Namespace {
     pub fn stored_alarms(&self) -> Result<Option<Vec<u8>>, MetadataError> {
         let value = self.engine.get(keys::ALARMS)?;
         value.map(|value| decode::<AlarmsRecord>(keys::ALARMS, &value).map(|r| r.json)).transpose()
+    }
+
+    /// Keeps what was read and asked of backends in the running month.
+    ///
+    /// # Errors
+    /// `Storage`.
+    pub fn store_spending(&self, json: &[u8]) -> Result<(), MetadataError> {
+        let record = AlarmsRecord { json: json.to_vec() };
+        self.run(|tx| {
+            tx.inner.put(keys::SPENT, &encode(&record));
+            Ok(())
+        })
+    }
+
+    /// What [`Namespace::store_spending`] kept.
+    ///
+    /// # Errors
+    /// `Damaged`, `Storage`.
+    pub fn stored_spending(&self) -> Result<Option<Vec<u8>>, MetadataError> {
+        let value = self.engine.get(keys::SPENT)?;
+        value.map(|value| decode::<AlarmsRecord>(keys::SPENT, &value).map(|r| r.json)).transpose()
     }
 }

@@ -11,6 +11,7 @@ use super::super::{BackendState, BackendStatus};
 use super::health::{Health, HealthChange};
 use super::moves::Moves;
 use super::places::{Candidate, Places};
+use super::spent::Spent;
 use crate::backends::{BackendError, Micros, PlaceSettings, Usage, kind_of};
 use crate::metadata::BackendRecord;
 use crate::types::{BackendId, Timestamp};
@@ -55,6 +56,8 @@ pub struct Member {
     /// Bytes of the contents that it has copies of; and when its space was last seen.
     held: u64,
     held_then: u64,
+    /// What was used in the running month.
+    spent: Spent,
 }
 
 /// The volume's places.
@@ -130,6 +133,12 @@ impl Member {
     #[must_use]
     pub fn cost(&self) -> Micros {
         self.settings.price.of_month(self.held)
+    }
+
+    /// What reads and requests cost in the running month so far.
+    #[must_use]
+    pub fn used_up(&self) -> Micros {
+        self.spent.cost(&self.settings.price)
     }
 }
 
@@ -213,6 +222,7 @@ impl Fleet {
             least_free: None,
             held: 0,
             held_then: 0,
+            spent: Spent::default(),
         };
         self.members.insert(id, member);
         self.epoch += 1;
@@ -481,12 +491,69 @@ impl Fleet {
         self.ceiling = ceiling;
     }
 
-    /// What copies cost a month, and what they may.
+    fn sum(&self, of: impl Fn(&Member) -> Micros) -> Micros {
+        Micros(self.members.values().fold(0u64, |all, member| all.saturating_add(of(member).0)))
+    }
+
+    /// What copies cost a month and what was read and asked in the running one, together;
+    /// and what they may.
     #[must_use]
     pub fn costs(&self) -> (Micros, Option<Micros>) {
-        let all =
-            self.members.values().fold(0u64, |all, member| all.saturating_add(member.cost().0));
-        (Micros(all), self.ceiling)
+        let all = self.sum(|member| Micros(member.cost().0.saturating_add(member.used_up().0)));
+        (all, self.ceiling)
+    }
+
+    /// What reads and requests cost in the running month so far.
+    #[must_use]
+    pub fn used_up(&self) -> Micros {
+        self.sum(Member::used_up)
+    }
+
+    /// What the running month will have cost at its end, if it goes on so.
+    #[must_use]
+    pub fn forecast(&self, now: Timestamp) -> Micros {
+        self.sum(|member| {
+            let price = &member.settings.price;
+            Micros(member.cost().0.saturating_add(member.spent.forecast(price, now).0))
+        })
+    }
+
+    fn is_thrifty(&self) -> bool {
+        let (costs, ceiling) = self.costs();
+        ceiling.is_some_and(|ceiling| costs > ceiling)
+    }
+
+    /// So many requests were made, and so many bytes were read. A month that is over is
+    /// forgotten.
+    pub fn spend(&mut self, used: &[(BackendId, (u64, u64))], now: Timestamp) {
+        let before = self.is_thrifty();
+        self.members.values_mut().for_each(|member| member.spent.turn(now));
+        for (id, (requests, bytes_out)) in used {
+            let Some(member) = self.members.get_mut(id) else { continue };
+            let spent = &mut member.spent;
+            spent.requests = spent.requests.saturating_add(*requests);
+            spent.bytes_out = spent.bytes_out.saturating_add(*bytes_out);
+        }
+        if self.is_thrifty() != before {
+            self.changed();
+        }
+    }
+
+    /// What was used in the running month, by backend.
+    #[must_use]
+    pub fn spent(&self) -> BTreeMap<BackendId, Spent> {
+        self.members.iter().map(|(id, member)| (id.clone(), member.spent)).collect()
+    }
+
+    /// Goes on with what an earlier life used in the same month.
+    pub fn resume_spent(&mut self, spent: &BTreeMap<BackendId, Spent>, now: Timestamp) {
+        for (id, member) in &mut self.members {
+            if let Some(before) = spent.get(id) {
+                member.spent = *before;
+            }
+            member.spent.turn(now);
+        }
+        self.changed();
     }
 
     fn note(&mut self, id: &BackendId) {
@@ -568,8 +635,7 @@ impl Fleet {
         let all = std::iter::once(local).chain(self.members.iter().map(candidate)).collect();
         let mut places = Places::new(all);
         places.moves = Arc::clone(&self.moves);
-        let (costs, ceiling) = self.costs();
-        places.thrifty = ceiling.is_some_and(|ceiling| costs > ceiling);
+        places.thrifty = self.is_thrifty();
         places
     }
 
@@ -590,6 +656,8 @@ impl Fleet {
             used: member.used(),
             stopped: member.stopped(),
             cost: member.cost(),
+            spent: member.spent,
+            used_up: member.used_up(),
             given_up: member.health.given_up,
             away_since: member.health.away_since,
             latency: member.health.latency,
@@ -614,124 +682,4 @@ impl Fleet {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backends::ErrorKind;
-
-    #[test]
-    fn a_place_that_is_away_at_the_start_shares_the_domain_that_it_had() {
-        let facts = |domain: &str| Facts {
-            kind: "dir".into(),
-            domain: domain.into(),
-            durable: true,
-            read_only: false,
-        };
-        let now = Timestamp::default();
-        let (a, b): (BackendId, BackendId) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let fleet = |records: BTreeMap<BackendId, BackendRecord>| {
-            let mut fleet = Fleet::new("here".into(), Duration::from_mins(15));
-            for id in [&a, &b] {
-                let record = records.get(id).cloned().unwrap_or_default();
-                fleet.add(id.clone(), String::new(), PlaceSettings::default(), record, now);
-            }
-            fleet
-        };
-        let mut first = fleet(BTreeMap::new());
-        assert_ne!(first.domain_of(&a), first.domain_of(&b), "nothing is known");
-        first.opened(&a, facts("disk"), now);
-        first.opened(&b, facts("disk"), now);
-        let kept: BTreeMap<BackendId, BackendRecord> = first.take_unsaved().into_iter().collect();
-        let mut second = fleet(kept);
-        second.opened(&b, facts("disk"), now);
-        assert_eq!(second.domain_of(&a), Some("disk"));
-        assert!(second.take_unsaved().iter().all(|(id, _)| *id != b), "nothing new");
-        // It comes back on another disk.
-        second.opened(&a, facts("other"), now);
-        assert_eq!(second.take_unsaved()[0].1.domain, "other");
-    }
-
-    #[test]
-    fn the_places_are_always_as_the_fleet_is() {
-        let mut random = fastrand::Rng::with_seed(7);
-        let ids: Vec<BackendId> = (0..4).map(|n| format!("b{n}").parse().unwrap()).collect();
-        let mut fleet = Fleet::new("here".into(), Duration::from_mins(15));
-        let mut seconds = 1000;
-        for step in 0..4000 {
-            let id = &ids[random.usize(..ids.len())];
-            seconds += random.i64(0..600);
-            let now = Timestamp { seconds, nanoseconds: 0 };
-            let facts = || Facts {
-                kind: "sim".into(),
-                domain: format!("d{}", seconds % 3),
-                durable: seconds % 5 > 0,
-                read_only: seconds % 7 == 0,
-            };
-            match random.u8(0..15) {
-                0 => {
-                    let settings = PlaceSettings::default();
-                    fleet.add(id.clone(), String::new(), settings, BackendRecord::default(), now);
-                }
-                1 => drop(fleet.remove(id)),
-                2 => drop(fleet.opened(id, facts(), now)),
-                3 => fleet.set_facts(id, facts()),
-                4 => drop(fleet.reached(id, now)),
-                5 => {
-                    let took = Duration::from_millis(random.u64(..100));
-                    if let Some(health) = fleet.health_mut(id) {
-                        health.answered(1 << 20, took, now);
-                    }
-                }
-                6 | 7 => {
-                    let kinds = [ErrorKind::Unavailable, ErrorKind::Full, ErrorKind::ReadOnly];
-                    let kind = kinds[random.usize(..kinds.len())];
-                    fleet.failed(id, &BackendError::new(kind, "a fault"), now);
-                }
-                8 => drop(fleet.tick(now)),
-                9 => drop(fleet.set_draining(id, random.bool())),
-                10 => drop(fleet.set_paused(random.bool().then_some(id), random.bool())),
-                11 => drop(fleet.set_read_only(id, random.bool(), now)),
-                12 => drop(fleet.recovered(id, facts(), now)),
-                13 => {
-                    let free = random.u64(..1 << 30);
-                    fleet.set_usage(id, Usage { available_bytes: Some(free), ..Usage::default() });
-                    fleet.set_ceiling(random.bool().then_some(Micros(random.u64(..100))));
-                }
-                _ => {
-                    let held = (random.u64(..9), random.u64(..1 << 30));
-                    fleet.set_held(&BTreeMap::from([(id.clone(), held)]));
-                }
-            }
-            let (places, seen) = (fleet.places(), fleet.seen());
-            assert_eq!((&places.all, places.thrifty), (&seen.all, seen.thrifty), "step {step}");
-        }
-    }
-
-    #[test]
-    fn what_is_used_is_what_the_place_said_and_what_came_since() {
-        let mut fleet = Fleet::new("here".into(), Duration::from_mins(1));
-        let id: BackendId = "a".parse().unwrap();
-        let mut settings = PlaceSettings { stop_bytes: Some(1000), ..PlaceSettings::default() };
-        settings.price.gb_month = Micros(2_000_000_000);
-        let record = BackendRecord::default();
-        fleet.add(id.clone(), String::new(), settings, record, Timestamp::default());
-        let held = |bytes| BTreeMap::from([(id.clone(), (1, bytes))]);
-        let state = |fleet: &Fleet| {
-            let member = fleet.get(&id).unwrap();
-            (member.used(), member.stopped())
-        };
-        fleet.set_held(&held(400));
-        assert_eq!(state(&fleet), (400, false), "by our own count");
-        let usage = |used| Usage { used_bytes: Some(used), ..Usage::default() };
-        fleet.set_usage(&id, usage(700));
-        assert_eq!(state(&fleet), (700, false));
-        fleet.set_held(&held(700));
-        assert_eq!(state(&fleet), (1000, true), "before it says so itself");
-        let epoch = fleet.epoch();
-        fleet.set_usage(&id, usage(500));
-        assert_eq!(state(&fleet), (500, false));
-        assert_eq!(fleet.epoch(), epoch + 1, "what found no place is due");
-        fleet.set_ceiling(Some(Micros(1399)));
-        assert_eq!(fleet.costs(), (Micros(1400), Some(Micros(1399))));
-        assert!(fleet.places().thrifty);
-    }
-}
+mod tests;

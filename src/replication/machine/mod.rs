@@ -27,6 +27,7 @@ mod queue;
 mod rows;
 mod sources;
 mod speed;
+mod spent;
 mod survey;
 mod time;
 
@@ -44,6 +45,7 @@ pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, is_aged, pas
 pub(super) use self::queue::CANCELLED;
 pub use self::sources::{Holds, Source, order};
 pub use self::speed::{Doubt, Misled, Speed, Trust};
+pub use self::spent::{Spent, month_of};
 pub use self::survey::{Ailing, Proven, Stuck};
 pub use self::time::{apart, plus, since};
 

@@ -185,7 +185,7 @@ pub fn choose(
             let listed = policy.tiers.iter().any(|rule| in_tier(place, &rule.tier));
             let own = [!damaged.contains(&number), wanted.successor != Some(number)];
             // Above the ceiling of costs, nothing that is only wished pays for more.
-            let price = if places.thrifty { place.settings.price.gb_month.0 } else { 0 };
+            let price = if places.thrifty { cost(place, wanted.bytes) } else { 0 };
             let wished = [
                 places.moves.is_retiring(&place.id),
                 !policy.prefer.contains(&place.id),
