@@ -70,9 +70,21 @@ pub(super) fn unpin(
         let What::Path(path) = what else { continue };
         done.push(unpin_path(volume, path, None, dry_run, progress)?);
     }
+    let shared = !found.is_empty() && !dry_run;
     for (root, path) in found {
         let path = path.strip_prefix(b"/").unwrap_or(&path);
         done.push(unpin_path(volume, path, Some(root), dry_run, progress)?);
+    }
+    if shared {
+        // Below one path alone, a content keeps what others asked for: who knows all files
+        // of it is a look from the root.
+        volume
+            .vfs
+            .converge(Ino::ROOT, &mut |done| {
+                let what = "contents follow their policies".into();
+                progress(ProgressReport { what, done, total: None });
+            })
+            .map_err(failed)?;
     }
     Ok(json!({ "dry_run": dry_run, "unpinned": done }))
 }
