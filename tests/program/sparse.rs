@@ -111,7 +111,9 @@ fn holes_are_found_after_the_commit_a_remount_and_a_recovery() {
     // hole can be filled, punched and cut.
     let file = File::options().write(true).open(mount.path("sparse")).unwrap();
     file.write_all_at(b"y", 0).unwrap();
-    assert_eq!(data_runs(&mount.path("sparse")), [(0, 4096), (2 * MIB, 5 * MIB)]);
+    // Until it is committed, which may be at any time.
+    let first = data_runs(&mount.path("sparse"))[0];
+    assert!([(0, 4096), (0, MIB)].contains(&first), "{first:?}");
     file.sync_all().unwrap();
     assert_eq!(data_runs(&mount.path("sparse")), [(0, MIB), (2 * MIB, 5 * MIB)]);
     assert_eq!(blocks(&mount.path("sparse")), 4 * MIB);
