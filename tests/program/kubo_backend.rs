@@ -16,7 +16,7 @@ fn backend(kubo: &KuboDaemon<'_>, folder: &str) -> Arc<dyn Backend> {
 }
 
 fn wait<T>(bridge: &Bridge, call: impl Future<Output = T>) -> T {
-    bridge.wait(Duration::from_mins(2), call).unwrap()
+    bridge.wait(Duration::from_mins(10), call).unwrap()
 }
 
 /// Blocks of which the last is a node over the others.

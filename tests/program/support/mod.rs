@@ -11,6 +11,7 @@ mod tree;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::time::Duration;
 
 pub use self::kubo::KuboDaemon;
@@ -29,6 +30,8 @@ pub struct World {
 impl World {
     /// For tests without a mount.
     pub fn new() -> Self {
+        static HOOK: Once = Once::new();
+        HOOK.call_once(tell_failures_at_once);
         let dir = tempfile::Builder::new().prefix("cairn-test-").tempdir().unwrap();
         Self { dir }
     }
@@ -101,6 +104,19 @@ impl World {
     pub fn backend_url(&self, name: &str) -> String {
         format!("file://{}?domain={name}", self.path(name).display())
     }
+}
+
+/// What fails is said when it fails, too, in the words that come again at the end: a log
+/// of half an hour that is cut short has it.
+fn tell_failures_at_once() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let line = format!("FAILS {}: {panic}\n", thread.name().unwrap_or("a thread"));
+        // Past the capture of what a test prints; nothing is lost if it cannot be written.
+        drop(std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()));
+        usual(panic);
+    }));
 }
 
 /// Says, where `scripts/test` counts it, that a test was not run.

@@ -17,7 +17,9 @@ use cairnfs::backends::{Backend, BackendError, BackendSpec, Operation, open};
 /// many requests comes through when it is made again often enough.
 const EACH: u64 = 13;
 /// One harm of so many is silence, which takes all of a deadline.
-const SILENT: u64 = 20;
+const SILENT: u64 = 100;
+/// Of a call: many times what the slowest takes on a machine that does much else.
+const DEADLINE: Duration = Duration::from_secs(10);
 /// Nobody waits for longer.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -154,7 +156,7 @@ pub fn patient(spec: &BackendSpec) -> Arc<dyn Backend> {
             }
         }
     }
-    let timed = Wrapped::new(opened.unwrap(), Timeout::new(Duration::from_secs(3)));
+    let timed = Wrapped::new(opened.unwrap(), Timeout::new(DEADLINE));
     Arc::new(Wrapped::new(Arc::new(timed), Patient))
 }
 
