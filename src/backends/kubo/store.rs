@@ -131,10 +131,17 @@ impl KuboBackend {
     }
 
     async fn presence_of(&self, id: &Cid) -> Result<Presence, BackendError> {
-        match self.held_length(id).await {
+        let says_nothing =
+            |error: &BackendError| matches!(error.kind, ErrorKind::Corrupt | ErrorKind::Invalid);
+        let mut found = self.held_length(id).await;
+        if found.as_ref().is_err_and(says_nothing) {
+            // An answer that broke off comes whole the second time.
+            found = self.held_length(id).await;
+        }
+        match found {
             Ok(found) => Ok(found.map_or(Presence::Absent, Presence::Present)),
             // It lies there, and wrong: whoever reads it is told.
-            Err(error) if matches!(error.kind, ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            Err(error) if says_nothing(&error) => {
                 tracing::debug!(%error, %id, "presence is unknown");
                 Ok(Presence::Unknown)
             }

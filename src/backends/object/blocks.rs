@@ -189,24 +189,30 @@ impl Place {
         BackendError::new(ErrorKind::NotFound, message)
     }
 
+    async fn presence_of(&self, cid: &Cid) -> Result<Presence, BackendError> {
+        let key = key_of_cid(cid);
+        let fail = |error| self.fail(&format!("ask for block {cid} in"), error);
+        let says_nothing =
+            |error: &BackendError| matches!(error.kind, ErrorKind::Corrupt | ErrorKind::Other);
+        let mut found = self.length(&key).await.map_err(fail);
+        if found.as_ref().is_err_and(says_nothing) {
+            // A hiccup of the store is over; trouble with this one object is not.
+            found = self.length(&key).await.map_err(fail);
+        }
+        match found {
+            Ok(len) => Ok(len.map_or(Presence::Absent, Presence::Present)),
+            // It says nothing of the others either.
+            Err(error) if says_nothing(&error) => {
+                tracing::debug!(%error, %cid, "presence is unknown");
+                Ok(Presence::Unknown)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether each is there.
     pub(super) async fn presence(&self, cids: &[Cid]) -> Result<Vec<Presence>, BackendError> {
-        let asked = cids.iter().map(|cid| async move {
-            match self.length(&key_of_cid(cid)).await {
-                Ok(Some(len)) => Ok(Presence::Present(len)),
-                Ok(None) => Ok(Presence::Absent),
-                Err(error) => {
-                    let failed = self.fail(&format!("ask for block {cid} in"), error);
-                    // One that says nothing of the others.
-                    if matches!(failed.kind, ErrorKind::Corrupt | ErrorKind::Other) {
-                        tracing::debug!(error = %failed, %cid, "presence is unknown");
-                        return Ok(Presence::Unknown);
-                    }
-                    Err(failed)
-                }
-            }
-        });
-        let asked: Vec<_> = asked.collect();
+        let asked: Vec<_> = cids.iter().map(|cid| self.presence_of(cid)).collect();
         let found: Vec<Presence> = stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
         // After the questions: what they say holds if the place is there now.
         if found.contains(&Presence::Absent) {
