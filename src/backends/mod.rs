@@ -11,6 +11,7 @@ pub mod conformance;
 mod dir;
 mod error;
 mod kubo;
+mod marker;
 mod memory;
 mod object;
 mod open;

@@ -6,32 +6,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::errno::{errno_of, explain};
 use super::sync::Syncer;
+use crate::backends::marker::{MARKER, MARKER_MAX, Marker};
 use crate::backends::{BackendError, ErrorKind};
-use crate::types::Timestamp;
 
-/// Tells a place of ours from the empty mountpoint that an unplugged disk leaves.
-const MARKER: &str = "cairn-backend.json";
-/// Version of the layout under the marker.
-const FORMAT: u32 = 1;
-/// A marker is some 120 bytes; more is not one.
-const MARKER_MAX: usize = 64 * 1024;
 /// What stands in a place; all that an unfinished creation may have left.
 const OURS: [&str; 4] = ["blocks", "names", "tmp", "lost+found"];
-
-/// The marker file. Unknown members are ignored, a higher format is refused.
-#[derive(Debug, Serialize, Deserialize)]
-struct Marker {
-    format: u32,
-    id: Uuid,
-    /// Seconds since 1970.
-    #[serde(default)]
-    created: i64,
-}
 
 /// The directory that was opened. All work is relative to its descriptors, so
 /// that nothing is ever written into another directory that took its path.
@@ -309,25 +292,7 @@ fn read_marker(path: &Path, root: &OwnedFd) -> Result<Option<Marker>, BackendErr
         .take(MARKER_MAX as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| explain(path, "read the marker of", errno_of(&error)))?;
-    // The format is read alone first: a newer marker may have another shape.
-    let damaged = |error: serde_json::Error| {
-        let message = format!(
-            "{}/{MARKER} is damaged ({error}): if the rest is sound, remove it and \
-             run `cairn backend add`",
-            path.display()
-        );
-        BackendError::new(ErrorKind::Invalid, message)
-    };
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(damaged)?;
-    let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if format > u64::from(FORMAT) {
-        let message = format!(
-            "{} has format {format}, and this cairn knows up to {FORMAT}: use a newer cairn",
-            path.display()
-        );
-        return Err(BackendError::new(ErrorKind::Unsupported, message));
-    }
-    serde_json::from_value(value).map(Some).map_err(damaged)
+    Marker::decode(&bytes, &path.display().to_string()).map(Some)
 }
 
 /// Makes a place in an empty directory, or in one whose creation was cut short;
@@ -347,11 +312,8 @@ fn initialise(path: &Path, root: &OwnedFd) -> Result<Marker, BackendError> {
     for folder in &OURS[..3] {
         make_dir(root, folder).map_err(fail)?;
     }
-    let created = Timestamp::from_system(std::time::SystemTime::now()).seconds;
-    let marker = Marker { format: FORMAT, id: Uuid::new_v4(), created };
-    let mut text = serde_json::to_vec(&marker)
-        .map_err(|error| BackendError::new(ErrorKind::Other, error.to_string()))?;
-    text.push(b'\n');
+    let marker = Marker::new();
+    let text = marker.encode()?;
     let tmp = open_dir(root, "tmp").map_err(fail)?;
     let name = Uuid::new_v4().simple().to_string();
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;

@@ -21,6 +21,7 @@
 //! name, of several numbers the highest holds. Direct, so that what it leads to need not
 //! be there, and so that names are listed without the blocks' pins.
 
+use ::cid::multibase::Base;
 use ipld_core::ipld::Ipld;
 use multihash::Multihash;
 use unsigned_varint::{decode, encode};
@@ -187,16 +188,7 @@ impl Holders {
 /// Where Kubo's index of pins has a CID: the base64url text of its bytes. Datastores that
 /// are ordered list pins in this order.
 pub(super) fn index_key(id: &Cid) -> Vec<u8> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut key = Vec::with_capacity(96);
-    for part in id.to_bytes().chunks(3) {
-        let word = part.iter().fold(0u32, |word, byte| (word << 8) | u32::from(*byte));
-        let word = word << (8 * (3 - part.len()));
-        for sextet in 0..=part.len() {
-            key.push(ALPHABET[((word >> (18 - 6 * sextet)) & 63) as usize]);
-        }
-    }
-    key
+    Base::Base64Url.encode(id.to_bytes()).into_bytes()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ::cid::multibase::Base;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body as _;
 use parking_lot::RwLock;
@@ -44,7 +45,9 @@ fn invalid(message: String) -> BackendError {
 fn header(secret: &Secret) -> Result<HeaderValue, String> {
     let text = secret.expose().trim();
     let value = match text.split_once(':') {
-        Some(("basic", pair)) if pair.contains(':') => format!("Basic {}", base64(pair.as_bytes())),
+        Some(("basic", pair)) if pair.contains(':') => {
+            format!("Basic {}", Base::Base64Pad.encode(pair))
+        }
         Some(("basic", _)) => return Err("`basic:` needs USER:PASSWORD after it".into()),
         Some(("bearer", token)) => format!("Bearer {token}"),
         _ => format!("Bearer {text}"),
@@ -53,21 +56,6 @@ fn header(secret: &Secret) -> Result<HeaderValue, String> {
         .map_err(|_| "it has characters that no header may have".to_owned())?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for part in bytes.chunks(3) {
-        let word = part.iter().fold(0u32, |word, byte| (word << 8) | u32::from(*byte));
-        let word = word << (8 * (3 - part.len()));
-        for sextet in 0..4 {
-            let letter = ALPHABET[((word >> (18 - 6 * sextet)) & 63) as usize];
-            out.push(if sextet <= part.len() { letter.into() } else { '=' });
-        }
-    }
-    out
 }
 
 fn read(source: Option<&SecretSource>, at: &str) -> Result<Option<HeaderValue>, BackendError> {

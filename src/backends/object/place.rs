@@ -1,32 +1,16 @@
 use futures_util::TryStreamExt;
 use opendal::Operator;
 use opendal::options::{ListOptions, WriteOptions};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::failure::{explain, status_of};
 use super::{Place, Store};
+use crate::backends::marker::{MARKER, Marker};
 use crate::backends::{BackendError, ErrorKind};
-use crate::types::{Timestamp, printable};
+use crate::types::printable;
 
-/// Tells a place of ours from an empty prefix, and from another one under its name.
-const MARKER: &str = "cairn-backend.json";
-/// Version of the layout under the marker.
-const FORMAT: u32 = 1;
-/// A marker is some 120 bytes; more is not one.
-const MARKER_MAX: usize = 64 * 1024;
 /// What a probe writes.
 const PROBE: &str = "tmp/probe";
-
-/// The marker object. Unknown members are ignored, a higher format is refused.
-#[derive(Debug, Serialize, Deserialize)]
-struct Marker {
-    format: u32,
-    id: Uuid,
-    /// Seconds since 1970.
-    #[serde(default)]
-    created: i64,
-}
 
 /// The id of the place; made where there is nothing, if `create`.
 pub(super) async fn settle(store: &Store, create: bool) -> Result<Uuid, BackendError> {
@@ -43,11 +27,7 @@ pub(super) async fn settle(store: &Store, create: bool) -> Result<Uuid, BackendE
         return Err(BackendError::new(ErrorKind::Unavailable, message));
     }
     refuse_others(operator, location).await?;
-    let created = Timestamp::from_system(std::time::SystemTime::now()).seconds;
-    let own = Marker { format: FORMAT, id: Uuid::new_v4(), created };
-    let mut text = serde_json::to_vec(&own)
-        .map_err(|error| BackendError::new(ErrorKind::Other, error.to_string()))?;
-    text.push(b'\n');
+    let text = Marker::new().encode()?;
     let if_new = WriteOptions { if_not_exists: true, ..WriteOptions::default() };
     let written = match operator.write_options(MARKER, text.clone(), if_new).await {
         // A store without conditions: the last one wins, and is read back.
@@ -93,34 +73,11 @@ async fn refuse_others(operator: &Operator, location: &str) -> Result<(), Backen
 
 /// The id in the marker; `None` when there is none.
 async fn marker(operator: &Operator, location: &str) -> Result<Option<Uuid>, BackendError> {
-    let bytes = match operator.read(MARKER).await {
-        Ok(bytes) => bytes.to_vec(),
-        Err(error) if error.kind() == opendal::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(explain(location, "read the marker of", error)),
-    };
-    let damaged = |what: String| {
-        let message = format!(
-            "{MARKER} in {location} is damaged ({what}): if the rest is sound, remove it and \
-             run `cairn backend add`"
-        );
-        BackendError::new(ErrorKind::Invalid, message)
-    };
-    if bytes.len() > MARKER_MAX {
-        return Err(damaged(format!("{} bytes", bytes.len())));
+    match operator.read(MARKER).await {
+        Ok(bytes) => Marker::decode(&bytes.to_vec(), location).map(|marker| Some(marker.id)),
+        Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(explain(location, "read the marker of", error)),
     }
-    // The format is read alone first: a newer marker may have another shape.
-    let value: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    let format = value.get("format").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if format > u64::from(FORMAT) {
-        let message = format!(
-            "{location} has format {format}, and this cairn knows up to {FORMAT}: use a newer cairn"
-        );
-        return Err(BackendError::new(ErrorKind::Unsupported, message));
-    }
-    let marker: Marker =
-        serde_json::from_value(value).map_err(|error| damaged(error.to_string()))?;
-    Ok(Some(marker.id))
 }
 
 impl Place {
