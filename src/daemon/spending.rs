@@ -12,14 +12,15 @@ pub(super) type Spending = BTreeMap<BackendId, Spent>;
 
 /// Goes on with what the last life stored; what cannot be read begins at zero.
 pub(super) fn resume(namespace: &Namespace, registry: &Registry) {
-    let stored = match namespace.stored_spending() {
-        Ok(stored) => stored.unwrap_or_default(),
-        Err(error) => {
-            tracing::warn!(%error, "what the month cost so far cannot be read: it begins at zero");
-            Vec::new()
-        }
-    };
-    let spent: Spending = serde_json::from_slice(&stored).unwrap_or_default();
+    let stored = namespace.stored_spending().map_err(|error| error.to_string());
+    let spent = stored.and_then(|text| match text {
+        Some(text) => serde_json::from_slice(&text).map_err(|error| error.to_string()),
+        None => Ok(Spending::new()),
+    });
+    let spent = spent.unwrap_or_else(|error| {
+        tracing::warn!(error, "what the month cost so far cannot be read: it begins at zero");
+        Spending::new()
+    });
     registry.resume_spending(&spent);
 }
 

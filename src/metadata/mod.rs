@@ -32,13 +32,13 @@ pub use self::events::{
     check_event_file, check_events_of,
 };
 pub use self::memory::{MemoryEngine, MemoryState};
-#[cfg(test)]
-pub(crate) use self::namespace::{AlarmsRecord, OrphanRecord, UsageRecord};
 pub use self::namespace::{
     Change, ContentCommit, Created, DirectoryPage, EventRecord, KeepStrictest, MarkToken,
     Namespace, NewNode, PinOrder, PinPage, PinRow, Problem, QuotaLimits, QuotaUsage, Removed,
     RenameMode, SetAttributes, Stats, merge_policies,
 };
+#[cfg(test)]
+pub(crate) use self::namespace::{NoteRecord, OrphanRecord, UsageRecord};
 pub use self::records::{
     BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, MoveKind,
     MoveRecord, PinState, PolicyRecord, QueueRecord, StagedRecord, VerifyMethod,

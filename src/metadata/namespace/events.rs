@@ -283,26 +283,35 @@ impl Namespace {
     }
 }
 
-/// The alarms that hold, or what the month cost, in the form of the layer that knows them.
+/// What a layer above keeps in one row, in a form that it knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct AlarmsRecord {
+pub(crate) struct NoteRecord {
     /// JSON; see `src/docs/format.md`.
     pub json: Vec<u8>,
 }
 
-impl Stored for AlarmsRecord {}
+impl Stored for NoteRecord {}
 
 impl Namespace {
+    fn store_note(&self, key: &[u8], json: &[u8]) -> Result<(), MetadataError> {
+        let record = encode(&NoteRecord { json: json.to_vec() });
+        self.run(|tx| {
+            tx.inner.put(key, &record);
+            Ok(())
+        })
+    }
+
+    fn stored_note(&self, key: &[u8]) -> Result<Option<Vec<u8>>, MetadataError> {
+        let value = self.engine.get(key)?;
+        value.map(|value| decode::<NoteRecord>(key, &value).map(|note| note.json)).transpose()
+    }
+
     /// Keeps the alarms that hold for the next life of the volume.
     ///
     /// # Errors
     /// `Storage`.
     pub fn store_alarms(&self, json: &[u8]) -> Result<(), MetadataError> {
-        let record = AlarmsRecord { json: json.to_vec() };
-        self.run(|tx| {
-            tx.inner.put(keys::ALARMS, &encode(&record));
-            Ok(())
-        })
+        self.store_note(keys::ALARMS, json)
     }
 
     /// What [`Namespace::store_alarms`] kept.
@@ -310,8 +319,7 @@ impl Namespace {
     /// # Errors
     /// `Damaged`, `Storage`.
     pub fn stored_alarms(&self) -> Result<Option<Vec<u8>>, MetadataError> {
-        let value = self.engine.get(keys::ALARMS)?;
-        value.map(|value| decode::<AlarmsRecord>(keys::ALARMS, &value).map(|r| r.json)).transpose()
+        self.stored_note(keys::ALARMS)
     }
 
     /// Keeps what was read and asked of backends in the running month.
@@ -319,11 +327,7 @@ impl Namespace {
     /// # Errors
     /// `Storage`.
     pub fn store_spending(&self, json: &[u8]) -> Result<(), MetadataError> {
-        let record = AlarmsRecord { json: json.to_vec() };
-        self.run(|tx| {
-            tx.inner.put(keys::SPENT, &encode(&record));
-            Ok(())
-        })
+        self.store_note(keys::SPENT, json)
     }
 
     /// What [`Namespace::store_spending`] kept.
@@ -331,7 +335,6 @@ impl Namespace {
     /// # Errors
     /// `Damaged`, `Storage`.
     pub fn stored_spending(&self) -> Result<Option<Vec<u8>>, MetadataError> {
-        let value = self.engine.get(keys::SPENT)?;
-        value.map(|value| decode::<AlarmsRecord>(keys::SPENT, &value).map(|r| r.json)).transpose()
+        self.stored_note(keys::SPENT)
     }
 }

@@ -35,9 +35,9 @@ use parking_lot::Mutex;
 
 pub use self::contents::ContentCommit;
 pub use self::directory::DirectoryPage;
-#[cfg(test)]
-pub(crate) use self::events::AlarmsRecord;
 pub use self::events::EventRecord;
+#[cfg(test)]
+pub(crate) use self::events::NoteRecord;
 pub use self::inodes::SetAttributes;
 pub use self::marks::{Change, MarkToken};
 pub use self::pins::{PinOrder, PinPage, PinRow};

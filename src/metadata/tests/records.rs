@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::super::records::{OrderRecord, Stored, decode, encode};
 use super::super::{
-    AlarmsRecord, BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord,
-    InodeRecord, MetadataError, MoveKind, MoveRecord, OrphanRecord, PinState, PolicyRecord,
+    BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord,
+    MetadataError, MoveKind, MoveRecord, NoteRecord, OrphanRecord, PinState, PolicyRecord,
     QueueRecord, Severity, StagedRecord, Stats, UsageRecord, VerifyMethod,
 };
 use super::{at, name};
@@ -144,7 +144,7 @@ fn every_record_keeps_its_stored_form() {
         count: 300,
     };
     pinned("event", &event);
-    pinned("alarms", &AlarmsRecord { json: b"[]".to_vec() });
+    pinned("alarms", &NoteRecord { json: b"[]".to_vec() });
     let stats = Stats {
         files: 1,
         directories: 2,

@@ -9,7 +9,7 @@ use super::*;
 use crate::backends::{Micros, PlaceSettings, Price, Scrub};
 use crate::metadata::{CopyRecord, CopyState, PinState, VerifyMethod};
 use crate::replication::{BackendState, Domain, Level, Policy, Strategy, TierClock, TierRule};
-use crate::types::{Timestamp, cid};
+use crate::types::{Cid, Timestamp, cid};
 
 const NOW: Timestamp = Timestamp { seconds: 10_000_000, nanoseconds: 0 };
 const DAY: Duration = Duration::from_hours(24);
@@ -220,6 +220,10 @@ proptest! {
     }
 }
 
+fn one_copy<'a>(root: &'a Cid, policy: &'a Policy) -> Wanted<'a> {
+    Wanted { root, bytes: 1, policy, copies: 1, tier: None, successor: None, untimely: &[] }
+}
+
 #[test]
 fn contents_spread_in_proportion_to_free_space() {
     let all = vec![
@@ -232,15 +236,7 @@ fn contents_spread_in_proportion_to_free_space() {
     for n in 0..4000u32 {
         let root = cid::of_raw(&n.to_le_bytes());
         let policy = Policy::default();
-        let wanted = Wanted {
-            root: &root,
-            bytes: 1,
-            policy: &policy,
-            copies: 1,
-            tier: None,
-            successor: None,
-            untimely: &[],
-        };
+        let wanted = one_copy(&root, &policy);
         let choice = choose(&wanted, &DomainSet::default(), &[], &places);
         first += u32::from(choice.selected == [1]);
     }
@@ -256,15 +252,7 @@ fn a_backend_with_a_damaged_copy_is_asked_first_and_reasons_are_given() {
         place("b3", "d3", BackendState::Down, 900),
     ]);
     let (root, policy) = (cid::of_raw(b"root"), Policy::default());
-    let wanted = Wanted {
-        root: &root,
-        bytes: 1,
-        policy: &policy,
-        copies: 1,
-        tier: None,
-        successor: None,
-        untimely: &[],
-    };
+    let wanted = one_copy(&root, &policy);
     let choice = choose(&wanted, &DomainSet::default(), &[2], &places);
     assert_eq!(choice.selected, [2]);
     let reasons: Vec<&str> = choice.passed_over.iter().map(|(_, why)| *why).collect();
