@@ -16,7 +16,7 @@ const NOTHING: &str = "nothing is paused";
 pub(super) enum QueueVerb {
     /// List what waits for copies, riskiest first: why, since when, until when.
     #[command(
-        after_help = "Examples:\n  cairn queue ls ~/data\n  cairn --json queue ls ~/data --limit 1000 --after CURSOR\n\nRiskiest is: below min before below target, then the fewest copies, then the oldest wish. An ETA is known for what is in a backend's lane: the bytes before it and its own, over what the lane's workers moved lately."
+        after_help = "Examples:\n  cairn queue ls ~/data\n  cairn --json queue ls ~/data --limit 1000 --after CURSOR\n\nRiskiest is: fewest verified copies first, then the oldest wish; what lacks no copy comes last. It is the order in which the work is done. An ETA is known for what is in a backend's lane: the bytes before it and its own, over what the lane's workers moved lately."
     )]
     Ls {
         #[command(flatten)]

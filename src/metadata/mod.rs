@@ -35,11 +35,11 @@ pub use self::memory::{MemoryEngine, MemoryState};
 pub use self::namespace::{
     Change, ContentCommit, Created, DirectoryPage, EventRecord, KeepStrictest, MarkToken,
     Namespace, NewNode, PinOrder, PinPage, PinRow, Problem, QuotaLimits, QuotaUsage, Removed,
-    RenameMode, SetAttributes, Stats, merge_policies,
+    RenameMode, Risk, SetAttributes, Stats, merge_policies,
 };
 #[cfg(test)]
 pub(crate) use self::namespace::{NoteRecord, OrphanRecord, UsageRecord};
 pub use self::records::{
     BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, InodeRecord, MoveKind,
-    MoveRecord, PinState, PolicyRecord, QueueRecord, StagedRecord, VerifyMethod,
+    MoveRecord, PinState, PolicyRecord, QueueRecord, StagedRecord, TryRecord, VerifyMethod,
 };

@@ -245,6 +245,24 @@ pub struct QueueRecord {
     pub last_error: String,
     /// The user wants no round before `not_before`, whatever comes.
     pub cancelled: bool,
+    /// Distinct verified copies that counted when this was last looked at; 255: not
+    /// looked at yet.
+    pub verified: u8,
+    /// Places where the last round failed, at most [`QueueRecord::TRIES`].
+    pub tries: Vec<TryRecord>,
+}
+
+/// A place where the last round for a content failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TryRecord {
+    /// Which.
+    pub backend: BackendId,
+    /// Rounds that failed there, one after another.
+    pub attempts: u32,
+    /// Not to be tried there before this time.
+    pub not_before: Timestamp,
+    /// Why the last one failed, for people.
+    pub error: String,
 }
 
 /// A file whose staged bytes are durable but not sealed (`LOCAL_DURABILITY`). Its
@@ -274,6 +292,11 @@ impl CopyRecord {
 }
 
 impl QueueRecord {
+    /// Places whose failures a row keeps: the latest ones.
+    pub const TRIES: usize = 16;
+    /// Nobody has counted the verified copies yet.
+    pub const NOT_COUNTED: u8 = u8::MAX;
+
     /// Asked for now, for the first time.
     #[must_use]
     pub fn new(since: Timestamp) -> Self {
@@ -283,7 +306,21 @@ impl QueueRecord {
             not_before: Timestamp::default(),
             last_error: String::new(),
             cancelled: false,
+            verified: Self::NOT_COUNTED,
+            tries: Vec::new(),
         }
+    }
+
+    /// It is due, as if it had never been tried.
+    pub fn forget_failures(&mut self) {
+        (self.attempts, self.not_before) = (0, Timestamp::default());
+        self.tries.clear();
+    }
+
+    /// What is known of failures at a place.
+    #[must_use]
+    pub fn tried(&self, id: &BackendId) -> Option<&TryRecord> {
+        self.tries.iter().find(|one| one.backend == *id)
     }
 }
 
@@ -348,9 +385,9 @@ impl Stored for BackendRecord {
 }
 
 impl Stored for QueueRecord {
-    const VERSION: u8 = 2;
-    /// `cancelled`: it was not.
-    const ADDED: &'static [&'static [u8]] = &[&[0]];
+    const VERSION: u8 = 3;
+    /// `cancelled`: it was not. `verified`: not counted; `tries`: none.
+    const ADDED: &'static [&'static [u8]] = &[&[0], &[Self::NOT_COUNTED, 0]];
 }
 
 impl Stored for MoveRecord {}

@@ -54,7 +54,7 @@ impl Replicator {
                 merge_policies(&mut record.policies, numbers);
             }
             core.policies.keep_strictest(&mut record.policies);
-            core.machine.settle(root, record, row, &moment, (None, false));
+            core.machine.settle(root, record, row, &moment, None);
         })?;
         core.submit(&roots);
         core.waiters.notify(&roots);

@@ -272,11 +272,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_once() {
         let row = |last_error: &str| QueueRecord {
-            since: Timestamp::default(),
             attempts: 1,
-            not_before: Timestamp::default(),
             last_error: last_error.to_owned(),
-            cancelled: false,
+            ..QueueRecord::new(Timestamp::default())
         };
         assert_eq!(missing(2, 3, Some(&row("2 of 3 copies; c: full"))), "2 of 3 copies; c: full");
         assert_eq!(missing(2, 3, Some(&row("c: timeout"))), "2 of 3 copies: c: timeout");

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::explain::missing;
-use super::machine::{CANCELLED, Content, Job, Moment, Plan, Standing, Verdict, Work, plan};
+use super::machine::{CANCELLED, Candidate, Content, Job, Moment, Plan, Standing, Verdict, Work, plan};
 use super::{ReplicationError, ReplicationStatus, Replicator};
 use crate::metadata::{
     ContentRecord, CopyRecord, CopyState, PinOrder, PinRow, PinState, QueueRecord, VerifyMethod,
@@ -212,7 +212,7 @@ pub(super) fn copy_statuses(
         let (state, reason) = match standing {
             None | Some((_, Standing::Released)) => match job {
                 None | Some(Job::Release) => continue,
-                Some(_) => to_come(at_work, place.paused, row, moment.now),
+                Some(_) => to_come(at_work, place, row, moment.now),
             },
             Some((copy, standing)) => there(copy, standing, job, place.draining, stuck),
         };
@@ -247,7 +247,7 @@ pub(super) fn copy_statuses(
 /// Of a copy that is to be made.
 fn to_come(
     at_work: Option<&Work>,
-    paused: bool,
+    place: &Candidate,
     row: Option<&QueueRecord>,
     now: Timestamp,
 ) -> (CopyStatus, String) {
@@ -256,8 +256,12 @@ fn to_come(
         Some(_) => return (CopyStatus::Queued, String::new()),
         None => {}
     }
-    if paused {
+    if place.paused {
         return (CopyStatus::Blocked, "paused (`cairn queue resume`)".into());
+    }
+    let failed = row.and_then(|row| row.tried(&place.id)).filter(|one| one.not_before > now);
+    if let Some(one) = failed.filter(|_| row.is_some_and(|row| !row.cancelled)) {
+        return (CopyStatus::Blocked, one.error.clone());
     }
     match row.filter(|row| row.not_before > now) {
         Some(row) if row.cancelled => {

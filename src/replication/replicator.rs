@@ -339,7 +339,7 @@ impl Replicator {
         let places = self.core.registry.places();
         let moment = self.core.machine.moment(&places);
         let count = self.core.namespace.update_all_contents(&mut |root, record, row| {
-            self.core.machine.settle(root, record, row, &moment, (None, false));
+            self.core.machine.settle(root, record, row, &moment, None);
         })?;
         self.core.request_scan(true);
         self.core.machine.request_sweep();

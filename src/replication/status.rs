@@ -86,8 +86,8 @@ mod tests {
     }
 
     fn row(attempts: u32, error: &str) -> QueueRecord {
-        let (since, not_before) = (Timestamp::default(), Timestamp::default());
-        QueueRecord { since, attempts, not_before, last_error: error.into(), cancelled: false }
+        let last_error = error.into();
+        QueueRecord { attempts, last_error, ..QueueRecord::new(Timestamp::default()) }
     }
 
     #[test]

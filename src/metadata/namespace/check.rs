@@ -210,7 +210,7 @@ impl Check<'_> {
         let key = keys::of_cid(keys::QUEUE, root);
         let row = self.reader.get(&key)?.and_then(|value| decode(&key, &value).ok());
         let mut wanted = pins::damage_keys(root, record);
-        wanted.extend(pins::risk_key(root, record, row.as_ref()));
+        wanted.extend(pins::risk_keys(root, record, row.as_ref()));
         Ok(wanted)
     }
 

@@ -124,7 +124,12 @@ impl Tx<'_> {
         let short = matches!(after.pin, PinState::BelowMin | PinState::BelowTarget);
         // What was cancelled is asked for anew by a file that is written.
         let asks = row.as_ref().is_none_or(|row| row.cancelled);
-        let new = (commit.enqueue && short && asks).then(|| QueueRecord::new(commit.mtime));
+        // The time of the commit; a file's own time is its user's to choose.
+        let since = match commit.record.created_s {
+            0 => commit.mtime,
+            seconds => Timestamp { seconds, nanoseconds: 0 },
+        };
+        let new = (commit.enqueue && short && asks).then(|| QueueRecord::new(since));
         let new = new.or_else(|| row.clone());
         self.set_queue(root, row.as_ref(), new.as_ref());
         self.index_pin(root, (before.as_ref(), row.as_ref()), (Some(&after), new.as_ref()));

@@ -40,7 +40,7 @@ pub use self::events::EventRecord;
 pub(crate) use self::events::NoteRecord;
 pub use self::inodes::SetAttributes;
 pub use self::marks::{Change, MarkToken};
-pub use self::pins::{PinOrder, PinPage, PinRow};
+pub use self::pins::{PinOrder, PinPage, PinRow, Risk};
 pub use self::policies::{KeepStrictest, merge_policies};
 pub use self::problem::Problem;
 #[cfg(test)]
@@ -60,9 +60,10 @@ use crate::types::{FileKind, Ino, Timestamp};
 /// The format of the keys and records of a volume. 2: `holes` in inodes and
 /// contents, runs of whole leaves in staged bitmaps. 3: policies and times of
 /// contents, rows of backends. 4: severity, backend and count of events, which stay
-/// until a file has them. 5: indexes of pins, which are made when a tree of an earlier
-/// format is opened. Rows of earlier formats are read as they are.
-const FORMAT: u32 = 5;
+/// until a file has them. 5: indexes of pins. 6: what waits is ordered by verified
+/// copies. The indexes are made when a tree of an earlier format is opened; rows of
+/// earlier formats are read as they are.
+const FORMAT: u32 = 6;
 /// Inode numbers are reserved in batches, so that a create writes no counter.
 const INO_BATCH: u64 = 4096;
 /// Tries of a transaction before it shuts the others out.
@@ -215,7 +216,8 @@ impl Namespace {
         if format == 0 {
             tree.initialise(now)?;
         } else if format < FORMAT {
-            let (corrupt, lost) = if format < 5 { tree.build_pin_indexes()? } else { (0, 0) };
+            let counted = tree.build_pin_indexes()?;
+            let (corrupt, lost) = if format < 5 { counted } else { (0, 0) };
             // A program that knows less must not meet rows that it cannot read.
             tree.run(|tx| {
                 (tx.delta.corrupt, tx.delta.lost, tx.delta.touched) = (corrupt, lost, true);

@@ -10,17 +10,59 @@ use crate::types::{BackendId, Cid};
 /// Rows that one transaction builds or clears at most.
 const PAGE: usize = 512;
 
-/// First byte behind the table's: pins with a row of the queue, and those without.
+/// First byte behind the table's: pins with a row of the queue by risk, and by state,
+/// and those without.
 const WAITS: u8 = 0;
-const WAITS_FOR_NOTHING: u8 = 1;
+const WAITS_IN_STATE: u8 = 1;
+const WAITS_FOR_NOTHING: u8 = 2;
+
+/// How soon something is to be done for a content: the least comes first. The one order
+/// of the queue, where it is worked on and where it is listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Risk {
+    /// Distinct verified copies; 128 more where no copy is missing: what is moved, mended
+    /// or given up all the same comes after all that has too few.
+    rank: u8,
+    /// Since when the work is wanted, in seconds since 1970.
+    since_s: i64,
+}
+
+impl Risk {
+    /// With so many verified copies, which are all that are wanted or not.
+    #[must_use]
+    pub fn new(verified: u8, complete: bool, since_s: i64) -> Self {
+        const COMPLETE: u8 = 1 << 7;
+        let rank = verified.min(COMPLETE - 1) + if complete { COMPLETE } else { 0 };
+        Self { rank, since_s }
+    }
+
+    /// Of a content and its row of the queue.
+    #[must_use]
+    pub fn of(record: &ContentRecord, row: Option<&QueueRecord>) -> Self {
+        let counted = row.map(|row| row.verified).filter(|n| *n != QueueRecord::NOT_COUNTED);
+        let verified = counted.unwrap_or_else(|| {
+            let verified = record.copies.iter().filter(|copy| copy.state == CopyState::Verified);
+            u8::try_from(verified.count()).unwrap_or(u8::MAX)
+        });
+        let complete = matches!(record.pin, PinState::AtTarget | PinState::OverMax);
+        Self::new(verified, complete, row.map_or(record.created_s, |row| row.since.seconds))
+    }
+
+    /// In bytes of the same order.
+    fn bytes(self) -> [u8; 9] {
+        let mut bytes = [self.rank; 9];
+        // Times before 1970 come first.
+        bytes[1..].copy_from_slice(&(self.since_s.cast_unsigned() ^ (1 << 63)).to_be_bytes());
+        bytes
+    }
+}
 
 /// Which pins are listed, and in which order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PinOrder {
     /// All of whose CID the bytes are in this range, by these bytes.
     ByCid(Vec<u8>, Vec<u8>),
-    /// Those that wait in the queue, riskiest first: by state, then fewest copies,
-    /// then since when they wait.
+    /// Those that wait in the queue, riskiest first ([`Risk`]).
     Waiting,
     /// Those, and then those that are not at their target and wait for nothing.
     ByRisk,
@@ -68,10 +110,12 @@ impl PinOrder {
                 vec![(key(from), key(to))]
             }
             Self::Waiting => vec![below(&[keys::AT_RISK, WAITS])],
-            Self::ByRisk => vec![below(&[keys::AT_RISK])],
+            Self::ByRisk => {
+                [WAITS, WAITS_FOR_NOTHING].map(|waits| below(&[keys::AT_RISK, waits])).into()
+            }
             Self::InState(state) => {
                 let of = |waits| below(&[keys::AT_RISK, waits, *state as u8]);
-                vec![of(WAITS), of(WAITS_FOR_NOTHING)]
+                vec![of(WAITS_IN_STATE), of(WAITS_FOR_NOTHING)]
             }
             Self::Damaged(state, None) => vec![below(&[keys::DAMAGED, *state as u8])],
             Self::Damaged(state, Some(id)) => vec![below(&damage_prefix(*state, id))],
@@ -89,6 +133,9 @@ impl PinOrder {
     pub(super) fn root_in(&self, key: &[u8]) -> Option<Cid> {
         let bytes = match self {
             Self::ByCid(..) => key.get(1..)?,
+            Self::Waiting | Self::ByRisk | Self::InState(_) if key.get(1) == Some(&WAITS) => {
+                key.get(11..)?
+            }
             Self::Waiting | Self::ByRisk | Self::InState(_) => key.get(12..)?,
             Self::Damaged(..) => {
                 let end = key.get(2..)?.iter().position(|byte| *byte == 0)?;
@@ -99,23 +146,21 @@ impl PinOrder {
     }
 }
 
-/// Key of table `K`; `None` for a pin that is as it should be, and for what is none.
-pub(super) fn risk_key(
+/// Keys of table `K`: none for a pin that is as it should be, and for what is none.
+pub(super) fn risk_keys(
     root: &Cid,
     record: &ContentRecord,
     row: Option<&QueueRecord>,
-) -> Option<Vec<u8>> {
+) -> Vec<Vec<u8>> {
     if record.refs == 0 || (record.pin == PinState::AtTarget && row.is_none()) {
-        return None;
+        return Vec::new();
     }
-    let copies = u8::try_from(record.good_copies().count()).unwrap_or(u8::MAX);
-    let since = row.map_or(record.created_s, |row| row.since.seconds);
-    let waits = if row.is_some() { WAITS } else { WAITS_FOR_NOTHING };
-    let mut key = vec![keys::AT_RISK, waits, record.pin as u8, copies];
-    // Times before 1970 come first.
-    key.extend_from_slice(&(since.cast_unsigned() ^ (1 << 63)).to_be_bytes());
-    key.extend_from_slice(&root.to_bytes());
-    Some(key)
+    let (risk, root, state) = (Risk::of(record, row).bytes(), root.to_bytes(), record.pin as u8);
+    let key = |first: &[u8]| [&[keys::AT_RISK], first, &risk, &root].concat();
+    match row {
+        Some(_) => vec![key(&[WAITS]), key(&[WAITS_IN_STATE, state])],
+        None => vec![key(&[WAITS_FOR_NOTHING, state])],
+    }
 }
 
 fn damage_prefix(state: CopyState, id: &BackendId) -> Vec<u8> {
@@ -145,11 +190,12 @@ impl Tx<'_> {
     /// Brings the indexes of a pin in line with its change. A content that goes the
     /// usual way has a row for as long as it waits in the queue.
     pub(super) fn index_pin(&mut self, root: &Cid, before: Indexed<'_>, after: Indexed<'_>) {
-        let risk = |(record, row): Indexed<'_>| risk_key(root, record?, row);
-        let damage = |(record, _): Indexed<'_>| {
-            record.map_or_else(Vec::new, |record| damage_keys(root, record))
+        let keys = |(record, row): Indexed<'_>| {
+            let Some(record) = record else { return Vec::new() };
+            let mut keys = damage_keys(root, record);
+            keys.extend(risk_keys(root, record, row));
+            keys
         };
-        let keys = |of: Indexed<'_>| damage(of).into_iter().chain(risk(of)).collect::<Vec<_>>();
         let (old, new) = (keys(before), keys(after));
         for key in old.iter().filter(|key| !new.contains(key)) {
             self.inner.delete(key);

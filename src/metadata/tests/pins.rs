@@ -67,11 +67,10 @@ fn sample(tree: &Namespace) {
     let (_, root) = add(tree, "many", record(PinState::OverMax, many.clone()), false);
     tree.update_contents(&[root], &mut |_, _, row| {
         *row = Some(QueueRecord {
-            since: at(20),
             attempts: 3,
             not_before: at(99),
             last_error: "d: no".into(),
-            cancelled: false,
+            ..QueueRecord::new(at(20))
         });
     })
     .unwrap();
@@ -120,6 +119,14 @@ fn put(tree: &Namespace, key: &[u8], value: &[u8]) {
 fn a_tree_of_format_4_gets_its_indexes_when_it_is_opened() {
     let fresh = tree_over(Arc::new(MemoryEngine::default()));
     sample(&fresh);
+    // Then a row began at its file's own time.
+    fresh
+        .update_all_contents(&mut |_, _, row| {
+            if let Some(row) = row.as_mut().filter(|row| row.since == at(40)) {
+                row.since = at(30);
+            }
+        })
+        .unwrap();
     let tree = tree_over(of_format_4());
     assert_sound(&tree);
     assert_eq!(tree.stats(), fresh.stats());
@@ -129,7 +136,7 @@ fn a_tree_of_format_4_gets_its_indexes_when_it_is_opened() {
         assert_eq!(keys_of(&tree, table), keys_of(&fresh, table));
     }
     let format = tree.engine().get(keys::FORMAT).unwrap().unwrap();
-    assert_eq!(decode::<u32>(keys::FORMAT, &format).unwrap(), 5);
+    assert_eq!(decode::<u32>(keys::FORMAT, &format).unwrap(), 6);
 }
 
 #[test]
@@ -189,7 +196,10 @@ fn lists_come_page_by_page_whatever_the_pages_are() {
         assert_eq!(of(&PinOrder::InState(PinState::BelowTarget)), [root("short")]);
         assert_eq!(of(&PinOrder::InState(PinState::AtTarget)), []);
         let waiting = of(&PinOrder::Waiting);
-        assert_eq!(waiting, [root("gone"), root("new"), root("short"), root("many")]);
+        // By verified copies, then by age; what lacks none comes last.
+        let mut alike = [root("new"), root("short")];
+        alike.sort_by_key(Cid::to_bytes);
+        assert_eq!(waiting, [root("gone"), alike[0], alike[1], root("many")]);
         assert_eq!(of(&PinOrder::ByRisk), [waiting, vec![root("alone")]].concat());
         let damaged = |state, id: Option<&str>| {
             of(&PinOrder::Damaged(state, id.map(|id| id.parse().unwrap())))
@@ -198,6 +208,37 @@ fn lists_come_page_by_page_whatever_the_pages_are() {
         assert_eq!(damaged(CopyState::Corrupt, Some("b")), [root("damaged")]);
         assert_eq!(damaged(CopyState::Corrupt, Some("c")), []);
         assert_eq!(damaged(CopyState::Lost, None), [root("gone"), root("damaged")]);
+    });
+}
+
+#[test]
+fn what_waits_is_listed_by_verified_copies_that_count_then_by_age() {
+    on_both(|tree| {
+        use CopyState::{Claimed, Verified};
+        let mut roots = Vec::new();
+        for (n, verified) in [(1, 2), (2, 1), (3, 1), (4, 0)] {
+            let mut copies = vec![copy("local", Claimed), copy("b", Claimed), copy("c", Claimed)];
+            copies.iter_mut().take(verified).for_each(|copy| copy.state = Verified);
+            let record = ContentRecord {
+                created_s: 100 - n,
+                target: 4,
+                ..record(PinState::BelowTarget, copies)
+            };
+            roots.push(add(tree, &n.to_string(), record, true).1);
+        }
+        let waiting = |tree: &Namespace| listed(tree, &PinOrder::Waiting, (9, 9), &mut |_, _| true);
+        // The time is that of the commit, not the file's own.
+        assert_eq!(tree.queue_row(&roots[0]).unwrap().unwrap().since, at(99));
+        assert_eq!(waiting(tree), [roots[3], roots[2], roots[1], roots[0]]);
+        // Its copies are counted by those who know what they are worth.
+        tree.update_contents(&roots[..1], &mut |_, _, row| {
+            if let Some(row) = row {
+                row.verified = 0;
+            }
+        })
+        .unwrap();
+        assert_eq!(waiting(tree), [roots[3], roots[0], roots[2], roots[1]]);
+        assert_sound(tree);
     });
 }
 

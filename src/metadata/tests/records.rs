@@ -7,7 +7,7 @@ use super::super::records::{OrderRecord, Stored, decode, encode};
 use super::super::{
     BackendRecord, ContentRecord, CopyRecord, CopyState, DentryRecord, EventRecord, InodeRecord,
     MetadataError, MoveKind, MoveRecord, NoteRecord, OrphanRecord, PinState, PolicyRecord,
-    QueueRecord, Severity, StagedRecord, Stats, UsageRecord, VerifyMethod,
+    QueueRecord, Severity, StagedRecord, Stats, TryRecord, UsageRecord, VerifyMethod,
 };
 use super::{at, name};
 use crate::types::{BackendId, FileKind, Ino, cid};
@@ -122,10 +122,20 @@ fn every_record_keeps_its_stored_form() {
         not_before: at(60),
         last_error: "backend b2: no route to host".into(),
         cancelled: true,
+        verified: 2,
+        tries: vec![TryRecord {
+            backend: "b2".parse().unwrap(),
+            attempts: 2,
+            not_before: at(60),
+            error: "no route to host".into(),
+        }],
     };
     pinned("policy", &PolicyRecord { expression: "@target=4;archive,min=3".into() });
     pinned("queue", &queue);
-    reads(1, "queue", &QueueRecord { cancelled: false, ..queue });
+    let older =
+        QueueRecord { verified: QueueRecord::NOT_COUNTED, tries: Vec::new(), ..queue.clone() };
+    reads(2, "queue", &older);
+    reads(1, "queue", &QueueRecord { cancelled: false, ..older });
     let staged = StagedRecord {
         size: 3 << 20,
         base: Some(cid::of_dag_pb(b"base")),

@@ -2,8 +2,8 @@
 //!
 //! The rows themselves are in the metadata (table `Q`, written in the
 //! transaction of the new root). Here is a bounded window: roots that were just
-//! submitted, and tasks in the lane of each place, riskiest first (fewest
-//! copies), then oldest. What does not fit is left to the next scan of the rows.
+//! submitted, and tasks in the lane of each place, riskiest first ([`Risk`]: the order
+//! in which the rows are listed). What does not fit is left to the next scan of the rows.
 //! A slow place fills its own lane only.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -13,6 +13,7 @@ use super::budget::Bucket;
 use super::planner::Job;
 use super::time::since;
 use crate::backends::PlaceSettings;
+use crate::metadata::Risk;
 use crate::types::{BackendId, Cid, Timestamp};
 
 /// Submitted roots that are not planned yet; more are found by a scan.
@@ -48,8 +49,18 @@ pub enum Taken {
     Empty,
 }
 
-/// Keyed by copies that exist, then by order of arrival.
-type Tasks = BTreeMap<(usize, u64), Task>;
+/// Riskiest first; of the same risk in the order of the rows' keys.
+type Key = (Risk, Cid);
+type Tasks = BTreeMap<Key, Task>;
+
+/// A content in lanes or with workers.
+#[derive(Debug, Clone, Copy)]
+struct Busy {
+    /// Its key in all lanes.
+    key: Key,
+    /// In how many it is, or with how many workers.
+    lanes: usize,
+}
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -91,14 +102,13 @@ pub struct Lanes {
     incoming: VecDeque<Cid>,
     known: HashSet<Cid>,
     of_place: HashMap<BackendId, Lane>,
-    /// Contents in lanes or with a worker, and in how many.
-    busy: HashMap<Cid, usize>,
+    /// Contents in lanes or with a worker.
+    busy: HashMap<Cid, Busy>,
     /// Submitted again while busy: planned again after that.
     again: HashSet<Cid>,
     /// By its last result more is to be done for it: planned when the last worker is
     /// done.
     follow: HashSet<Cid>,
-    arrivals: u64,
     /// The scheduler has roots or rows in hand.
     planning: bool,
     /// The rows are to be scanned; whether pauses are over, too.
@@ -202,13 +212,15 @@ impl Lanes {
     /// In how many lanes, or with how many workers, the content is.
     #[must_use]
     pub fn in_hand(&self, root: &Cid) -> usize {
-        self.busy.get(root).copied().unwrap_or(0)
+        self.busy.get(root).map_or(0, |busy| busy.lanes)
     }
 
-    /// Room in the emptiest lane: what a scan should bring.
+    /// Room in the emptiest lane, or for the riskiest in the place of what is less so:
+    /// what a scan should bring.
     #[must_use]
     pub fn room(&self) -> usize {
-        LANE - self.of_place.values().map(Lane::len).min().unwrap_or(0).min(LANE)
+        let fullest = self.of_place.values().map(Lane::len).min().unwrap_or(0);
+        LANE - fullest.min(LANE - LANE / 8)
     }
 
     /// Tasks in all lanes.
@@ -223,30 +235,55 @@ impl Lanes {
         self.len() == 0
     }
 
-    /// Puts the tasks of one content into their lanes. `copies` it has already.
-    pub fn assign(&mut self, copies: usize, tasks: &[(BackendId, Task)]) {
+    /// Puts the tasks of one content into their lanes.
+    pub fn assign(&mut self, risk: Risk, tasks: &[(BackendId, Task)]) {
         if let Some((_, task)) = tasks.first()
             && self.busy.contains_key(&task.root)
         {
             self.again.insert(task.root);
             return;
         }
+        let mut left = Vec::new();
         for (id, task) in tasks {
-            self.arrivals += 1;
-            let key = (copies, self.arrivals);
+            let key = (risk, task.root);
             let lane = self.of_place.entry(id.clone()).or_default();
             if lane.paused {
                 // Held since it was planned: the end of the pause brings it back.
                 continue;
             }
-            if lane.len() >= LANE {
-                lane.overflowed = true;
+            if lane.waits(&key) {
                 continue;
+            }
+            if lane.len() >= LANE {
+                // The least urgent has no room: it is left to a scan.
+                lane.overflowed = true;
+                match lane.last().filter(|last| key < *last).and_then(|last| lane.remove(&last)) {
+                    Some(least) => left.push(least.root),
+                    None => continue,
+                }
             }
             let large = task.bytes > BATCH_BYTES || task.job != Job::Send;
             if large { &mut lane.large } else { &mut lane.small }.insert(key, *task);
             lane.waiting = lane.waiting.saturating_add(task.bytes);
-            *self.busy.entry(task.root).or_default() += 1;
+            self.busy.entry(task.root).or_insert(Busy { key, lanes: 0 }).lanes += 1;
+        }
+        self.finished(&left);
+    }
+
+    /// What waits for a content is as urgent as its row says now.
+    pub fn reorder(&mut self, root: &Cid, risk: Risk) {
+        let Some(busy) = self.busy.get_mut(root) else { return };
+        let (old, new) = (busy.key, (risk, *root));
+        if old == new {
+            return;
+        }
+        busy.key = new;
+        for lane in self.of_place.values_mut() {
+            for tasks in [&mut lane.small, &mut lane.large] {
+                if let Some(task) = tasks.remove(&old) {
+                    tasks.insert(new, task);
+                }
+            }
         }
     }
 
@@ -293,15 +330,9 @@ impl Lanes {
     /// Work for a content that waits goes; what a worker has is done.
     pub fn withdraw(&mut self, root: &Cid) {
         let mut gone = Vec::new();
-        for lane in self.of_place.values_mut() {
-            for tasks in [&mut lane.small, &mut lane.large] {
-                tasks.retain(|_, task| {
-                    if task.root == *root {
-                        lane.waiting = lane.waiting.saturating_sub(task.bytes);
-                        gone.push(*root);
-                    }
-                    task.root != *root
-                });
+        if let Some(Busy { key, .. }) = self.busy.get(root) {
+            for lane in self.of_place.values_mut() {
+                gone.extend(lane.remove(key).map(|task| task.root));
             }
         }
         self.again.remove(root);
@@ -394,9 +425,9 @@ impl Lanes {
     fn finished(&mut self, roots: &[Cid]) -> bool {
         let mut again = false;
         for root in roots {
-            let Some(lanes) = self.busy.get_mut(root) else { continue };
-            *lanes -= 1;
-            if *lanes == 0 {
+            let Some(busy) = self.busy.get_mut(root) else { continue };
+            busy.lanes -= 1;
+            if busy.lanes == 0 {
                 self.busy.remove(root);
                 let follows = self.follow.remove(root);
                 if (self.again.remove(root) || follows) && self.known.insert(*root) {
@@ -454,6 +485,22 @@ impl Lane {
         self.small.len() + self.large.len()
     }
 
+    fn waits(&self, key: &Key) -> bool {
+        self.small.contains_key(key) || self.large.contains_key(key)
+    }
+
+    /// The least urgent.
+    fn last(&self) -> Option<Key> {
+        let last = |tasks: &Tasks| tasks.last_key_value().map(|(key, _)| *key);
+        last(&self.small).max(last(&self.large))
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Task> {
+        let task = self.small.remove(key).or_else(|| self.large.remove(key))?;
+        self.waiting = self.waiting.saturating_sub(task.bytes);
+        Some(task)
+    }
+
     fn next(&mut self, worker: usize) -> Vec<Task> {
         let small = self.small.first_key_value().map(|(key, _)| *key);
         let large = self.large.first_key_value().map(|(key, _)| *key);
@@ -487,6 +534,11 @@ mod tests {
 
     const NOW: Timestamp = Timestamp { seconds: 1_000_000, nanoseconds: 0 };
 
+    /// With so many verified copies of more.
+    fn risk(verified: u8) -> Risk {
+        Risk::new(verified, false, 0)
+    }
+
     fn task(n: usize, bytes: u64) -> Task {
         Task { root: cid::of_raw(&n.to_le_bytes()), bytes, job: Job::Send }
     }
@@ -499,13 +551,37 @@ mod tests {
     }
 
     #[test]
-    fn the_content_with_fewest_copies_goes_first_then_the_oldest() {
+    fn the_content_with_fewest_verified_copies_goes_first_then_the_oldest() {
         let (mut lanes, id) = (Lanes::default(), BackendId::local());
-        for (n, copies) in [(1, 2), (2, 1), (3, 1), (4, 3)] {
-            lanes.assign(copies, &[(id.clone(), task(n, 10))]);
+        // What lacks nothing comes last; what came late and is older first.
+        let risks = [(1, 2, false, 5), (2, 1, true, 1), (3, 1, false, 7), (4, 1, false, 6)];
+        for (n, verified, complete, since) in risks {
+            lanes.assign(Risk::new(verified, complete, since), &[(id.clone(), task(n, 10))]);
         }
+        lanes.assign(Risk::new(3, false, 0), &[(id.clone(), task(5, 10))]);
+        // One of them lost copies since.
+        lanes.reorder(&task(5, 0).root, Risk::new(0, false, 9));
+        lanes.reorder(&task(6, 0).root, Risk::new(0, false, 9));
         let order: Vec<Cid> = take(&mut lanes, &id, 0).iter().map(|t| t.root).collect();
-        assert_eq!(order, [2, 3, 1, 4].map(|n| task(n, 0).root));
+        assert_eq!(order, [5, 4, 3, 1, 2].map(|n| task(n, 0).root));
+        assert!(!lanes.done(&id, &order) && lanes.busy.is_empty());
+    }
+
+    #[test]
+    fn a_full_lane_leaves_the_least_urgent_to_a_scan() {
+        let (mut lanes, id) = (Lanes::default(), BackendId::local());
+        for n in 0..LANE {
+            let since = i64::try_from(n).unwrap();
+            lanes.assign(Risk::new(2, false, since), &[(id.clone(), task(n, 3))]);
+        }
+        lanes.assign(Risk::new(3, false, 0), &[(id.clone(), task(LANE, 3))]);
+        assert!(!lanes.is_busy(&task(LANE, 0).root), "there is riskier work");
+        lanes.assign(Risk::new(1, false, 0), &[(id.clone(), task(LANE + 1, 3))]);
+        assert!(!lanes.is_busy(&task(LANE - 1, 0).root), "it was the least urgent");
+        assert_eq!(lanes.lane(&id).0, LANE);
+        assert_eq!(lanes.lane(&id).1, 3 * LANE as u64);
+        assert_eq!(take(&mut lanes, &id, 0)[0].root, task(LANE + 1, 0).root);
+        assert!(lanes.room() > 0, "a scan brings what is riskier than what waits");
     }
 
     #[test]
@@ -513,7 +589,7 @@ mod tests {
         let mut lanes = Lanes::default();
         let [slow, fast] = ["slow", "fast"].map(|id| id.parse::<BackendId>().unwrap());
         for n in 0..LANE + 10 {
-            lanes.assign(1, &[(slow.clone(), task(n, 1)), (fast.clone(), task(n, 1))]);
+            lanes.assign(risk(1), &[(slow.clone(), task(n, 1)), (fast.clone(), task(n, 1))]);
             let done: Vec<Cid> = take(&mut lanes, &fast, 0).iter().map(|t| t.root).collect();
             assert_eq!(done.len(), 1);
             lanes.finished(&done);
@@ -545,7 +621,7 @@ mod tests {
     #[test]
     fn a_content_submitted_while_busy_is_planned_again_after_that() {
         let (mut lanes, id) = (Lanes::default(), BackendId::local());
-        lanes.assign(1, &[(id.clone(), task(1, 1))]);
+        lanes.assign(risk(1), &[(id.clone(), task(1, 1))]);
         let root = take(&mut lanes, &id, 0)[0].root;
         lanes.submit(&[root]);
         assert!(lanes.take_incoming(9).is_empty());
@@ -558,14 +634,14 @@ mod tests {
     #[test]
     fn nothing_comes_into_a_lane_that_is_held() {
         let (mut lanes, id) = (Lanes::default(), BackendId::local());
-        lanes.assign(1, &[(id.clone(), task(1, 1))]);
+        lanes.assign(risk(1), &[(id.clone(), task(1, 1))]);
         lanes.pause(&id, true);
         lanes.empty(&id);
         // Planned before, and late.
-        lanes.assign(1, &[(id.clone(), task(2, 1))]);
+        lanes.assign(risk(1), &[(id.clone(), task(2, 1))]);
         assert!(lanes.is_empty() && lanes.busy.is_empty());
         lanes.pause(&id, false);
-        lanes.assign(1, &[(id.clone(), task(2, 1))]);
+        lanes.assign(risk(1), &[(id.clone(), task(2, 1))]);
         assert_eq!(take(&mut lanes, &id, 0).len(), 1);
     }
 
@@ -575,10 +651,10 @@ mod tests {
             (Lanes::default(), BackendId::local(), "gone".parse::<BackendId>().unwrap());
         let settings = PlaceSettings { bandwidth: Some(1), ..PlaceSettings::default() };
         lanes.limit(&gone, &settings, NOW);
-        lanes.assign(1, &[(gone.clone(), task(1, 1)), (here.clone(), task(1, 1))]);
-        lanes.assign(1, &[(gone.clone(), task(2, 1))]);
+        lanes.assign(risk(1), &[(gone.clone(), task(1, 1)), (here.clone(), task(1, 1))]);
+        lanes.assign(risk(1), &[(gone.clone(), task(2, 1))]);
         let in_hand = take(&mut lanes, &gone, 0);
-        lanes.assign(1, &[(gone.clone(), task(3, 1))]);
+        lanes.assign(risk(1), &[(gone.clone(), task(3, 1))]);
         lanes.forget_all_but(|id| *id == here);
         // What a worker has comes back by the worker, what another lane has by that one.
         assert_eq!(lanes.take_incoming(9), [task(3, 1).root]);
@@ -591,9 +667,9 @@ mod tests {
         assert!(lanes.busy.is_empty());
         // Under the same name again it has its limits again.
         lanes.limit(&gone, &settings, NOW);
-        lanes.assign(1, &[(gone.clone(), task(4, 5))]);
+        lanes.assign(risk(1), &[(gone.clone(), task(4, 5))]);
         assert_eq!(take(&mut lanes, &gone, 0).len(), 1);
-        lanes.assign(1, &[(gone.clone(), task(5, 1))]);
+        lanes.assign(risk(1), &[(gone.clone(), task(5, 1))]);
         assert!(matches!(lanes.take(&gone, 0, NOW), Taken::Later(_)));
         lanes.limit(&gone, &settings, NOW);
         assert!(matches!(lanes.take(&gone, 0, NOW), Taken::Later(_)), "what was used stays used");
@@ -602,10 +678,10 @@ mod tests {
     #[test]
     fn an_eta_is_what_comes_before_over_what_the_lane_moves() {
         let (mut lanes, id) = (Lanes::default(), BackendId::local());
-        let large = |n| task(n, BATCH_BYTES + 1);
+        let large = |n: i64| task(usize::try_from(n).unwrap(), BATCH_BYTES + 1);
         let roots: Vec<Cid> = (1..=3).map(|n| large(n).root).collect();
         for n in 1..=3 {
-            lanes.assign(n, &[(id.clone(), large(n))]);
+            lanes.assign(Risk::new(2, false, n), &[(id.clone(), large(n))]);
         }
         let etas = |lanes: &Lanes| {
             let work = lanes.work(&roots);
@@ -635,8 +711,8 @@ mod tests {
     #[test]
     fn large_contents_leave_a_worker_to_small_ones() {
         let (mut lanes, id) = (Lanes::default(), BackendId::local());
-        lanes.assign(1, &[(id.clone(), task(1, BATCH_BYTES + 1))]);
-        lanes.assign(1, &[(id.clone(), task(2, 1))]);
+        lanes.assign(risk(1), &[(id.clone(), task(1, BATCH_BYTES + 1))]);
+        lanes.assign(risk(1), &[(id.clone(), task(2, 1))]);
         assert_eq!(take(&mut lanes, &id, 0), [task(2, 1)]);
         assert_eq!(take(&mut lanes, &id, 0), []);
         assert_eq!(take(&mut lanes, &id, 1), [task(1, BATCH_BYTES + 1)]);
@@ -647,13 +723,13 @@ mod tests {
         let (mut lanes, id) = (Lanes::default(), BackendId::local());
         let settings = PlaceSettings { bandwidth: Some(1000), ..PlaceSettings::default() };
         lanes.limit(&id, &settings, NOW);
-        lanes.assign(1, &[(id.clone(), task(1, 3000))]);
-        lanes.assign(1, &[(id.clone(), task(2, 3 << 20))]);
+        lanes.assign(risk(1), &[(id.clone(), task(1, 3000))]);
+        lanes.assign(risk(1), &[(id.clone(), task(2, 3 << 20))]);
         lanes.pause(&id, true);
         assert_eq!(lanes.take(&id, 0, NOW), Taken::Empty);
         lanes.pause(&id, false);
         assert_eq!(take(&mut lanes, &id, 0).len(), 2, "one batch may overdraw");
-        lanes.assign(1, &[(id.clone(), task(3, 1))]);
+        lanes.assign(risk(1), &[(id.clone(), task(3, 1))]);
         let Taken::Later(until) = lanes.take(&id, 0, NOW) else { panic!("not limited") };
         let wanted = plus(NOW, Duration::from_secs(3000 / 1000 + (3 << 20) / 1000));
         assert!(since(wanted, until) < Duration::from_secs(2), "{until:?}");

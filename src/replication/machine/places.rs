@@ -256,6 +256,18 @@ impl Places {
         all.len()
     }
 
+    /// Distinct verified copies of a content that count.
+    #[must_use]
+    pub fn verified(&self, record: &ContentRecord, policy: &Policy) -> usize {
+        let mut domains = DomainSet::default();
+        for copy in record.copies.iter().filter(|copy| copy.state == CopyState::Verified) {
+            if let Some((place, Standing::Good)) = self.standing(copy) {
+                domains.insert(self.domain(place, policy.distinct));
+            }
+        }
+        domains.len()
+    }
+
     /// Distinct good copies of a content under a policy.
     #[must_use]
     pub fn copies(&self, record: &ContentRecord, policy: &Policy) -> usize {

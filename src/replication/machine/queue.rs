@@ -3,8 +3,8 @@
 use super::rows::{CANCELLED_FOR, is_cancelled};
 use super::time::plus;
 use super::{Job, Machine, Outcome, Plan, Task};
-use crate::metadata::{ContentRecord, MetadataError, QueueRecord};
-use crate::types::{BackendId, Cid, Timestamp};
+use crate::metadata::{ContentRecord, MetadataError, QueueRecord, Risk};
+use crate::types::{BackendId, Cid};
 
 /// What is said of a content that was cancelled.
 pub(in crate::replication) const CANCELLED: &str = "cancelled by the user";
@@ -45,10 +45,9 @@ impl Machine {
                     if std::mem::take(&mut row.cancelled) {
                         row.last_error.clear();
                     }
-                    row.attempts = 0;
-                    row.not_before = Timestamp::default();
+                    row.forget_failures();
                 }
-                self.settle(root, record, row, &moment, (None, false));
+                self.settle(root, record, row, &moment, None);
             })?;
         }
         self.lanes.lock().submit(roots);
@@ -119,7 +118,7 @@ impl Machine {
         if lanes.is_busy(root) || self.watched.lock().contains_key(root) {
             return false;
         }
-        lanes.assign(record.good_copies().count(), &tasks);
+        lanes.assign(Risk::of(record, None), &tasks);
         let taken = lanes.in_hand(root) > 0;
         if taken && watch {
             self.watched.lock().insert(*root, Vec::new());

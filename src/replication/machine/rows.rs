@@ -10,7 +10,9 @@ use super::planner::{Content, Job, Moment, Plan, Verdict, plan};
 use super::time::{apart, plus, since};
 use super::{Machine, Places};
 use crate::backends::Scrub;
-use crate::metadata::{ContentRecord, CopyRecord, CopyState, MetadataError, QueueRecord};
+use crate::metadata::{
+    ContentRecord, CopyRecord, CopyState, MetadataError, QueueRecord, Risk, TryRecord,
+};
 use crate::types::{BackendId, Cid, Timestamp};
 
 /// Roots that are planned between two looks at the rest.
@@ -29,6 +31,16 @@ pub(super) struct Sweep {
     after: Option<Cid>,
     /// When the last one ended.
     ended: Option<Timestamp>,
+}
+
+/// What became of the work at one place, as the row of the queue keeps it.
+pub(in crate::replication) struct Tried<'t> {
+    id: &'t BackendId,
+    error: Option<String>,
+    /// Nothing is tried there again for a while.
+    pause: bool,
+    /// The copy there was read back and is good.
+    proven: bool,
 }
 
 /// The user wants no round for it now. A clock that went back ends it, too.
@@ -78,22 +90,23 @@ impl Machine {
         let places = self.places();
         let mut settled = Vec::new();
         for root in roots {
-            if !self.plan_one(root, &places)? {
+            if !self.plan_one(root, &places, false)? {
                 settled.push(*root);
             }
         }
         self.settle_all(&settled)
     }
 
-    /// Puts a content into lanes; false when there is nothing to be done for it. One
-    /// that is asked for has its aged copies audited.
-    fn plan_one(&self, root: &Cid, places: &Places) -> Result<bool, MetadataError> {
+    /// Puts a content into lanes; false when there is nothing to be done for it. A place
+    /// where it failed just now is left alone for a while, unless there is a `hurry`. One
+    /// that is asked for does not wait, and has its aged copies audited.
+    fn plan_one(&self, root: &Cid, places: &Places, hurry: bool) -> Result<bool, MetadataError> {
         let Some(record) = self.namespace.content(root)? else { return Ok(true) };
         if record.refs == 0 {
             return Ok(true);
         }
         let row = self.namespace.queue_row(root)?;
-        if row.is_some_and(|row| is_cancelled(&row, self.clock.now())) {
+        if row.as_ref().is_some_and(|row| is_cancelled(row, self.clock.now())) {
             return Ok(true);
         }
         let moment = self.moment(places);
@@ -102,7 +115,13 @@ impl Machine {
             Plan::Act(jobs) => (jobs, true),
             Plan::Satisfied | Plan::Stuck(_) => (Vec::new(), false),
         };
-        if self.is_asked_for(root) {
+        let asked = self.is_asked_for(root);
+        if let Some(row) = row.as_ref().filter(|_| !hurry && !asked)
+            && let Some(later) = self.withhold(&mut jobs, row, moment.now)
+        {
+            self.lanes.lock().due_at(later);
+        }
+        if asked {
             let policy = self.policy_of(&record);
             let content = Content { root, record: &record, policy: &policy };
             for id in content.aged(self.options.dedup_proof, &moment) {
@@ -112,9 +131,39 @@ impl Machine {
             }
         }
         if !jobs.is_empty() {
-            self.assign((root, &record), verdict.copies, jobs, places);
+            self.assign(root, &record, Risk::of(&record, row.as_ref()), jobs, places);
         }
         Ok(planned)
+    }
+
+    /// Takes the work out that failed at its place just now; until when the first of it
+    /// waits.
+    fn withhold(
+        &self,
+        jobs: &mut Vec<(BackendId, Job)>,
+        row: &QueueRecord,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let mut first: Option<Timestamp> = None;
+        jobs.retain(|(id, _)| {
+            let until = self.waits_until(row, id, now);
+            first = first.into_iter().chain(until).min();
+            until.is_none()
+        });
+        first
+    }
+
+    /// Until when nothing is tried for a content at a place that failed. A clock that went
+    /// back ends it.
+    #[must_use]
+    pub fn waits_until(
+        &self,
+        row: &QueueRecord,
+        id: &BackendId,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let until = row.tried(id)?.not_before;
+        (until > now && since(now, until) <= self.options.backoff.1).then_some(until)
     }
 
     /// Whether somebody asked for it since it was last planned. What is in hand is
@@ -131,7 +180,7 @@ impl Machine {
         let content = Content { root, record, policy: &policy };
         let unproven = content.unproven(&self.moment(&places));
         let jobs = unproven.into_iter().map(|id| (id, Job::Verify)).collect();
-        self.assign((root, record), places.copies(record, &policy), jobs, &places);
+        self.assign(root, record, Risk::of(record, None), jobs, &places);
     }
 
     /// Of these contents, whose places in the map were just asked and have theirs: those
@@ -168,14 +217,15 @@ impl Machine {
             .map(|id| (id, Job::Verify))
             .collect();
         if !jobs.is_empty() {
-            self.assign((root, record), places.copies(record, &policy), jobs, &places);
+            self.assign(root, record, Risk::of(record, None), jobs, &places);
         }
     }
 
     fn assign(
         &self,
-        (root, record): (&Cid, &ContentRecord),
-        copies: usize,
+        root: &Cid,
+        record: &ContentRecord,
+        risk: Risk,
         jobs: Vec<(BackendId, Job)>,
         places: &Places,
     ) {
@@ -184,7 +234,7 @@ impl Machine {
         let jobs = jobs.into_iter().filter(|(id, _)| !held(id));
         let tasks: Vec<(BackendId, Task)> =
             jobs.map(|(id, job)| (id, Task { root: *root, bytes, job })).collect();
-        self.lanes.lock().assign(copies, &tasks);
+        self.lanes.lock().assign(risk, &tasks);
     }
 
     /// Looks through the durable rows and takes up the riskiest that are due.
@@ -193,7 +243,7 @@ impl Machine {
         let (places, room, now) = (self.places(), self.lanes.lock().room(), self.clock.now());
         let moment = self.moment(&places);
         // The last to be sent on top, to be dropped first.
-        let mut due: BinaryHeap<(usize, Timestamp, Cid)> = BinaryHeap::new();
+        let mut due: BinaryHeap<(Risk, Cid)> = BinaryHeap::new();
         let (mut after, mut incomplete) = (None, false);
         loop {
             let page = self.namespace.queue_page(after.as_ref(), PAGE)?;
@@ -217,7 +267,15 @@ impl Machine {
                     Plan::Satisfied => settled.push(root),
                     Plan::Stuck(reason) if row.last_error != reason => settled.push(root),
                     Plan::Stuck(_) => {}
-                    Plan::Act(_) => due.push((verdict.copies, row.since, root)),
+                    Plan::Act(mut jobs) => {
+                        let later = (!hurry).then(|| self.withhold(&mut jobs, &row, now)).flatten();
+                        if let Some(later) = later {
+                            self.lanes.lock().due_at(later);
+                        }
+                        if !jobs.is_empty() {
+                            due.push((Risk::of(&record, Some(&row)), root));
+                        }
+                    }
                 }
                 if due.len() > room {
                     due.pop();
@@ -226,8 +284,8 @@ impl Machine {
             }
             self.settle_all(&settled)?;
         }
-        for (_, _, root) in due.into_sorted_vec() {
-            self.plan_one(&root, &places)?;
+        for (_, root) in due.into_sorted_vec() {
+            self.plan_one(&root, &places, hurry)?;
         }
         Ok(incomplete)
     }
@@ -356,13 +414,8 @@ impl Machine {
                 let still_bad = matches!(outcome, Outcome::Bad(_))
                     && matches!(before, Some(CopyState::Corrupt | CopyState::Lost));
                 let pause = refused || still_bad || matches!(outcome, Outcome::Failed(_));
-                self.settle(root, record, row, &moment, (error, pause));
-                if let (Outcome::Verified(_), Some(row)) = (outcome, row.as_mut())
-                    && self.asks_again(root, record, id, &moment)
-                {
-                    // A proof that counts for nothing: the clock was set back.
-                    self.put_off(row, moment.now);
-                }
+                let proven = matches!(outcome, Outcome::Verified(_));
+                self.settle(root, record, row, &moment, Some(Tried { id, error, pause, proven }));
                 seen(root, before, record);
                 let waits = row.as_ref().map(|row| row.not_before).filter(|at| *at > moment.now);
                 if let Some(until) = waits {
@@ -404,57 +457,94 @@ impl Machine {
         Ok(())
     }
 
-    /// Brings a record's numbers, pin and queue row in line with its policies and copies. With an
-    /// error, the row says so; with a pause, it is left alone for a while.
+    /// Brings a record's numbers, pin and queue row in line with its policies and copies,
+    /// and with what was just tried at a place. After a failure nothing is tried there for
+    /// a while; the row waits only when there is no work elsewhere.
     pub(in crate::replication) fn settle(
         &self,
         root: &Cid,
         record: &mut ContentRecord,
         row: &mut Option<QueueRecord>,
         moment: &Moment<'_>,
-        (error, pause): (Option<String>, bool),
+        tried: Option<Tried<'_>>,
     ) {
         let policy = self.policy_of(record);
         (record.min, record.target, record.max) = (policy.min, policy.target, policy.max);
         let verdict = self.plan(root, record, moment);
         record.pin = verdict.pin;
-        let stuck = match verdict.plan {
+        let (mut jobs, stuck) = match verdict.plan {
             Plan::Satisfied => {
                 *row = None;
                 return;
             }
-            Plan::Stuck(reason) => Some(reason),
-            Plan::Act(_) => None,
+            Plan::Stuck(reason) => (Vec::new(), Some(reason)),
+            Plan::Act(jobs) => (jobs, None),
         };
         let now = moment.now;
         let row = row.get_or_insert_with(|| QueueRecord::new(now));
+        let verified = u8::try_from(moment.places.verified(record, &policy));
+        row.verified = verified.unwrap_or(u8::MAX).min(QueueRecord::NOT_COUNTED - 1);
+        self.lanes.lock().reorder(root, Risk::of(record, Some(row)));
         if is_cancelled(row, now) {
             return;
         }
         row.cancelled = false;
-        if let Some(error) = error.or(stuck) {
-            row.last_error = error;
+        row.tries.retain(|one| moment.places.get(&one.backend).is_some());
+        let paused = tried.and_then(|tried| self.note(row, tried, &jobs, now));
+        if let Some(reason) = stuck.filter(|_| paused.is_none()) {
+            row.last_error = reason;
         }
-        if pause {
-            self.put_off(row, now);
+        if jobs.is_empty() {
+            row.not_before = paused.unwrap_or(row.not_before);
+        } else {
+            let later = self.withhold(&mut jobs, row, now).filter(|_| jobs.is_empty());
+            row.not_before = later.unwrap_or_default();
         }
     }
 
-    fn put_off(&self, row: &mut QueueRecord, now: Timestamp) {
-        row.attempts = row.attempts.saturating_add(1);
-        row.not_before = plus(now, self.pause(row.attempts));
-    }
-
-    /// Whether the copy that was just read back is to be read back at once again.
-    fn asks_again(
+    /// Keeps what became of the work at a place; until when nothing is tried there.
+    fn note(
         &self,
-        root: &Cid,
-        record: &ContentRecord,
-        id: &BackendId,
-        moment: &Moment<'_>,
-    ) -> bool {
-        let again = |(place, job): &(BackendId, Job)| place == id && *job == Job::Verify;
-        matches!(self.plan(root, record, moment).plan, Plan::Act(jobs) if jobs.iter().any(again))
+        row: &mut QueueRecord,
+        tried: Tried<'_>,
+        jobs: &[(BackendId, Job)],
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let Tried { id, error, pause, proven } = tried;
+        // A proof that counts for nothing: the clock was set back.
+        let again = proven && jobs.iter().any(|(at, job)| at == id && *job == Job::Verify);
+        let known = row.tries.iter().position(|one| one.backend == *id);
+        if let Some(error) = &error {
+            row.last_error.clone_from(error);
+        } else if !again && let Some(known) = known {
+            // It went well there: others' failures are left to be told.
+            row.tries.remove(known);
+            let left = row.tries.iter().max_by_key(|one| one.not_before);
+            row.last_error = left.map(|one| one.error.clone()).unwrap_or_default();
+        }
+        if !pause && !again {
+            return None;
+        }
+        row.attempts = row.attempts.saturating_add(1);
+        let known = known.unwrap_or_else(|| {
+            if row.tries.len() >= QueueRecord::TRIES
+                && let Some(first) = (0..row.tries.len()).min_by_key(|n| row.tries[*n].not_before)
+            {
+                row.tries.remove(first);
+            }
+            row.tries.push(TryRecord {
+                backend: id.clone(),
+                attempts: 0,
+                not_before: now,
+                error: String::new(),
+            });
+            row.tries.len() - 1
+        });
+        let one = row.tries.get_mut(known)?;
+        one.attempts = one.attempts.saturating_add(1);
+        one.not_before = plus(now, self.pause(one.attempts));
+        one.error = error.unwrap_or_default();
+        Some(one.not_before)
     }
 
     /// Rows of contents that nothing can be done for now say why; rows of
@@ -467,7 +557,7 @@ impl Machine {
         let moment = self.moment(&places);
         let _one = self.recording.lock();
         self.namespace.update_contents(roots, &mut |root, record, row| {
-            self.settle(root, record, row, &moment, (None, false));
+            self.settle(root, record, row, &moment, None);
         })
     }
 }

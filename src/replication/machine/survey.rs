@@ -6,7 +6,7 @@ use super::Machine;
 use super::places::Standing;
 use super::planner::{Moment, Plan, Verdict};
 use crate::metadata::{ContentRecord, CopyState, MetadataError, PinState};
-use crate::types::{BackendId, Cid, Timestamp};
+use crate::types::{BackendId, Cid};
 
 /// Contents of a page.
 const PAGE: usize = 1024;
@@ -138,10 +138,10 @@ impl Machine {
         }
         let _one = self.recording.lock();
         self.namespace.update_contents(&unwell, &mut |root, record, row| {
-            self.settle(root, record, row, &moment, (None, false));
             if let Some(row) = row {
-                (row.attempts, row.not_before) = (0, Timestamp::default());
+                row.forget_failures();
             }
+            self.settle(root, record, row, &moment, None);
         })?;
         self.lanes.lock().request_scan(false);
         Ok(())

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::machine::Outcome;
 use super::harness::{World, blocks, bytes, eventually, policy};
 use crate::backends::{ErrorKind, Operation};
 use crate::metadata::{CopyState, PinState, VerifyMethod};
@@ -122,6 +123,40 @@ fn a_round_that_fails_is_repeated_after_its_pause_and_not_before() {
     assert_eq!(place.calls(Operation::PutMany), calls);
     clock.advance(Duration::from_secs(7));
     world.until_drained();
+}
+
+#[test]
+fn a_failure_at_one_place_holds_up_no_work_at_another() {
+    let mut world = World::new();
+    let clock = Arc::new(ManualClock::at(Timestamp { seconds: 1_000_000, nanoseconds: 0 }));
+    world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    world.options.machine.backoff = (Duration::from_mins(10), Duration::from_hours(1));
+    let a = world.add_memory("a");
+    world.add_memory("b");
+    world.start();
+    a.fail(Operation::PutMany, ErrorKind::Invalid);
+    let root = world.commit(b"one of two", &policy("min=1,target=3,max=3"));
+    let place = "a".parse().unwrap();
+    let failed = |world: &World| world.row(&root).and_then(|row| row.tried(&place).cloned());
+    eventually("it failed at a", || failed(&world).is_some());
+    eventually("b has it", || world.state_at(&root, "b").is_some());
+    eventually("nothing is under way", || world.replicator().is_idle());
+    // No place is left: the row waits as long as the place does.
+    let tried = failed(&world).unwrap();
+    let row = world.row(&root).unwrap();
+    assert_eq!((tried.attempts, row.not_before), (1, tried.not_before));
+    assert!(tried.not_before > clock.now() && tried.error.starts_with("a: "), "{tried:?}");
+    // What is to be mended elsewhere is mended now; the time stands still.
+    let (b, bad) = ("b".parse().unwrap(), Outcome::Bad(CopyState::Corrupt));
+    world.replicator().core_for_tests().record(&b, &[(root, bad)]).unwrap();
+    eventually("it is mended", || world.state_at(&root, "b") != Some(CopyState::Corrupt));
+    assert_eq!(failed(&world), Some(tried));
+    assert_eq!(world.row(&root).unwrap().not_before, row.not_before);
+    // A retry waits for nothing.
+    a.heal();
+    world.replicator().retry(&[root]).unwrap();
+    world.until_drained();
+    assert!(world.state_at(&root, "a").is_some());
 }
 
 #[test]
