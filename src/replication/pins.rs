@@ -6,7 +6,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::explain::missing;
-use super::machine::{CANCELLED, Candidate, Content, Job, Moment, Plan, Standing, Verdict, Work, plan};
+use super::machine::{
+    CANCELLED, Candidate, Content, Job, Moment, Plan, Standing, Verdict, Work, plan,
+};
 use super::{ReplicationError, ReplicationStatus, Replicator};
 use crate::metadata::{
     ContentRecord, CopyRecord, CopyState, PinOrder, PinRow, PinState, QueueRecord, VerifyMethod,

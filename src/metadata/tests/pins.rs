@@ -122,7 +122,7 @@ fn a_tree_of_format_4_gets_its_indexes_when_it_is_opened() {
     // Then a row began at its file's own time.
     fresh
         .update_all_contents(&mut |_, _, row| {
-            if let Some(row) = row.as_mut().filter(|row| row.since == at(40)) {
+            if let Some(row) = row.as_mut().filter(|row| row.since.seconds == 40) {
                 row.since = at(30);
             }
         })
@@ -228,7 +228,7 @@ fn what_waits_is_listed_by_verified_copies_that_count_then_by_age() {
         }
         let waiting = |tree: &Namespace| listed(tree, &PinOrder::Waiting, (9, 9), &mut |_, _| true);
         // The time is that of the commit, not the file's own.
-        assert_eq!(tree.queue_row(&roots[0]).unwrap().unwrap().since, at(99));
+        assert_eq!(tree.queue_row(&roots[0]).unwrap().unwrap().since.seconds, 99);
         assert_eq!(waiting(tree), [roots[3], roots[2], roots[1], roots[0]]);
         // Its copies are counted by those who know what they are worth.
         tree.update_contents(&roots[..1], &mut |_, _, row| {
