@@ -421,6 +421,7 @@ fn status(pin: &Value) -> Vec<String> {
             row["attempts"],
             row["next_try"].as_str().unwrap_or("now")
         ));
+        lines.push(format!("eta      {}", super::queue::eta(row)));
     }
     lines
 }

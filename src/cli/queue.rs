@@ -16,7 +16,7 @@ const NOTHING: &str = "nothing is paused";
 pub(super) enum QueueVerb {
     /// List what waits for copies, riskiest first: why, since when, until when.
     #[command(
-        after_help = "Examples:\n  cairn queue ls ~/data\n  cairn --json queue ls ~/data --limit 1000 --after CURSOR\n\nRiskiest is: fewest verified copies first, then the oldest wish; what lacks no copy comes last. It is the order in which the work is done. An ETA is known for what is in a backend's lane: the bytes before it and its own, over what the lane's workers moved lately."
+        after_help = "Examples:\n  cairn queue ls ~/data\n  cairn --json queue ls ~/data --limit 1000 --after CURSOR\n\nRiskiest is: fewest verified copies first, then the oldest wish; what lacks no copy comes last. It is the order in which the work is done. An ETA is the time until the next try, and the bytes before it and its own over what the backend's workers moved lately; `unknown` says which backends it waits for."
     )]
     Ls {
         #[command(flatten)]
@@ -138,19 +138,25 @@ fn held(value: &Value) -> String {
     }
 }
 
+/// When an item should be done and what it waits for, in words.
+pub(super) fn eta(row: &Value) -> String {
+    let waits = printable(row["waits"].as_str().unwrap_or("-"));
+    row["eta_s"].as_u64().map_or_else(|| format!("unknown: {waits}"), |s| format!("{s} s: {waits}"))
+}
+
 fn line(item: &Value) -> String {
     let row = &item["queue"];
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let eta = item["eta_s"].as_u64().map_or_else(|| "-".to_owned(), |s| format!("{s} s"));
     let reason = text(&row["reason"]);
     format!(
-        "{:12} {:>2}/{} {}  {} attempts, next {}, eta {eta}  {}{}",
+        "{:12} {:>2}/{} {}  {} attempts, next {}, eta {}  {}{}",
         text(&item["pin"]),
         item["have"],
         item["target"],
         text(&item["cid"]),
         row["attempts"],
         row["next_try"].as_str().unwrap_or("now"),
+        eta(row),
         copies(item),
         if reason.is_empty() { String::new() } else { format!("  {}", printable(&reason)) },
     )

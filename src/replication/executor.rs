@@ -7,7 +7,7 @@
 //! records a batch in one transaction; a crash before that repeats the batch,
 //! which finds the blocks there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -194,6 +194,7 @@ fn work(core: &Core, slot: &Slot) {
         let Some(first) = tasks.first() else { continue };
         let roots: Vec<Cid> = tasks.iter().map(|task| task.root).collect();
         let taken = InHand { core, id, roots: roots.clone() };
+        let start = Instant::now();
         let outcomes = match first.job {
             Job::Release => release(core, id, &tasks),
             Job::Verify | Job::Audit if id.is_local() => prove_here(core, &tasks),
@@ -202,16 +203,16 @@ fn work(core: &Core, slot: &Slot) {
                 Some(place) if matches!(job, Job::Verify | Job::Audit) => {
                     prove(core, (id, &place.0, place.1), &tasks)
                 }
-                Some(place) => {
-                    let start = Instant::now();
-                    let outcomes = send(core, (id, place.1), &tasks);
-                    let bytes = tasks.iter().map(|task| task.bytes).sum();
-                    core.machine.lanes().lock().moved(id, bytes, start.elapsed());
-                    outcomes
-                }
+                Some(place) => send(core, (id, place.1), &tasks),
                 None => Vec::new(),
             },
         };
+        if !matches!(first.job, Job::Release | Job::Audit) {
+            let bytes = done_bytes(&tasks, &outcomes);
+            if bytes > 0 {
+                core.machine.lanes().lock().moved(id, bytes, start.elapsed());
+            }
+        }
         failpoint::reach("replication.send.sent");
         if let Err(error) = core.record(id, &outcomes) {
             tracing::error!(%error, backend = %id, "results cannot be recorded; the work is repeated");
@@ -224,6 +225,14 @@ fn work(core: &Core, slot: &Slot) {
             core.submit(&roots);
         }
     }
+}
+
+/// Bytes of the tasks that did not fail: what fails at once says nothing of the speed.
+fn done_bytes(tasks: &[Task], outcomes: &[(Cid, Outcome)]) -> u64 {
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    let done: HashSet<&Cid> =
+        outcomes.iter().filter(|(_, o)| !failed(o)).map(|(root, _)| root).collect();
+    tasks.iter().filter(|task| done.contains(&task.root)).map(|task| task.bytes).sum()
 }
 
 /// Reads copies back that something waits for. One that is bad still is mended all the

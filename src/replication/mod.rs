@@ -38,6 +38,7 @@ mod looks;
 pub mod loss;
 pub mod machine;
 mod moves;
+mod outlook;
 mod pace;
 mod pins;
 mod policy;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use super::explain::missing;
 use super::machine::{
     CANCELLED, Candidate, Content, Job, Moment, Plan, Standing, Verdict, Work, plan,
 };
+use super::outlook::Seen;
 use super::{ReplicationError, ReplicationStatus, Replicator};
 use crate::metadata::{
     ContentRecord, CopyRecord, CopyState, PinOrder, PinRow, PinState, QueueRecord, VerifyMethod,
@@ -169,8 +171,19 @@ pub struct ShownRow {
     pub next_try: Option<Timestamp>,
     /// The user wants no round for now.
     pub cancelled: bool,
-    /// Why it waits, in words.
+    /// Why the last round failed or nothing can be done, in words; may be empty.
     pub reason: String,
+    /// Seconds until all of it should be done; `None` when nobody can say.
+    pub eta_s: Option<u64>,
+    /// Backends that must come back, be let go on or be given room before that can be said.
+    pub waits_for: Vec<BackendId>,
+    /// What it waits for, in words; never empty.
+    pub waits: String,
+}
+
+/// Rounded up.
+pub(super) fn whole_seconds(time: Duration) -> Option<u64> {
+    u64::try_from(time.as_millis().div_ceil(1000)).ok()
 }
 
 fn text<S: serde::Serializer>(cid: &Cid, serializer: S) -> Result<S::Ok, S::Error> {
@@ -404,7 +417,10 @@ impl Replicator {
         let places = core.registry.places();
         let moment = core.machine.moment(&places);
         let roots: Vec<Cid> = pins.iter().map(|(root, _)| *root).collect();
-        let work = core.machine.lanes().lock().work(&roots);
+        let (work, paces) = {
+            let lanes = core.machine.lanes().lock();
+            (lanes.work(&roots), lanes.paces())
+        };
         let mut shown = Vec::with_capacity(pins.len());
         for (root, record) in pins {
             let row = core.namespace.queue_row(root)?;
@@ -423,12 +439,28 @@ impl Replicator {
                 target,
                 copies: copy_statuses(&content, &verdict, row.as_ref(), work, &moment),
                 missing: missing(verdict.copies, target, row.as_ref()),
-                queue: row.map(|row| ShownRow {
-                    since: row.since,
-                    attempts: row.attempts,
-                    next_try: Some(row.not_before).filter(|at| *at > moment.now),
-                    cancelled: core.machine.is_cancelled(&row),
-                    reason: row.last_error,
+                queue: row.map(|row| {
+                    let cancelled = core.machine.is_cancelled(&row);
+                    let seen = Seen {
+                        content: &content,
+                        verdict: &verdict,
+                        row: &row,
+                        work,
+                        paces: &paces,
+                        moment: &moment,
+                        cancelled,
+                    };
+                    let outlook = seen.outlook();
+                    ShownRow {
+                        since: row.since,
+                        attempts: row.attempts,
+                        next_try: Some(row.not_before).filter(|at| *at > moment.now),
+                        cancelled,
+                        eta_s: outlook.eta.and_then(whole_seconds),
+                        waits_for: outlook.waits_for,
+                        waits: outlook.waits,
+                        reason: row.last_error,
+                    }
                 }),
             });
         }

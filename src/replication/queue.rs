@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::machine::{Job, Work};
+use super::pins::whole_seconds;
 use super::{ReplicationError, Replicator, ShownPin};
 use crate::metadata::{ContentRecord, PinOrder};
 use crate::types::{BackendId, Cid};
@@ -33,7 +34,7 @@ pub struct ShownItem {
     pub pin: ShownPin,
     /// What is in lanes.
     pub work: Vec<ShownWork>,
-    /// Of the last of it; `None` when it is in no lane, or nothing is known yet.
+    /// Until all of it should be done, as its row says; `None` when nobody can say.
     pub eta_s: Option<u64>,
 }
 
@@ -54,8 +55,7 @@ fn shown(work: &Work) -> ShownWork {
         Job::Audit => "audit",
         Job::Release => "release",
     };
-    let eta_s = work.eta.map(|eta| eta.as_millis().div_ceil(1000));
-    let eta_s = eta_s.and_then(|seconds| u64::try_from(seconds).ok());
+    let eta_s = work.eta.and_then(whole_seconds);
     ShownWork { backend: work.place.clone(), job, in_hand: work.in_hand, eta_s }
 }
 
@@ -111,8 +111,7 @@ impl Replicator {
             let mut of_item: Vec<ShownWork> =
                 work.get(&pin.cid).into_iter().flatten().map(shown).collect();
             of_item.sort_by(|a, b| a.backend.cmp(&b.backend));
-            let known = of_item.iter().all(|work| work.eta_s.is_some());
-            let eta_s = of_item.iter().filter_map(|work| work.eta_s).max().filter(|_| known);
+            let eta_s = pin.queue.as_ref().and_then(|row| row.eta_s);
             list.items.push(ShownItem { pin, work: of_item, eta_s });
         }
         list.next = page.next;

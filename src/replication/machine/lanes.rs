@@ -96,6 +96,26 @@ pub struct Work {
     pub eta: Option<Duration>,
 }
 
+/// How fast a lane is, and what is in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pace {
+    /// Bytes that wait or are under way.
+    before: u64,
+    /// Of all its workers, at most what the user lets them.
+    bytes_per_second: f64,
+}
+
+impl Pace {
+    /// Until so many bytes are done that come after all that is there; `None` before
+    /// anything was measured.
+    #[must_use]
+    pub fn until(&self, bytes: u64) -> Option<Duration> {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = self.before.saturating_add(bytes) as f64 / self.bytes_per_second;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
 /// The window of the queue.
 #[derive(Debug, Default)]
 pub struct Lanes {
@@ -453,6 +473,17 @@ impl Lanes {
         self.of_place.get(id).map_or((0, 0, 0.0), |lane| (lane.len(), lane.waiting, lane.rate))
     }
 
+    /// Of each lane.
+    #[must_use]
+    pub fn paces(&self) -> HashMap<BackendId, Pace> {
+        let pace = |lane: &Lane| {
+            let in_hand: u64 = lane.in_hand.values().map(|task| task.bytes).sum();
+            let before = lane.waiting.saturating_add(in_hand);
+            Pace { before, bytes_per_second: lane.bytes_per_second() }
+        };
+        self.of_place.iter().map(|(id, lane)| (id.clone(), pace(lane))).collect()
+    }
+
     /// Whether nothing is planned, sent or looked for.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -476,9 +507,14 @@ impl Lanes {
 impl Lane {
     /// For so many bytes.
     fn eta(&self, bytes: u64) -> Option<Duration> {
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let seconds = bytes as f64 / (self.rate * self.batches.max(1) as f64);
-        Duration::try_from_secs_f64(seconds).ok()
+        Pace { before: 0, bytes_per_second: self.bytes_per_second() }.until(bytes)
+    }
+
+    /// What its workers move together, at most what the user lets them.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn bytes_per_second(&self) -> f64 {
+        let rate = self.rate * self.batches.max(1) as f64;
+        self.bandwidth.map_or(rate, |most| rate.min(most as f64))
     }
 
     fn len(&self) -> usize {

@@ -35,7 +35,7 @@ pub use self::budget::Bucket;
 pub use self::fleet::{Facts, Fleet, Member};
 pub use self::forecast::{Forecast, Step, forecast};
 pub use self::health::{BUCKETS, Health, HealthChange, MOST_ANSWERS};
-pub use self::lanes::{Lanes, Taken, Task, Work};
+pub use self::lanes::{Lanes, Pace, Taken, Task, Work};
 pub use self::mover::MoveReport;
 pub use self::moves::{Moves, Stage, WINDOW};
 pub use self::outcome::{Outcome, apply};

@@ -8,7 +8,7 @@ use crate::metadata::{
 };
 use crate::replication::machine::{Job, Outcome};
 use crate::replication::{CopyStatus, PinQuery, Registry, ShownPin, WriteResult};
-use crate::runtime::SystemClock;
+use crate::runtime::{Clock, ManualClock, SystemClock};
 use crate::types::{BackendId, Cid, Timestamp, cid};
 
 fn id(name: &str) -> BackendId {
@@ -256,10 +256,10 @@ fn the_queue_is_listed_riskiest_first_with_its_work() {
     loop {
         let page = world.replicator().list_queue(1, after.as_deref()).unwrap();
         for item in &page.items {
-            assert!(item.eta_s.is_none() || !item.work.is_empty());
             order.push(item.pin.cid);
             let row = item.pin.queue.as_ref().unwrap();
-            assert!(!row.reason.is_empty(), "{item:?}");
+            assert!(!row.reason.is_empty() && !row.waits.is_empty(), "{item:?}");
+            assert_eq!(item.eta_s, row.eta_s);
         }
         after = page.next;
         if after.is_none() {
@@ -270,6 +270,57 @@ fn the_queue_is_listed_riskiest_first_with_its_work() {
     let mut alike = [risky, fresh];
     alike.sort_by_key(|root| (world.row(root).unwrap().since.seconds, root.to_bytes()));
     assert_eq!(order, [alike[0], alike[1], one_more]);
+}
+
+#[test]
+fn every_item_of_the_queue_says_when_or_what_it_waits_for() {
+    let mut world = World::new();
+    let clock = Arc::new(ManualClock::at(Timestamp { seconds: 1_000_000, nanoseconds: 0 }));
+    world.clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    world.options.machine.backoff = (Duration::from_mins(10), Duration::from_hours(1));
+    let [a, b] = ["a", "b"].map(|name| world.add_memory(name));
+    world.start();
+    let item = |world: &World, root: &Cid| {
+        let page = world.replicator().list_queue(9, None).unwrap();
+        let item = page.items.into_iter().find(|item| item.pin.cid == *root).unwrap();
+        let row = item.pin.queue.clone().unwrap();
+        assert_eq!(item.eta_s, row.eta_s);
+        (row.eta_s, row.waits, row.waits_for)
+    };
+    let both = policy("min=1,target=3,max=3");
+    // What the lanes move is measured first.
+    world.commit(&bytes(1, 100_000), &both);
+    world.until_drained();
+    // Between two rounds: the pause, and what is in the lane.
+    a.fail(Operation::PutMany, ErrorKind::Invalid);
+    let failed = world.commit(&bytes(2, 300), &both);
+    eventually("b has it, and a has failed", || {
+        world.row(&failed).is_some_and(|row| row.attempts > 0)
+            && world.state_at(&failed, "b").is_some()
+            && world.replicator().is_idle()
+    });
+    let (eta, waits, waits_for) = item(&world, &failed);
+    assert!(eta.is_some_and(|eta| (300..=601).contains(&eta)), "{eta:?}");
+    assert!(waits.contains("the copy at a failed once, the next try is in"), "{waits}");
+    assert_eq!(waits_for, []);
+    // Somebody holds the place: nobody can say.
+    world.registry.fleet().write().set_paused(Some(&id("b")), true);
+    world.replicator().pauses_changed();
+    let held = world.commit(&bytes(3, 300), &both);
+    eventually("it failed at a", || world.row(&held).is_some_and(|row| row.attempts > 0));
+    let (eta, waits, waits_for) = item(&world, &held);
+    assert_eq!((eta, waits_for), (None, vec![id("b")]));
+    assert!(waits.contains("waits for backend b (paused"), "{waits}");
+    assert!(world.replicator().machine().cancel(&held).unwrap());
+    let (eta, waits, _) = item(&world, &held);
+    assert_eq!(eta, None);
+    assert!(waits.contains("cancelled by the user"), "{waits}");
+    world.registry.fleet().write().set_paused(Some(&id("b")), false);
+    world.replicator().pauses_changed();
+    a.heal();
+    world.replicator().retry(&[held, failed]).unwrap();
+    world.until_drained();
+    assert!(b.contains(&held));
 }
 
 /// Rows of `count` pins: most are whole, one in ten thousand is short, or corrupt.
