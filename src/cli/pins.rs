@@ -427,7 +427,7 @@ fn status(pin: &Value) -> Vec<String> {
 }
 
 fn totals(value: &Value) -> Vec<String> {
-    let (pins, queue) = (&value["pins"], &value["queue"]);
+    let (pins, copies, queue) = (&value["pins"], &value["copies"], &value["queue"]);
     let mut lines = vec![
         format!(
             "pins      {}: {} at target, {} below target, {} below min, {} over max",
@@ -438,8 +438,13 @@ fn totals(value: &Value) -> Vec<String> {
             pins["over_max"]
         ),
         format!(
-            "copies    {} pins with one that is only claimed, {} corrupt, {} lost",
-            pins["claimed"], pins["corrupt"], pins["lost"]
+            "copies    {} verified, {} claimed, {} stale, {} draining; {} pins with a corrupt one, {} with a lost one",
+            copies["verified"],
+            copies["claimed"],
+            copies["stale"],
+            copies["draining"],
+            pins["corrupt"],
+            pins["lost"]
         ),
     ];
     for backend in value["backends"].as_array().into_iter().flatten() {

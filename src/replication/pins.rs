@@ -524,19 +524,15 @@ impl Replicator {
         if counted.is_some_and(|id| at_backend(id) == 0) && stats.corrupt + stats.lost == 0 {
             return true;
         }
+        let counts = || self.core.registry.places().count(&stats);
         match query.state {
             Some(PinFilter::Pin(state)) => stats.pins_by_state[state as usize] == 0,
             Some(PinFilter::Copy(CopyStatus::Corrupt)) => stats.corrupt == 0,
             Some(PinFilter::Copy(CopyStatus::Lost)) => stats.lost == 0,
-            Some(PinFilter::Copy(CopyStatus::Claimed)) => stats.unverified == 0,
-            Some(PinFilter::Copy(CopyStatus::Draining)) => {
-                !self.core.registry.places().all.iter().any(|place| place.draining)
-            }
-            Some(PinFilter::Copy(CopyStatus::Stale)) => {
-                let none = Timestamp::default();
-                let places = self.core.registry.places();
-                places.all.iter().all(|p| p.durable && !p.given_up && p.trusted_since == none)
-            }
+            Some(PinFilter::Copy(CopyStatus::Claimed)) => counts().claimed == 0,
+            Some(PinFilter::Copy(CopyStatus::Verified)) => counts().verified == 0,
+            Some(PinFilter::Copy(CopyStatus::Draining)) => counts().draining == 0,
+            Some(PinFilter::Copy(CopyStatus::Stale)) => counts().stale == 0,
             Some(PinFilter::Copy(_)) | None => stats.pins == 0,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cairnfs::metadata::{ContentRecord, CopyRecord, CopyState, PinState, VerifyMethod};
-use cairnfs::replication::machine::{Plan, judge};
+use cairnfs::replication::machine::{CopyCounts, Plan, Standing, judge};
 use cairnfs::replication::{Domain, Policy};
 use cairnfs::types::Cid;
 
@@ -190,6 +190,7 @@ impl World {
                 self.fail(&format!("{} is queued: {row:?} {plan:?} {record:?}", short(&root)));
             }
         }
+        self.check_copy_counts();
         if let Some(left) = self.machine.moves().first() {
             self.fail(&format!("copies are still to be moved: {left:?}"));
         }
@@ -199,6 +200,29 @@ impl World {
         }
         if by_state[PinState::OverMax as usize] > 0 {
             self.fail("copies beyond max are left");
+        }
+    }
+
+    /// Counters of copies say what a look at all contents says.
+    pub fn check_copy_counts(&mut self) {
+        let places = self.machine.places();
+        let mut found = CopyCounts::default();
+        for root in self.contents.keys() {
+            let record = self.namespace.content(root).unwrap().unwrap();
+            for copy in record.copies.iter().filter(|_| record.refs > 0) {
+                let draining = places.get(&copy.backend).is_some_and(|place| place.draining);
+                match (places.standing(copy).map(|(_, standing)| standing), copy.state) {
+                    (Some(Standing::Stale | Standing::Uncounted), _) => found.stale += 1,
+                    (Some(Standing::Good), _) if draining => found.draining += 1,
+                    (Some(Standing::Good), CopyState::Verified) => found.verified += 1,
+                    (Some(Standing::Good), _) => found.claimed += 1,
+                    _ => {}
+                }
+            }
+        }
+        let counted = places.count(&self.namespace.stats());
+        if counted != found {
+            self.fail(&format!("{counted:?} is counted, {found:?} is there"));
         }
     }
 

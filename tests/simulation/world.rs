@@ -704,6 +704,7 @@ impl World {
             open(&self.engine, &self.clock, (&self.places, self.cache), self.random.u64(..));
         (self.namespace, self.fleet, self.machine) = (namespace, fleet, machine);
         self.forget_absences();
+        self.check_copy_counts();
     }
 
     /// Faults took a copy.

@@ -1,12 +1,48 @@
 use std::ops::ControlFlow;
 
 use super::Namespace;
+use super::Tx;
+use super::stats::TrustedSince;
 use crate::metadata::records::{damaged, decode, encode};
-use crate::metadata::{BackendRecord, MetadataError, keys};
-use crate::types::BackendId;
+use crate::metadata::{BackendRecord, ContentRecord, MetadataError, Reader, keys};
+use crate::types::{BackendId, Timestamp};
 
 fn key(id: &BackendId) -> Vec<u8> {
     [&[keys::BACKEND], id.as_str().as_bytes()].concat()
+}
+
+/// Since when each backend is trusted; a row that does not decode counts as none.
+pub(super) fn trusted_since(reader: &dyn Reader) -> Result<TrustedSince, MetadataError> {
+    let mut since = TrustedSince::new();
+    reader.scan(&[keys::BACKEND], &[keys::BACKEND + 1], &mut |key, value| {
+        let id = std::str::from_utf8(&key[1..]).ok().and_then(|id| id.parse().ok());
+        if let (Some(id), Ok(record)) = (id, decode::<BackendRecord>(key, value)) {
+            since.insert(id, record.trusted_since);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(since)
+}
+
+impl Tx<'_> {
+    /// A content's row changes: the counters follow. Rows of backends are read for that,
+    /// so that a change of trust and one of copies do not cross.
+    pub(super) fn count_content(
+        &mut self,
+        before: Option<&ContentRecord>,
+        after: Option<&ContentRecord>,
+    ) -> Result<(), MetadataError> {
+        let records = before.into_iter().chain(after);
+        for copy in records.flat_map(ContentRecord::good_copies) {
+            if !self.trusted_since.contains_key(&copy.backend) {
+                let record: Option<BackendRecord> = self.get(&key(&copy.backend))?;
+                let since = record.map_or_else(Timestamp::default, |record| record.trusted_since);
+                self.trusted_since.insert(copy.backend.clone(), since);
+            }
+        }
+        self.delta.content(before, after, &self.trusted_since);
+        Ok(())
+    }
 }
 
 impl Namespace {
@@ -76,7 +112,8 @@ impl Namespace {
         })
     }
 
-    /// Keeps what is known of a backend; `None` forgets it.
+    /// Keeps what is known of a backend; `None` forgets it, after its copies. Where the
+    /// time moves since which it is trusted, its copies were all looked at before.
     ///
     /// # Errors
     /// `Storage`, `Contended`.
@@ -86,6 +123,12 @@ impl Namespace {
         record: Option<&BackendRecord>,
     ) -> Result<(), MetadataError> {
         self.run(|tx| {
+            let before: Option<BackendRecord> = tx.get(&key(id))?;
+            let since = |record: Option<&BackendRecord>| record.map(|record| record.trusted_since);
+            if since(before.as_ref()).unwrap_or_default() != since(record).unwrap_or_default() {
+                tx.delta.distrusted.push(id.clone());
+                tx.delta.touched = true;
+            }
             match record {
                 Some(record) => tx.inner.put(&key(id), &encode(record)),
                 None => tx.inner.delete(&key(id)),

@@ -2,10 +2,10 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::repair::Fixes;
-use super::stats::{Delta, Stats};
+use super::stats::{Delta, Stats, TrustedSince};
 use super::tree::order_key;
 use super::{
-    FIRST_COOKIE, MAX_DEPTH, Namespace, PinOrder, Problem, UsageRecord, pins, quota_count,
+    FIRST_COOKIE, MAX_DEPTH, Namespace, PinOrder, Problem, UsageRecord, backends, pins, quota_count,
 };
 use crate::metadata::records::{OrderRecord, Stored, decode, encode};
 use crate::metadata::{
@@ -38,6 +38,7 @@ struct Check<'c> {
     found: u64,
     repairable: u64,
     delta: Delta,
+    trusted_since: TrustedSince,
     passes: u64,
     pass: u64,
 }
@@ -68,6 +69,7 @@ impl Namespace {
             found: 0,
             repairable: 0,
             delta: Delta::default(),
+            trusted_since: backends::trusted_since(snapshot.as_ref())?,
             passes: 1 + most / PER_PASS,
             pass: 0,
         };
@@ -176,7 +178,7 @@ impl Check<'_> {
             }
             let found = refs.remove(&root).map_or(0, |(count, _)| count);
             let Some(record) = check.row::<ContentRecord>(key, value) else { return Ok(()) };
-            check.delta.content(None, Some(&record));
+            check.delta.content(None, Some(&record), &check.trusted_since);
             if found != record.refs {
                 check.tell(Problem::ReferenceCount { root, found, said: record.refs });
                 if found == 0 {

@@ -39,9 +39,15 @@ pub struct ContentCommit {
 pub type ContentChange<'a> = dyn FnMut(&Cid, &mut ContentRecord, &mut Option<QueueRecord>) + 'a;
 
 impl Tx<'_> {
-    fn put_content(&mut self, root: &Cid, before: Option<&ContentRecord>, after: &ContentRecord) {
-        self.delta.content(before, Some(after));
+    fn put_content(
+        &mut self,
+        root: &Cid,
+        before: Option<&ContentRecord>,
+        after: &ContentRecord,
+    ) -> Result<(), MetadataError> {
+        self.count_content(before, Some(after))?;
         self.put(keys::of_cid(keys::CONTENT, root), after);
+        Ok(())
     }
 
     fn set_queue(&mut self, root: &Cid, before: Option<&QueueRecord>, after: Option<&QueueRecord>) {
@@ -68,7 +74,7 @@ impl Tx<'_> {
             // For how long it can be brought back counts from here.
             after.accessed_s = after.accessed_s.max(at_s);
         }
-        self.put_content(root, Some(&before), &after);
+        self.put_content(root, Some(&before), &after)?;
         if after.refs == 0 {
             let row: Option<QueueRecord> = self.get(&keys::of_cid(keys::QUEUE, root))?;
             self.set_queue(root, row.as_ref(), None);
@@ -114,7 +120,7 @@ impl Tx<'_> {
             after.pin = commit.record.pin;
         }
         if before.as_ref() != Some(&after) {
-            self.put_content(root, before.as_ref(), &after);
+            self.put_content(root, before.as_ref(), &after)?;
         }
         let row: Option<QueueRecord> = match before {
             Some(_) => self.get(&keys::of_cid(keys::QUEUE, root))?,
@@ -292,7 +298,7 @@ impl Namespace {
                         new_row = None;
                     }
                     if after != before {
-                        tx.put_content(root, Some(&before), &after);
+                        tx.put_content(root, Some(&before), &after)?;
                     }
                     tx.set_queue(root, row.as_ref(), new_row.as_ref());
                     let was = (Some(&before), row.as_ref());
@@ -376,7 +382,7 @@ impl Namespace {
                         let mut after = record.clone();
                         after.copies.retain(|copy| !copy.backend.is_local());
                         after.accessed_s = now_s;
-                        tx.put_content(root, Some(&record), &after);
+                        tx.put_content(root, Some(&record), &after)?;
                     }
                 }
                 Ok(count)

@@ -106,7 +106,7 @@ fn load(tx: &mut Tx<'_>, change: &Change) -> Result<(), MetadataError> {
             tx.marked.push(key);
         }
         Change::Content(root, Some(record)) => {
-            tx.delta.content(None, Some(record));
+            tx.count_content(None, Some(record))?;
             tx.index_pin(root, (None, None), (Some(record), None));
             tx.put(keys::of_cid(keys::CONTENT, root), record);
         }

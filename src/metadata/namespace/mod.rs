@@ -52,7 +52,7 @@ pub use self::stats::Stats;
 pub use self::tree::{Created, NewNode, Removed};
 
 use self::quota::{Charges, Quotas, adrift};
-use self::stats::Delta;
+use self::stats::{Delta, TrustedSince};
 use super::records::{Stored, decode, encode};
 use super::{Commit, Engine, InodeRecord, MetadataError, Transaction, keys};
 use crate::types::{FileKind, Ino, Timestamp};
@@ -61,9 +61,9 @@ use crate::types::{FileKind, Ino, Timestamp};
 /// contents, runs of whole leaves in staged bitmaps. 3: policies and times of
 /// contents, rows of backends. 4: severity, backend and count of events, which stay
 /// until a file has them. 5: indexes of pins. 6: what waits is ordered by verified
-/// copies. The indexes are made when a tree of an earlier format is opened; rows of
+/// copies. 7: copies are counted by state. Indexes and counters are made when a tree of an earlier format is opened; rows of
 /// earlier formats are read as they are.
-const FORMAT: u32 = 6;
+const FORMAT: u32 = 7;
 /// Inode numbers are reserved in batches, so that a create writes no counter.
 const INO_BATCH: u64 = 4096;
 /// Tries of a transaction before it shuts the others out.
@@ -112,6 +112,8 @@ pub(super) struct Tx<'t> {
     delta: Delta,
     charges: Charges,
     marked: Vec<Vec<u8>>,
+    /// Of backends with copies of contents that it changes.
+    trusted_since: TrustedSince,
 }
 
 impl Tx<'_> {
@@ -216,11 +218,15 @@ impl Namespace {
         if format == 0 {
             tree.initialise(now)?;
         } else if format < FORMAT {
-            let counted = tree.build_pin_indexes()?;
-            let (corrupt, lost) = if format < 5 { counted } else { (0, 0) };
+            let mut counted = tree.build_pin_indexes()?;
+            if format >= 5 {
+                (counted.corrupt, counted.lost) = (0, 0);
+            }
             // A program that knows less must not meet rows that it cannot read.
             tree.run(|tx| {
-                (tx.delta.corrupt, tx.delta.lost, tx.delta.touched) = (corrupt, lost, true);
+                (tx.delta.corrupt, tx.delta.lost) = (counted.corrupt, counted.lost);
+                tx.delta.trusted.clone_from(&counted.trusted);
+                tx.delta.touched = true;
                 tx.inner.put(keys::FORMAT, &encode(&FORMAT));
                 tx.inner.put(keys::EVENTS_SEALED, &encode(&events_sealed));
                 Ok(())
@@ -312,6 +318,7 @@ impl Namespace {
             delta: Delta::default(),
             charges: Charges::default(),
             marked: Vec::new(),
+            trusted_since: TrustedSince::new(),
         };
         let value = body(&mut tx)?;
         let Tx { delta, charges, marked, .. } = tx;

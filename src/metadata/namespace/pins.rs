@@ -1,6 +1,7 @@
 use std::ops::ControlFlow;
 
-use super::{Namespace, Tx};
+use super::stats::Delta;
+use super::{Namespace, Tx, backends};
 use crate::metadata::records::{damaged, decode};
 use crate::metadata::{
     ContentRecord, CopyState, MetadataError, PinState, QueueRecord, Reader, keys,
@@ -274,9 +275,9 @@ impl Namespace {
     }
 
     /// Makes the indexes of pins of a tree that has none, in bounded pages; done again
-    /// from the start when it is cut off. How many pins have a copy that is corrupt,
-    /// and one that is lost.
-    pub(super) fn build_pin_indexes(&self) -> Result<(i64, i64), MetadataError> {
+    /// from the start when it is cut off. Counts copies by their states.
+    pub(super) fn build_pin_indexes(&self) -> Result<Delta, MetadataError> {
+        let since = backends::trusted_since(self.engine.snapshot()?.as_ref())?;
         let pins = self.stats().pins;
         tracing::info!(pins, "an older volume: the indexes of its pins are made");
         for table in [keys::AT_RISK, keys::DAMAGED] {
@@ -292,26 +293,23 @@ impl Namespace {
                 start = [last.as_slice(), &[0]].concat();
             }
         }
-        let (mut start, mut corrupt, mut lost) = (vec![keys::CONTENT], 0, 0);
+        let (mut start, mut counted) = (vec![keys::CONTENT], Delta::default());
         loop {
             let page = key_page(self.engine.snapshot()?.as_ref(), &start, &[keys::CONTENT + 1])?;
-            let Some(last) = page.last() else { return Ok((corrupt, lost)) };
-            let (more_corrupt, more_lost) = self.run(|tx| {
-                let (mut corrupt, mut lost) = (0, 0);
+            let Some(last) = page.last() else { return Ok(counted) };
+            let records = self.run(|tx| {
+                let mut records = Vec::new();
                 for key in &page {
                     // What does not decode is told by a check; it stops no start.
                     let Ok(Some(record)) = tx.get::<ContentRecord>(key) else { continue };
                     let Ok(root) = Cid::try_from(&key[1..]) else { continue };
                     let row = tx.get(&keys::of_cid(keys::QUEUE, &root)).ok().flatten();
                     tx.index_pin(&root, (None, None), (Some(&record), row.as_ref()));
-                    let has = |state| i64::from(record.refs > 0 && record.has_copy(state));
-                    corrupt += has(CopyState::Corrupt);
-                    lost += has(CopyState::Lost);
+                    records.push(record);
                 }
-                Ok((corrupt, lost))
+                Ok(records)
             })?;
-            corrupt += more_corrupt;
-            lost += more_lost;
+            records.iter().for_each(|record| counted.content(None, Some(record), &since));
             start = [last.as_slice(), &[0]].concat();
         }
     }

@@ -3,7 +3,7 @@ use std::ops::ControlFlow;
 
 use super::stats::{Delta, Stats};
 use super::tree::add_entry;
-use super::{Namespace, NewNode};
+use super::{Namespace, NewNode, backends};
 use crate::metadata::records::{decode, encode};
 use crate::metadata::{
     Commit, ContentRecord, DentryRecord, InodeRecord, MetadataError, QueueRecord, keys,
@@ -172,6 +172,7 @@ impl Namespace {
         // Under the commit lock: no change can come between count and store.
         let mut sequenced = self.sequenced.lock();
         let snapshot = self.engine.snapshot()?;
+        let since = backends::trusted_since(snapshot.as_ref())?;
         let mut delta = Delta::default();
         let mut count = |table: u8, add: &mut dyn FnMut(&mut Delta, &[u8], &[u8])| {
             snapshot.scan(&[table], &[table + 1], &mut |key, value| {
@@ -187,7 +188,7 @@ impl Namespace {
         })?;
         count(keys::CONTENT, &mut |delta, key, value| {
             if let Ok(record) = decode::<ContentRecord>(key, value) {
-                delta.content(None, Some(&record));
+                delta.content(None, Some(&record), &since);
             }
         })?;
         count(keys::QUEUE, &mut |delta, key, value| {

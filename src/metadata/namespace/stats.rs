@@ -1,14 +1,18 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::metadata::records::Stored;
 use crate::metadata::{ContentRecord, CopyState, InodeRecord, QueueRecord};
-use crate::types::{BackendId, FileKind};
+use crate::types::{BackendId, FileKind, Timestamp};
 
 impl Stored for Stats {
-    const VERSION: u8 = 2;
-    /// `corrupt` and `lost`: counted when the tree gets format 5.
-    const ADDED: &'static [&'static [u8]] = &[&[0, 0]];
+    const VERSION: u8 = 3;
+    /// `corrupt` and `lost`: counted when the tree gets format 5. `trusted`: when it gets
+    /// format 7.
+    const ADDED: &'static [&'static [u8]] = &[&[0, 0], &[0]];
 }
+
+/// Since when each backend is trusted; one that is not there: always.
+pub(super) type TrustedSince = HashMap<BackendId, Timestamp>;
 
 /// Counters of the whole volume; exact after every commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -35,6 +39,9 @@ pub struct Stats {
     pub corrupt: u64,
     /// Pins with a copy that is gone.
     pub lost: u64,
+    /// Per backend: verified and claimed copies of pins that were looked at since the
+    /// backend is trusted. Its other copies in `backends` are stale.
+    pub trusted: BTreeMap<BackendId, (u64, u64)>,
 }
 
 /// What one transaction adds to the counters.
@@ -51,6 +58,10 @@ pub(super) struct Delta {
     backends: BTreeMap<BackendId, (i64, i64)>,
     pub corrupt: i64,
     pub lost: i64,
+    pub trusted: BTreeMap<BackendId, (i64, i64)>,
+    /// Backends whose copies were all looked at before they are trusted: from now on none
+    /// counts.
+    pub distrusted: Vec<BackendId>,
     pub touched: bool,
     /// Bytes of contents that lost their last reference.
     pub released: u64,
@@ -77,7 +88,12 @@ impl Delta {
     }
 
     /// A content's row changes from one state to another.
-    pub fn content(&mut self, before: Option<&ContentRecord>, after: Option<&ContentRecord>) {
+    pub fn content(
+        &mut self,
+        before: Option<&ContentRecord>,
+        after: Option<&ContentRecord>,
+        since: &TrustedSince,
+    ) {
         if let (Some(before), Some(after)) = (before, after)
             && before.refs > 0
             && after.refs == 0
@@ -96,6 +112,11 @@ impl Delta {
                 let (copies, bytes) = self.backends.entry(copy.backend.clone()).or_default();
                 *copies += sign;
                 *bytes += sign * record.size.cast_signed();
+                if copy.at >= since.get(&copy.backend).copied().unwrap_or_default() {
+                    let (verified, claimed) = self.trusted.entry(copy.backend.clone()).or_default();
+                    let is_verified = copy.state == CopyState::Verified;
+                    *if is_verified { verified } else { claimed } += sign;
+                }
             }
         }
     }
@@ -133,6 +154,15 @@ impl Stats {
             add(&mut entry.1, *bytes);
         }
         sum.backends.retain(|_, (copies, bytes)| *copies > 0 || *bytes > 0);
+        for id in &delta.distrusted {
+            sum.trusted.remove(id);
+        }
+        for (id, (verified, claimed)) in &delta.trusted {
+            let entry = sum.trusted.entry(id.clone()).or_default();
+            add(&mut entry.0, *verified);
+            add(&mut entry.1, *claimed);
+        }
+        sum.trusted.retain(|_, (verified, claimed)| *verified > 0 || *claimed > 0);
         sum
     }
 }

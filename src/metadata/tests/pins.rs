@@ -1,16 +1,17 @@
 //! The indexes of pins: what is listed, at what cost, and how an older tree gets them.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::records::decode;
 use super::super::{
-    Commit, ContentCommit, ContentRecord, CopyRecord, CopyState, Engine, MemoryEngine, Namespace,
-    PinOrder, PinState, QueueRecord, VerifyMethod, keys,
+    BackendRecord, Commit, ContentCommit, ContentRecord, CopyRecord, CopyState, Engine,
+    MemoryEngine, MetadataError, Namespace, PinOrder, PinState, QueueRecord, VerifyMethod, keys,
 };
 use super::{assert_sound, at, name, node, on_both, tree_over};
-use crate::types::{Cid, FileKind, Ino, cid};
+use crate::types::{BackendId, Cid, FileKind, Ino, cid};
 
 fn copy(backend: &str, state: CopyState) -> CopyRecord {
     CopyRecord { backend: backend.parse().unwrap(), state, at: at(9), method: VerifyMethod::None }
@@ -131,12 +132,14 @@ fn a_tree_of_format_4_gets_its_indexes_when_it_is_opened() {
     assert_sound(&tree);
     assert_eq!(tree.stats(), fresh.stats());
     assert_eq!((tree.stats().corrupt, tree.stats().lost), (1, 2));
+    let trusted = |id: &str| tree.stats().trusted.get(&id.parse().unwrap()).copied();
+    assert_eq!((trusted("b"), trusted("c")), (Some((2, 1)), Some((2, 0))));
     for table in [keys::AT_RISK, keys::DAMAGED] {
         assert!(!keys_of(&tree, table).is_empty());
         assert_eq!(keys_of(&tree, table), keys_of(&fresh, table));
     }
     let format = tree.engine().get(keys::FORMAT).unwrap().unwrap();
-    assert_eq!(decode::<u32>(keys::FORMAT, &format).unwrap(), 6);
+    assert_eq!(decode::<u32>(keys::FORMAT, &format).unwrap(), 7);
 }
 
 #[test]
@@ -239,6 +242,79 @@ fn what_waits_is_listed_by_verified_copies_that_count_then_by_age() {
         .unwrap();
         assert_eq!(waiting(tree), [roots[3], roots[0], roots[2], roots[1]]);
         assert_sound(tree);
+    });
+}
+
+#[test]
+fn copies_are_counted_as_a_look_at_all_contents_counts_them() {
+    on_both(|tree| {
+        let seed = fastrand::u64(..);
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (mut files, mut now) = (Vec::new(), 10);
+        let mut trusted = [at(0), at(0), at(0)];
+        let states = [
+            CopyState::Claimed,
+            CopyState::Verified,
+            CopyState::Corrupt,
+            CopyState::Lost,
+            CopyState::Released,
+        ];
+        let one = |random: &mut fastrand::Rng, now: i64| {
+            let state = states[random.usize(..states.len())];
+            CopyRecord { at: at(now), ..copy(&format!("b{}", random.u8(0..3)), state) }
+        };
+        for step in 0..300u32 {
+            now += random.i64(0..3);
+            match random.u8(0..10) {
+                0..=3 => {
+                    let copies = vec![one(&mut random, now), copy("local", CopyState::Verified)];
+                    files.push(
+                        add(tree, &step.to_string(), record(PinState::BelowTarget, copies), true).1,
+                    );
+                }
+                4..=7 if !files.is_empty() => {
+                    let new = one(&mut random, now);
+                    let root = files[random.usize(..files.len())];
+                    tree.update_contents(&[root], &mut |_, record, _| {
+                        record.copies.retain(|copy| copy.backend != new.backend);
+                        record.copies.push(new.clone());
+                    })
+                    .unwrap();
+                }
+                8 if step > 20 => {
+                    let gone = random.u32(0..step);
+                    let gone = tree.unlink(Ino::ROOT, &name(&gone.to_string()), at(now));
+                    // There may be none of this name.
+                    assert!(matches!(gone, Ok(_) | Err(MetadataError::NotFound)), "{gone:?}");
+                }
+                _ => {
+                    // The backend comes back after a long time.
+                    now += 1;
+                    let n = random.usize(0..3);
+                    trusted[n] = at(now);
+                    let record = BackendRecord { trusted_since: at(now), ..Default::default() };
+                    tree.set_backend_record(&format!("b{n}").parse().unwrap(), Some(&record))
+                        .unwrap();
+                }
+            }
+        }
+        let mut found: BTreeMap<BackendId, (u64, u64)> = BTreeMap::new();
+        tree.each_content(&mut |_, record| {
+            for copy in record.good_copies().filter(|_| record.refs > 0) {
+                let n: usize = copy.backend.as_str()[1..].parse().unwrap_or(usize::MAX);
+                if copy.at >= trusted.get(n).copied().unwrap_or_default() {
+                    let (verified, claimed) = found.entry(copy.backend.clone()).or_default();
+                    *if copy.state == CopyState::Verified { verified } else { claimed } += 1;
+                }
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(tree.stats().trusted, found, "seed {seed}");
+        assert_sound(tree);
+        let again = Namespace::open(Arc::clone(tree.engine()), at(now)).unwrap();
+        assert_eq!(again.stats(), tree.stats());
     });
 }
 

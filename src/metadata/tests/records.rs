@@ -167,9 +167,12 @@ fn every_record_keeps_its_stored_form() {
         backends: [("local".parse().unwrap(), (12, 13))].into(),
         corrupt: 14,
         lost: 15,
+        trusted: [("local".parse().unwrap(), (16, 300))].into(),
     };
     pinned("stats", &stats);
-    reads(1, "stats", &Stats { corrupt: 0, lost: 0, ..stats });
+    let older = Stats { trusted: [].into(), ..stats };
+    reads(2, "stats", &older);
+    reads(1, "stats", &Stats { corrupt: 0, lost: 0, ..older });
     pinned("number", &u64::MAX);
     pinned("usage", &UsageRecord { bytes: 5 << 40, inodes: 1_000_000, counted: true });
     let moves = MoveRecord {

@@ -7,8 +7,8 @@
 //! of failures. It starts no thread, sleeps never, and draws its random numbers
 //! from a seed.
 //!
-//! Locks, each taken alone but for the first three, under which the others may be:
-//! `stepping`, `moving`, `recording`, `ended`, `fleet`, `lanes`, `sweep`, `proofs`, `random`,
+//! Locks, each taken alone but for the first four, under which the others may be:
+//! `stepping`, `moving`, `recording`, `saving`, `ended`, `fleet`, `lanes`, `sweep`, `proofs`, `random`,
 //! `asked`, `samples`, `watched`.
 
 mod budget;
@@ -40,7 +40,7 @@ pub use self::mover::MoveReport;
 pub use self::moves::{Moves, Stage, WINDOW};
 pub use self::outcome::{Outcome, apply};
 pub use self::placement::{Choice, Rank, Ranking, Wanted, choose, judge};
-pub use self::places::{Candidate, DomainSet, Places, Standing};
+pub use self::places::{Candidate, CopyCounts, DomainSet, Places, Standing};
 pub use self::planner::{Content, Dirty, Job, Moment, Plan, Verdict, is_aged, passed_over, plan};
 pub(super) use self::queue::CANCELLED;
 pub use self::sources::{Holds, Source, order};
@@ -144,6 +144,8 @@ pub struct Machine {
     /// Results are recorded one transaction at a time: two for the same contents
     /// would only conflict.
     recording: Mutex<()>,
+    /// What is known of backends is written in the order in which it came about.
+    saving: Mutex<()>,
     stopped: AtomicBool,
 }
 
@@ -185,6 +187,7 @@ impl Machine {
             seen: Mutex::new((epoch, losses)),
             watched: Mutex::default(),
             recording: Mutex::default(),
+            saving: Mutex::default(),
             stopped: AtomicBool::new(false),
         }
     }
@@ -258,15 +261,13 @@ impl Machine {
     pub fn turn(&self) -> Result<Turn, MetadataError> {
         let now = self.clock.now();
         let held = self.namespace.stats().backends;
-        let (given_up, unsaved, epoch, losses) = {
+        let (given_up, epoch, losses) = {
             let mut fleet = self.fleet.write();
             fleet.set_held(&held);
             let given_up = fleet.tick(now);
-            (given_up, fleet.take_unsaved(), fleet.epoch(), fleet.losses())
+            (given_up, fleet.epoch(), fleet.losses())
         };
-        for (id, record) in unsaved {
-            self.namespace.set_backend_record(&id, Some(&record))?;
-        }
+        self.save_backends()?;
         let places = self.places();
         let known = |id: &BackendId| id.is_local() || places.number(id).is_some();
         self.lanes.lock().forget_all_but(known);
@@ -285,6 +286,16 @@ impl Machine {
         self.sample(now)?;
         turn.more = self.sweep_some()? || self.lanes.lock().has_incoming();
         Ok(turn)
+    }
+
+    /// Writes what is known of backends where it changed.
+    fn save_backends(&self) -> Result<(), MetadataError> {
+        let _one = self.saving.lock();
+        let unsaved = self.fleet.write().take_unsaved();
+        for (id, record) in unsaved {
+            self.namespace.set_backend_record(&id, Some(&record))?;
+        }
+        Ok(())
     }
 
     /// The next work of a place, for one of its workers.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::{BackendState, Domain, Policy};
 use super::moves::Moves;
 use crate::backends::PlaceSettings;
-use crate::metadata::{ContentRecord, CopyRecord, CopyState};
+use crate::metadata::{ContentRecord, CopyRecord, CopyState, Stats};
 use crate::types::{BackendId, Timestamp};
 
 /// A place as planning sees it.
@@ -87,6 +87,19 @@ pub enum Standing {
     Bad,
     /// Given up on purpose.
     Released,
+}
+
+/// Copies of pins by their states, from counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CopyCounts {
+    /// Read back and hashed, or so by their places.
+    pub verified: u64,
+    /// By their places' word.
+    pub claimed: u64,
+    /// At places that are away or were, and not read back since.
+    pub stale: u64,
+    /// Good ones at places that are to leave.
+    pub draining: u64,
 }
 
 impl Candidate {
@@ -254,6 +267,28 @@ impl Places {
             }
         }
         all.len()
+    }
+
+    /// Copies by their states; looks at no content.
+    #[must_use]
+    pub fn count(&self, stats: &Stats) -> CopyCounts {
+        let mut counts = CopyCounts::default();
+        for place in &self.all {
+            let (copies, _) = stats.backends.get(&place.id).copied().unwrap_or_default();
+            let (verified, claimed) = stats.trusted.get(&place.id).copied().unwrap_or_default();
+            if !place.holds_copies() || place.given_up {
+                counts.stale += copies;
+                continue;
+            }
+            counts.stale += copies.saturating_sub(verified + claimed);
+            if place.draining {
+                counts.draining += verified + claimed;
+            } else {
+                counts.verified += verified;
+                counts.claimed += claimed;
+            }
+        }
+        counts
     }
 
     /// Distinct verified copies of a content that count.

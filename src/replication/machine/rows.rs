@@ -368,6 +368,8 @@ impl Machine {
         let by_root: HashMap<&Cid, &Outcome> = outcomes.iter().map(|(root, o)| (root, o)).collect();
         let roots: Vec<Cid> = outcomes.iter().map(|(root, _)| *root).collect();
         let places = self.places();
+        // Proofs are counted from when their place is trusted: that is written before them.
+        self.save_backends()?;
         let moment = self.moment(&places);
         let known = places.get(id).is_some_and(Candidate::holds_copies);
         let mut first_due: Option<Timestamp> = None;
