@@ -265,7 +265,7 @@ fn totals(volume: &Volume) -> Value {
             "at_target": at_target, "over_max": over_max, "claimed": stats.unverified,
             "corrupt": stats.corrupt, "lost": stats.lost,
         },
-        "copies": volume.registry.places().count(&stats),
+        "copies": volume.registry.fleet().read().places().count(&stats),
         "backends": backends,
         "queue": {
             "pending": stats.queued, "failed": stats.failed,
