@@ -253,7 +253,7 @@ fn a_volume_of_a_newer_format_is_refused() {
     tx.put(b"Fformat", &super::super::records::encode(&9u32));
     tx.commit().unwrap();
     let error = Namespace::open(engine, at(0)).err().unwrap();
-    assert!(matches!(error, MetadataError::TooNew { found: 9, supported: 6 }), "{error}");
+    assert!(matches!(error, MetadataError::TooNew { found: 9, supported: 7 }), "{error}");
 }
 
 #[test]
