@@ -247,6 +247,7 @@ impl Volume {
         let paused = namespace.is_queue_paused().map_err(failed)?;
         registry.fleet().write().set_paused(None, paused);
         registry.fleet().write().set_local_cache(cache);
+        registry.fleet().write().set_newest_proofs(namespace.stats().newest);
         let new_role = !mode.read_only && take_role(&namespace, cache, &events)?;
         let mut known: BTreeMap<BackendId, BackendRecord> =
             namespace.backend_records().map_err(failed)?.into_iter().collect();

@@ -178,6 +178,12 @@ impl Fetcher {
         answer.map_err(|tried| ReplicationError::NoGoodCopy { cid: id, tried })
     }
 
+    /// Whether any block is on its way.
+    #[cfg(test)]
+    pub fn is_bringing(&self) -> bool {
+        !self.flights.lock().is_empty()
+    }
+
     /// Sends for a block that somebody may ask for soon. False, and nothing is sent
     /// for, when memory or the disk has no room for it now. Never waits.
     pub fn ahead(self: &Arc<Self>, wanted: &Wanted, whole: bool) -> bool {

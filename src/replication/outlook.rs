@@ -78,7 +78,7 @@ impl Seen<'_> {
     }
 
     /// In a lane.
-    fn of_work(&self, work: &Work) -> Piece {
+    fn of_work(work: &Work) -> Piece {
         let (what, place) = (noun(work.job), &work.place);
         let text = match (work.in_hand, work.eta) {
             (true, _) => format!("{what} at {place} is under way"),
@@ -146,7 +146,7 @@ impl Seen<'_> {
             Plan::Act(jobs) => jobs.as_slice(),
             Plan::Satisfied | Plan::Stuck(_) => &[],
         };
-        let mut pieces: Vec<Piece> = self.work.iter().map(|work| self.of_work(work)).collect();
+        let mut pieces: Vec<Piece> = self.work.iter().map(Self::of_work).collect();
         for (id, job) in jobs {
             if self.work.iter().all(|work| work.place != *id) {
                 pieces.push(self.of_job(id, *job));

@@ -302,6 +302,12 @@ impl Replicator {
         self.core.fetcher.ahead(wanted, whole)
     }
 
+    /// Whether any block is on its way here.
+    #[cfg(test)]
+    pub(crate) fn is_bringing(&self) -> bool {
+        self.core.fetcher.is_bringing()
+    }
+
     /// Where a content's blocks are to be looked for.
     ///
     /// # Errors

@@ -252,6 +252,9 @@ impl World {
                 self.move_some();
             }
             let turn = self.machine.turn().unwrap();
+            if round == 0 {
+                self.check_copy_counts();
+            }
             for id in &turn.given_up {
                 self.note(format!("given up {id}"));
             }
@@ -704,7 +707,6 @@ impl World {
             open(&self.engine, &self.clock, (&self.places, self.cache), self.random.u64(..));
         (self.namespace, self.fleet, self.machine) = (namespace, fleet, machine);
         self.forget_absences();
-        self.check_copy_counts();
     }
 
     /// Faults took a copy.
@@ -764,6 +766,7 @@ fn open(
         namespace.backend_records().unwrap().into_iter().collect();
     let mut fleet = Fleet::new("here".into(), GRACE);
     fleet.set_local_cache(cache);
+    fleet.set_newest_proofs(namespace.stats().newest);
     for place in places.iter().skip(1).filter(|place| place.member) {
         join(&mut fleet, place, known.remove(&place.id).unwrap_or_default(), now);
     }

@@ -1,8 +1,7 @@
 use std::ops::ControlFlow;
 
-use super::Namespace;
-use super::Tx;
 use super::stats::TrustedSince;
+use super::{Namespace, Tx};
 use crate::metadata::records::{damaged, decode, encode};
 use crate::metadata::{BackendRecord, ContentRecord, MetadataError, Reader, keys};
 use crate::types::{BackendId, Timestamp};
@@ -129,9 +128,12 @@ impl Namespace {
                 tx.delta.distrusted.push(id.clone());
                 tx.delta.touched = true;
             }
-            match record {
-                Some(record) => tx.inner.put(&key(id), &encode(record)),
-                None => tx.inner.delete(&key(id)),
+            if let Some(record) = record {
+                tx.inner.put(&key(id), &encode(record));
+            } else {
+                tx.delta.forgotten.push(id.clone());
+                tx.delta.touched = true;
+                tx.inner.delete(&key(id));
             }
             Ok(())
         })

@@ -82,7 +82,7 @@ impl Namespace {
         check.numbers()?;
         check.circles()?;
         check.quotas()?;
-        if Stats::default().plus(&check.delta) != stats {
+        if !Stats::default().plus(&check.delta).agrees(stats) {
             check.tell(Problem::Counters);
         }
         let Check { fixes, found, repairable, .. } = check;

@@ -61,8 +61,8 @@ use crate::types::{FileKind, Ino, Timestamp};
 /// contents, runs of whole leaves in staged bitmaps. 3: policies and times of
 /// contents, rows of backends. 4: severity, backend and count of events, which stay
 /// until a file has them. 5: indexes of pins. 6: what waits is ordered by verified
-/// copies. 7: copies are counted by state. Indexes and counters are made when a tree of an earlier format is opened; rows of
-/// earlier formats are read as they are.
+/// copies. 7: copies are counted by state. Indexes and counters are made when a tree of
+/// an earlier format is opened; rows of earlier formats are read as they are.
 const FORMAT: u32 = 7;
 /// Inode numbers are reserved in batches, so that a create writes no counter.
 const INO_BATCH: u64 = 4096;
@@ -225,7 +225,7 @@ impl Namespace {
             // A program that knows less must not meet rows that it cannot read.
             tree.run(|tx| {
                 (tx.delta.corrupt, tx.delta.lost) = (counted.corrupt, counted.lost);
-                tx.delta.trusted.clone_from(&counted.trusted);
+                tx.delta.count_anew(&counted);
                 tx.delta.touched = true;
                 tx.inner.put(keys::FORMAT, &encode(&FORMAT));
                 tx.inner.put(keys::EVENTS_SEALED, &encode(&events_sealed));

@@ -196,7 +196,7 @@ impl Namespace {
                 delta.queue(None, Some(&row));
             }
         })?;
-        let stats = Stats::default().plus(&delta);
+        let stats = Stats::default().plus(&delta).after(&sequenced.stats);
         let mut inner = self.engine.begin()?;
         inner.put(keys::STATS, &encode(&stats));
         match inner.commit()? {

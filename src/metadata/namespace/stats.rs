@@ -6,9 +6,9 @@ use crate::types::{BackendId, FileKind, Timestamp};
 
 impl Stored for Stats {
     const VERSION: u8 = 3;
-    /// `corrupt` and `lost`: counted when the tree gets format 5. `trusted`: when it gets
-    /// format 7.
-    const ADDED: &'static [&'static [u8]] = &[&[0, 0], &[0]];
+    /// `corrupt` and `lost`: counted when the tree gets format 5. `trusted` and `newest`:
+    /// when it gets format 7.
+    const ADDED: &'static [&'static [u8]] = &[&[0, 0], &[0, 0]];
 }
 
 /// Since when each backend is trusted; one that is not there: always.
@@ -42,6 +42,9 @@ pub struct Stats {
     /// Per backend: verified and claimed copies of pins that were looked at since the
     /// backend is trusted. Its other copies in `backends` are stale.
     pub trusted: BTreeMap<BackendId, (u64, u64)>,
+    /// Per backend: the latest time at which a copy there was looked at, of all that ever
+    /// were. Whoever trusts a backend anew does so from later on, whatever the clock says.
+    pub newest: BTreeMap<BackendId, Timestamp>,
 }
 
 /// What one transaction adds to the counters.
@@ -58,16 +61,25 @@ pub(super) struct Delta {
     backends: BTreeMap<BackendId, (i64, i64)>,
     pub corrupt: i64,
     pub lost: i64,
-    pub trusted: BTreeMap<BackendId, (i64, i64)>,
+    trusted: BTreeMap<BackendId, (i64, i64)>,
     /// Backends whose copies were all looked at before they are trusted: from now on none
     /// counts.
     pub distrusted: Vec<BackendId>,
+    /// Backends that are gone from the volume, after their copies.
+    pub forgotten: Vec<BackendId>,
+    newest: BTreeMap<BackendId, Timestamp>,
     pub touched: bool,
     /// Bytes of contents that lost their last reference.
     pub released: u64,
 }
 
 impl Delta {
+    /// Takes over what an older tree did not count.
+    pub fn count_anew(&mut self, counted: &Self) {
+        self.trusted.clone_from(&counted.trusted);
+        self.newest.clone_from(&counted.newest);
+    }
+
     pub fn is_nothing(&self) -> bool {
         !self.touched && self.files == 0 && self.directories == 0 && self.bytes == 0
     }
@@ -117,6 +129,8 @@ impl Delta {
                     let is_verified = copy.state == CopyState::Verified;
                     *if is_verified { verified } else { claimed } += sign;
                 }
+                let newest = self.newest.entry(copy.backend.clone()).or_default();
+                *newest = copy.at.max(*newest);
             }
         }
     }
@@ -133,6 +147,25 @@ impl Delta {
 }
 
 impl Stats {
+    /// Whether both count the same; what is gone may be among the newest of one.
+    pub(super) fn agrees(mut self, mut other: Self) -> bool {
+        (self.newest, other.newest) = Default::default();
+        self == other
+    }
+
+    /// Counted anew: what is known of copies that are gone stays known.
+    pub(super) fn after(mut self, before: &Self) -> Self {
+        self.remember(&before.newest);
+        self
+    }
+
+    fn remember(&mut self, looks: &BTreeMap<BackendId, Timestamp>) {
+        for (id, at) in looks {
+            let newest = self.newest.entry(id.clone()).or_default();
+            *newest = (*at).max(*newest);
+        }
+    }
+
     pub(super) fn plus(&self, delta: &Delta) -> Self {
         let mut sum = self.clone();
         let add = |value: &mut u64, by: i64| *value = value.saturating_add_signed(by);
@@ -163,6 +196,10 @@ impl Stats {
             add(&mut entry.1, *claimed);
         }
         sum.trusted.retain(|_, (verified, claimed)| *verified > 0 || *claimed > 0);
+        for id in &delta.forgotten {
+            sum.newest.remove(id);
+        }
+        sum.remember(&delta.newest);
         sum
     }
 }

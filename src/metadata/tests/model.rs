@@ -390,6 +390,11 @@ fn run(tree: &Namespace, ops: &[Op]) {
     assert_eq!(again, whole);
     let (mut lost, mut found) = (tree.stats(), recovered.stats());
     (lost.queued, found.queued) = (0, 0);
+    // Copies of what is gone left their times behind.
+    let known = std::mem::take(&mut lost.newest);
+    for (id, at) in std::mem::take(&mut found.newest) {
+        assert!(known.get(&id).is_some_and(|newest| *newest >= at), "{id}");
+    }
     assert_eq!(lost, found);
 }
 

@@ -168,9 +168,10 @@ fn every_record_keeps_its_stored_form() {
         corrupt: 14,
         lost: 15,
         trusted: [("local".parse().unwrap(), (16, 300))].into(),
+        newest: [("local".parse().unwrap(), at(17))].into(),
     };
     pinned("stats", &stats);
-    let older = Stats { trusted: [].into(), ..stats };
+    let older = Stats { trusted: [].into(), newest: [].into(), ..stats };
     reads(2, "stats", &older);
     reads(1, "stats", &Stats { corrupt: 0, lost: 0, ..older });
     pinned("number", &u64::MAX);

@@ -72,6 +72,8 @@ pub struct Fleet {
     losses: u64,
     /// Whose record is to be kept.
     unsaved: BTreeSet<BackendId>,
+    /// Of copies at each in earlier lives: when the last was looked at.
+    newest_proofs: BTreeMap<BackendId, Timestamp>,
     /// The user holds all work.
     paused: bool,
     /// Copies that are to move.
@@ -163,6 +165,7 @@ impl Fleet {
             epoch: 0,
             losses: 0,
             unsaved: BTreeSet::new(),
+            newest_proofs: BTreeMap::new(),
             paused: false,
             moves: Arc::default(),
             ceiling: None,
@@ -189,6 +192,12 @@ impl Fleet {
         *self.cached.0.get_mut() = None;
     }
 
+    /// When a copy at each was looked at last, in earlier lives: no backend that is added
+    /// from now on is trusted from before that.
+    pub fn set_newest_proofs(&mut self, newest: BTreeMap<BackendId, Timestamp>) {
+        self.newest_proofs = newest;
+    }
+
     /// Adds a backend that is not open yet. `record`: of an earlier life.
     pub fn add(
         &mut self,
@@ -205,10 +214,12 @@ impl Fleet {
             known => known.to_owned(),
         };
         let kind = kind_of(&url).to_owned();
+        let mut health = Health::unknown(&record, now);
+        health.proven(self.newest_proofs.get(&id).copied().unwrap_or_default());
         let member = Member {
             url,
             settings,
-            health: Health::unknown(&record, now),
+            health,
             record,
             usage: Usage::default(),
             facts: Facts {

@@ -8,8 +8,8 @@
 //! from a seed.
 //!
 //! Locks, each taken alone but for the first four, under which the others may be:
-//! `stepping`, `moving`, `recording`, `saving`, `ended`, `fleet`, `lanes`, `sweep`, `proofs`, `random`,
-//! `asked`, `samples`, `watched`.
+//! `stepping`, `moving`, `recording`, `saving`, `ended`, `fleet`, `lanes`, `sweep`, `proofs`,
+//! `random`, `asked`, `samples`, `watched`.
 
 mod budget;
 mod fleet;

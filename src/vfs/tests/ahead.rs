@@ -193,7 +193,7 @@ fn a_jump_and_a_close_end_the_reading_ahead() {
     cold.world.vfs().release(id).unwrap();
     let pace = Shutdown::default();
     let until_landed = || {
-        while cold.watch.now.load(Ordering::SeqCst) > 0 {
+        while cold.world.vfs().replicator.is_bringing() {
             assert!(!pace.wait(Duration::from_millis(1)));
         }
     };

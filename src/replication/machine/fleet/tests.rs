@@ -155,3 +155,19 @@ fn what_is_used_is_what_the_place_said_and_what_came_since() {
     assert_eq!(fleet.costs(), (Micros(1400), Some(Micros(1399))));
     assert!(fleet.places().thrifty);
 }
+
+#[test]
+fn proofs_of_an_earlier_life_do_not_count_for_a_clock_that_was_set_back_before_this_one() {
+    let at = |seconds| Timestamp { seconds, nanoseconds: 0 };
+    let a: BackendId = "a".parse().unwrap();
+    let mut fleet = Fleet::new("here".into(), Duration::from_mins(15));
+    fleet.set_newest_proofs([(a.clone(), at(9000))].into());
+    let record =
+        BackendRecord { away_since: Some(at(10)), given_up: true, ..BackendRecord::default() };
+    fleet.add(a.clone(), String::new(), PlaceSettings::default(), record, at(5000));
+    let facts =
+        Facts { kind: "dir".into(), domain: "disk".into(), durable: true, read_only: false };
+    fleet.opened(&a, facts, at(5000));
+    let places = fleet.places();
+    assert!(places.get(&a).is_some_and(|place| !place.given_up && place.trusted_since > at(9000)));
+}
