@@ -1,38 +1,15 @@
 use super::Report;
 use crate::content::ContentError;
+use crate::content::car::CarError;
 use crate::metadata::MetadataError;
 use crate::types::Cid;
 
-/// What can be wrong with an archive. Offsets are bytes from its start.
+/// What can be wrong with an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// Not a CAR, or a version that does not exist.
-    #[error("not a CAR archive: {0}")]
-    NotACar(String),
-    /// The archive ends in the middle of something.
-    #[error("the archive is cut off at offset {offset}, inside {inside}")]
-    Truncated {
-        /// Where it ends.
-        offset: u64,
-        /// Inside what.
-        inside: &'static str,
-    },
-    /// A length, varint or CID is not valid.
-    #[error("damaged at offset {offset}: {reason}")]
-    Malformed {
-        /// Where.
-        offset: u64,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A block's bytes are not those that its CID names.
-    #[error("block {cid} at offset {offset} does not match its hash")]
-    Mismatch {
-        /// The block.
-        cid: Cid,
-        /// Of its section.
-        offset: u64,
-    },
+    /// It cannot be read as a CAR.
+    #[error(transparent)]
+    Car(CarError),
     /// Read to its end and not whole: damaged or missing blocks, a wrong index.
     #[error("{0}")]
     Faulty(Box<Report>),
@@ -53,18 +30,21 @@ pub enum ArchiveError {
     Io(#[from] std::io::Error),
 }
 
+impl From<CarError> for ArchiveError {
+    fn from(error: CarError) -> Self {
+        match error {
+            CarError::Io(error) => Self::Io(error),
+            damage => Self::Car(damage),
+        }
+    }
+}
+
 impl ArchiveError {
     /// Whether the archive itself is damaged.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::NotACar(_)
-            | Self::Truncated { .. }
-            | Self::Malformed { .. }
-            | Self::Mismatch { .. }
-            | Self::Faulty(_)
-            | Self::Missing(_)
-            | Self::Metadata(_) => true,
+            Self::Car(_) | Self::Faulty(_) | Self::Missing(_) | Self::Metadata(_) => true,
             Self::Content(error) => !matches!(error, ContentError::Io(_)),
             Self::Unusable(_) | Self::Io(_) => false,
         }

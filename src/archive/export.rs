@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::io::Write;
 
 use super::ArchiveError;
-use super::car::{
+use super::places::Key;
+use crate::content::car::{
     V2_DATA_OFFSET, encode_header, put_section, put_v2_header, section_len, write_index,
 };
-use super::places::Key;
 use crate::content::{Load, Node, inline_block, parse_node};
 use crate::types::{Block, Cid, cid};
 

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use super::car::{CarHeader, CarReader, IndexRow, ReadSection, varint_len};
 use super::places::{Key, Place, Places};
 use super::{ArchiveError, IndexState, Report, io_error};
+use crate::content::car::{
+    self, CarError, CarHeader, CarReader, IndexRow, ReadSection, varint_len,
+};
 use crate::content::{ContentError, inline_block, parse_node};
 use crate::types::{Cid, cid};
 
@@ -69,8 +71,7 @@ impl Spool {
 /// and missing blocks do not stop it. `progress` gets sections so far.
 ///
 /// # Errors
-/// `NotACar`, `Truncated`, `Malformed` of the header; `Unusable` without a root;
-/// `Io`. All later damage is in the report.
+/// `Car` of the header; `Unusable` without a root; `Io`. All later damage is in the report.
 pub fn verify(
     input: &mut dyn Read,
     spool_dir: &Path,
@@ -117,9 +118,9 @@ impl Archive {
             let ReadSection { section, verdict, body } = match reader.next_unchecked() {
                 Ok(Some(read)) => read,
                 Ok(None) => break,
-                Err(error @ ArchiveError::Io(_)) => return Err(error),
+                Err(CarError::Io(error)) => return Err(error.into()),
                 Err(error) => {
-                    report.fault = Some(Box::new(error));
+                    report.fault = Some(Box::new(error.into()));
                     break;
                 }
             };
@@ -321,7 +322,7 @@ fn check_index(
         }
     };
     let read = match reader.index() {
-        Ok(input) => super::car::read_index(input, &mut visit),
+        Ok(input) => car::read_index(input, &mut visit),
         Err(error) => Err(error.to_string()),
     };
     match read {

@@ -6,7 +6,6 @@
 //! checked, and the DAG is walked from the root before anything becomes visible.
 //! Nothing here writes into a volume: an [`ImportPlan`] says what to make, and
 //! [`Archive::load`] gives the blocks.
-mod car;
 mod error;
 mod export;
 mod import;
@@ -16,7 +15,6 @@ mod plan;
 mod report;
 mod shelf;
 
-pub use self::car::{CarHeader, CarReader, Section};
 pub use self::error::{ArchiveError, io_error};
 pub use self::export::{ExportReport, Soon, export, export_telling};
 pub use self::import::{Archive, verify};

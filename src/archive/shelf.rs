@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::ArchiveError;
-use super::car::{CarReader, ReadSection, varint_len};
 use super::places::Key;
+use crate::content::car::{CarReader, ReadSection, varint_len};
 use crate::types::{Cid, cid};
 
 /// Blocks that are remembered, some 80 bytes of memory each: 2 TiB of 1 MiB leaves.

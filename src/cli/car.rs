@@ -11,7 +11,8 @@ use super::arguments::CarVerb;
 use super::client::Target;
 use super::output::Output;
 use crate::api::{Command, ErrorCode, Failure};
-use crate::archive::{Archive, ArchiveError, CarReader};
+use crate::archive::{Archive, ArchiveError};
+use crate::content::car::CarReader;
 
 fn failure(path: &Path, error: std::io::Error) -> Failure {
     let missing = error.kind() == std::io::ErrorKind::NotFound;
@@ -108,9 +109,12 @@ fn open(file: &Path) -> Result<Box<dyn Read>, Failure> {
 pub(super) fn car(verb: &CarVerb, output: &Output) -> Result<(), Failure> {
     match verb {
         CarVerb::Ls { file } => {
-            let mut reader = CarReader::new(open(file)?).map_err(|e| of_archive(file, &e))?;
+            let mut reader =
+                CarReader::new(open(file)?).map_err(|e| of_archive(file, &e.into()))?;
             let (mut rows, mut lines) = (Vec::new(), Vec::new());
-            while let Some(section) = reader.next_section().map_err(|e| of_archive(file, &e))? {
+            while let Some(section) =
+                reader.next_section().map_err(|e| of_archive(file, &e.into()))?
+            {
                 lines.push(format!(
                     "{} {:>12} {:>9}",
                     section.cid,

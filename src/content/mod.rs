@@ -5,6 +5,7 @@
 //! through a loader. A CID made here is the CID that `ipfs add` makes under the
 //! same profile (IPIP-499); `tests/` holds it against published vectors.
 
+pub mod car;
 mod dag;
 mod dag_pb;
 mod directory;

@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::build::*;
-use crate::archive::{ArchiveError, CarReader, IndexState};
+use crate::archive::{ArchiveError, IndexState};
 use crate::content::Profile;
+use crate::content::car::{CarError, CarReader};
 use crate::types::{Cid, cid};
 
 const V1: Profile = Profile::UNIXFS_V1_2025;
@@ -108,7 +109,7 @@ fn all_damaged_blocks_are_named_with_their_offsets() {
     let mut reader = CarReader::new(&car[..]).unwrap();
     assert_eq!(reader.next_section().unwrap().unwrap().cid, root.cid);
     assert!(
-        matches!(reader.next_section(), Err(ArchiveError::Mismatch { offset, .. }) if offset == first as u64)
+        matches!(reader.next_section(), Err(CarError::Mismatch { offset, .. }) if offset == first as u64)
     );
 }
 

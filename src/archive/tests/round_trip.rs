@@ -6,7 +6,8 @@ use std::collections::HashSet;
 use iroh_car::{CarHeader as IrohHeader, CarReader as IrohReader, CarWriter as IrohWriter};
 
 use super::build::*;
-use crate::archive::{ArchiveError, CarReader, Soon, export, export_telling};
+use crate::archive::{ArchiveError, Soon, export, export_telling};
+use crate::content::car::CarReader;
 use crate::content::{DirectoryEntry, Profile, build_directory, leaf, parse_node};
 use crate::types::{Cid, cid};
 

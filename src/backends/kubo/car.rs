@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use unsigned_varint::encode;
 
 use super::holder::raw;
-use crate::types::{Block, Cid, cid};
+use crate::content::car::{CarError, encode_header, put_section_head};
+use crate::types::{Block, Cid};
 
 /// Parts the form's fields; no body may hold it by chance.
 const BOUNDARY: &str = "cairn-5e1f2b7c9a084d36b1c7f0e2d49a6385";
@@ -58,61 +58,20 @@ impl Body for Pieces {
     }
 }
 
-fn varint(number: usize, out: &mut Vec<u8>) {
-    let mut buffer = encode::usize_buffer();
-    out.extend_from_slice(encode::usize(number, &mut buffer));
-}
-
-/// A head of dag-cbor: major type and number (RFC 8949).
-fn head(major: u8, number: usize, out: &mut Vec<u8>) {
-    let major = major << 5;
-    match number {
-        0..24 => out.push(major | number as u8),
-        24..256 => out.extend_from_slice(&[major | 0x18, number as u8]),
-        _ => {
-            out.push(major | 0x19);
-            out.extend_from_slice(&(number as u16).to_be_bytes());
-        }
-    }
-}
-
-/// The header of a `CARv1`: `{"roots": [..], "version": 1}`. At most 65,535 roots.
-fn header(roots: &[Cid]) -> Vec<u8> {
-    let mut map = Vec::with_capacity(32 + roots.len() * 80);
-    head(5, 2, &mut map);
-    head(3, 5, &mut map);
-    map.extend_from_slice(b"roots");
-    head(4, roots.len(), &mut map);
-    for root in roots {
-        let bytes = root.to_bytes();
-        // Tag 42, a zero byte before the CID.
-        map.extend_from_slice(&[0xd8, 0x2a]);
-        head(2, bytes.len() + 1, &mut map);
-        map.push(0);
-        map.extend_from_slice(&bytes);
-    }
-    head(3, 7, &mut map);
-    map.extend_from_slice(b"version");
-    head(0, 1, &mut map);
-    let mut out = Vec::with_capacity(map.len() + 4);
-    varint(map.len(), &mut out);
-    out.extend_from_slice(&map);
-    out
-}
-
 /// An archive of the blocks, each as raw, in a form.
-pub(super) fn form(roots: &[Cid], blocks: &[&Block]) -> Pieces {
+///
+/// # Errors
+/// None that is known.
+pub(super) fn form(roots: &[Cid], blocks: &[&Block]) -> Result<Pieces, CarError> {
     let mut pieces = VecDeque::with_capacity(2 + blocks.len() * 2);
     let mut next = format!(
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"blocks.car\"\r\n\
          Content-Type: application/vnd.ipld.car\r\n\r\n"
     )
     .into_bytes();
-    next.extend_from_slice(&header(roots));
+    next.extend_from_slice(&encode_header(roots)?);
     for block in blocks {
-        let id = raw(&block.cid);
-        varint(id.encoded_len() + block.data.len(), &mut next);
-        cid::append(&id, &mut next);
+        put_section_head(&mut next, &raw(&block.cid), block.data.len() as u64)?;
         pieces.push_back(Bytes::from(std::mem::take(&mut next)));
         if !block.data.is_empty() {
             pieces.push_back(block.data.clone());
@@ -120,7 +79,7 @@ pub(super) fn form(roots: &[Cid], blocks: &[&Block]) -> Pieces {
     }
     next.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
     pieces.push_back(Bytes::from(next));
-    Pieces::new(pieces)
+    Ok(Pieces::new(pieces))
 }
 
 #[cfg(test)]
@@ -132,10 +91,10 @@ mod tests {
         let blocks = [b"one".to_vec(), Vec::new(), vec![7; 100_000]];
         let blocks = blocks.map(|data| Block::raw(data.into()));
         let holders = super::super::holder::Holders::new("f");
-        for count in [1usize, 3, 23, 24, 255, 256, 400] {
+        for count in [1usize, 3, 23, 24, 255, 256, 400, 50_000] {
             let roots: Vec<Cid> =
                 (0..count).map(|n| holders.of(&blocks[0].cid, n as u64).unwrap()).collect();
-            let mut pieces = form(&roots, &blocks.iter().collect::<Vec<_>>());
+            let mut pieces = form(&roots, &blocks.iter().collect::<Vec<_>>()).unwrap();
             let wanted = pieces.size_hint().exact().unwrap();
             let mut bytes = Vec::new();
             while let Some(piece) = pieces.pieces.pop_front() {

@@ -233,7 +233,8 @@ impl KuboBackend {
             ("fast-provide-root", "false"),
             ("fast-provide-dag", "false"),
         ];
-        let body = form(&holders, blocks);
+        let body = form(&holders, blocks)
+            .map_err(|error| BackendError::new(ErrorKind::Other, error.to_string()))?;
         let mut answer = self.rpc.send("dag/import", &arguments, Some(body)).await?;
         let mut waited: HashSet<Cid> = holders.into_iter().collect();
         while let Some(line) = answer.line::<Imported>().await? {

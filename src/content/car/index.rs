@@ -23,10 +23,10 @@ const INDEX_SORTED: u64 = 0x0400;
 const MAX_WIDTH: u32 = 136;
 
 /// Writes the index of sha2-256 blocks; gives its length.
-pub(in crate::archive) fn write_index(
-    out: &mut dyn Write,
-    mut rows: Vec<([u8; 32], u64)>,
-) -> std::io::Result<u64> {
+///
+/// # Errors
+/// Of `out`.
+pub fn write_index(out: &mut dyn Write, mut rows: Vec<([u8; 32], u64)>) -> std::io::Result<u64> {
     const WIDTH: u32 = 40;
     rows.sort_unstable();
     let mut buffer = unsigned_varint::encode::u64_buffer();
@@ -51,7 +51,7 @@ pub(in crate::archive) fn write_index(
 }
 
 /// A row that was read.
-pub(in crate::archive) struct IndexRow<'r> {
+pub struct IndexRow<'r> {
     /// Multihash code; an `IndexSorted` has none.
     pub code: Option<u64>,
     /// The digest.
@@ -86,7 +86,10 @@ fn varint(input: &mut dyn Read) -> Result<u64, String> {
 }
 
 /// Reads an index to the end of `input`, row by row; nothing may follow it.
-pub(in crate::archive) fn read_index(
+///
+/// # Errors
+/// With what is wrong about it; of `visit`.
+pub fn read_index(
     input: &mut dyn Read,
     visit: &mut dyn FnMut(&IndexRow<'_>) -> Result<(), String>,
 ) -> Result<(), String> {

@@ -5,8 +5,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 
 use bytes::Bytes;
 
-use super::{HeaderMap, PRAGMA, V2_DATA_OFFSET, V2_HEADER};
-use crate::archive::ArchiveError;
+use super::{CarError, HeaderMap, PRAGMA, V2_DATA_OFFSET, V2_HEADER};
 use crate::types::{Block, Cid, cid};
 
 /// Longest header that is read: some 800,000 roots (go-car's limit).
@@ -43,8 +42,10 @@ pub struct Section {
 }
 
 /// A section whose hash may not match.
-pub(in crate::archive) struct ReadSection {
+pub struct ReadSection {
+    /// As it was read.
     pub section: Section,
+    /// Of its hash.
     pub verdict: cid::Verdict,
     /// CID and data, as they came.
     pub body: Bytes,
@@ -66,11 +67,11 @@ struct Counted<R> {
 }
 
 impl<R: Read> Counted<R> {
-    fn exact(&mut self, buf: &mut [u8], inside: &'static str) -> Result<(), ArchiveError> {
+    fn exact(&mut self, buf: &mut [u8], inside: &'static str) -> Result<(), CarError> {
         let mut done = 0;
         while done < buf.len() {
             match self.input.read(&mut buf[done..]) {
-                Ok(0) => return Err(ArchiveError::Truncated { offset: self.offset, inside }),
+                Ok(0) => return Err(CarError::Truncated { offset: self.offset, inside }),
                 Ok(n) => {
                     done += n;
                     self.offset += n as u64;
@@ -82,7 +83,7 @@ impl<R: Read> Counted<R> {
         Ok(())
     }
 
-    fn at_end(&mut self) -> Result<bool, ArchiveError> {
+    fn at_end(&mut self) -> Result<bool, CarError> {
         loop {
             match self.input.fill_buf() {
                 Ok(bytes) => return Ok(bytes.is_empty()),
@@ -93,10 +94,9 @@ impl<R: Read> Counted<R> {
     }
 
     /// A minimal varint of at most 63 bits (the unsigned-varint spec).
-    fn varint(&mut self) -> Result<u64, ArchiveError> {
+    fn varint(&mut self) -> Result<u64, CarError> {
         let start = self.offset;
-        let bad =
-            |reason: &str| ArchiveError::Malformed { offset: start, reason: reason.to_owned() };
+        let bad = |reason: &str| CarError::Malformed { offset: start, reason: reason.to_owned() };
         let mut value = 0u64;
         for index in 0..9 {
             let mut byte = [0u8];
@@ -114,7 +114,7 @@ impl<R: Read> Counted<R> {
     }
 
     /// `len` bytes, in steps: a false length does not take memory.
-    fn bytes(&mut self, len: u64, inside: &'static str) -> Result<Vec<u8>, ArchiveError> {
+    fn bytes(&mut self, len: u64, inside: &'static str) -> Result<Vec<u8>, CarError> {
         let mut out = Vec::new();
         while (out.len() as u64) < len {
             let from = out.len();
@@ -124,7 +124,7 @@ impl<R: Read> Counted<R> {
         Ok(out)
     }
 
-    fn skip(&mut self, mut len: u64, inside: &'static str) -> Result<(), ArchiveError> {
+    fn skip(&mut self, mut len: u64, inside: &'static str) -> Result<(), CarError> {
         let mut buffer = [0; 4096];
         while len > 0 {
             let step = len.min(buffer.len() as u64);
@@ -134,34 +134,32 @@ impl<R: Read> Counted<R> {
         Ok(())
     }
 
-    fn header_map(&mut self) -> Result<HeaderMap, ArchiveError> {
+    fn header_map(&mut self) -> Result<HeaderMap, CarError> {
         let start = self.offset;
         let len = self.varint()?;
         if len == 0 || len > MAX_HEADER {
-            return Err(ArchiveError::NotACar(format!(
-                "a header of {len} bytes at offset {start}"
-            )));
+            return Err(CarError::NotACar(format!("a header of {len} bytes at offset {start}")));
         }
         // Before waiting for all of it: is it a map at all (dag-cbor, major type 5)?
         let mut first = [0];
         self.exact(&mut first, "the header")?;
         if first[0] >> 5 != 5 {
-            return Err(ArchiveError::NotACar(format!("what is at offset {start} is no header")));
+            return Err(CarError::NotACar(format!("what is at offset {start} is no header")));
         }
         let body = [&first[..], &self.bytes(len - 1, "the header")?].concat();
         serde_ipld_dagcbor::from_slice(&body)
-            .map_err(|e| ArchiveError::NotACar(format!("its header at offset {start}: {e}")))
+            .map_err(|e| CarError::NotACar(format!("its header at offset {start}: {e}")))
     }
 }
 
-fn roots_of(map: HeaderMap) -> Result<Vec<Cid>, ArchiveError> {
+fn roots_of(map: HeaderMap) -> Result<Vec<Cid>, CarError> {
     match map {
         HeaderMap { roots: Some(roots), version: 1 } => Ok(roots),
         HeaderMap { roots: None, version: 1 } => {
-            Err(ArchiveError::NotACar("its header has no list of roots".into()))
+            Err(CarError::NotACar("its header has no list of roots".into()))
         }
         HeaderMap { version, .. } => {
-            Err(ArchiveError::NotACar(format!("version {version} is not known")))
+            Err(CarError::NotACar(format!("version {version} is not known")))
         }
     }
 }
@@ -171,10 +169,10 @@ impl<R: Read> CarReader<R> {
     ///
     /// # Errors
     /// `NotACar`, `Truncated`, `Malformed`.
-    pub fn new(input: R) -> Result<Self, ArchiveError> {
+    pub fn new(input: R) -> Result<Self, CarError> {
         let mut input = Counted { input: BufReader::with_capacity(1 << 17, input), offset: 0 };
         if input.at_end()? {
-            return Err(ArchiveError::NotACar("it is empty".into()));
+            return Err(CarError::NotACar("it is empty".into()));
         }
         let first = input.header_map()?;
         if first.version == 2 && first.roots.is_none() {
@@ -191,11 +189,11 @@ impl<R: Read> CarReader<R> {
         Ok(Self { input, header, first_section, end: None })
     }
 
-    fn version_2(mut input: Counted<R>) -> Result<Self, ArchiveError> {
+    fn version_2(mut input: Counted<R>) -> Result<Self, CarError> {
         let at = PRAGMA.len() as u64;
-        let bad = |reason: String| ArchiveError::Malformed { offset: at, reason };
+        let bad = |reason: String| CarError::Malformed { offset: at, reason };
         if input.offset != at {
-            return Err(ArchiveError::NotACar("its CARv2 pragma is not the one there is".into()));
+            return Err(CarError::NotACar("its CARv2 pragma is not the one there is".into()));
         }
         let fields = input.bytes(V2_HEADER, "the CARv2 header")?;
         let number = |at: usize| {
@@ -236,35 +234,36 @@ impl<R: Read> CarReader<R> {
     ///
     /// # Errors
     /// `Truncated`, `Malformed`, `Mismatch`.
-    pub fn next_section(&mut self) -> Result<Option<Section>, ArchiveError> {
+    pub fn next_section(&mut self) -> Result<Option<Section>, CarError> {
         let Some(ReadSection { section, verdict, .. }) = self.next_unchecked()? else {
             return Ok(None);
         };
         match verdict {
             cid::Verdict::Match => Ok(Some(section)),
             cid::Verdict::Mismatch => {
-                Err(ArchiveError::Mismatch { cid: section.cid, offset: section.offset })
+                Err(CarError::Mismatch { cid: section.cid, offset: section.offset })
             }
             cid::Verdict::UnknownHash => {
                 let code = section.cid.hash().code();
                 let reason =
                     format!("block {} has a hash of an unknown kind (0x{code:x})", section.cid);
-                Err(ArchiveError::Malformed { offset: section.offset, reason })
+                Err(CarError::Malformed { offset: section.offset, reason })
             }
         }
     }
 
-    /// The next section with the verdict on its hash.
-    pub(in crate::archive) fn next_unchecked(
-        &mut self,
-    ) -> Result<Option<ReadSection>, ArchiveError> {
+    /// The next section with the verdict on its hash; `None` at the end.
+    ///
+    /// # Errors
+    /// `Truncated`, `Malformed`, `Io`.
+    pub fn next_unchecked(&mut self) -> Result<Option<ReadSection>, CarError> {
         let start = self.input.offset;
         match self.end {
             Some(end) if start >= end => return Ok(None),
             None if self.input.at_end()? => return Ok(None),
             _ => {}
         }
-        let bad = |reason: String| ArchiveError::Malformed { offset: start, reason };
+        let bad = |reason: String| CarError::Malformed { offset: start, reason };
         let len = self.input.varint()?;
         if len == 0 {
             return Err(bad("a section of no bytes".into()));
@@ -292,19 +291,19 @@ impl<R: Read> CarReader<R> {
     }
 
     /// Offset of the first section.
-    pub(in crate::archive) fn first_section(&self) -> u64 {
+    pub fn first_section(&self) -> u64 {
         self.first_section
     }
 
     /// After the last section: what follows the padding before the index.
-    pub(in crate::archive) fn index(&mut self) -> Result<&mut dyn Read, ArchiveError> {
+    pub fn index(&mut self) -> Result<&mut dyn Read, CarError> {
         let padding = self.header.index_offset.saturating_sub(self.input.offset);
         self.input.skip(padding, "the padding before the index")?;
         Ok(&mut self.input.input)
     }
 
     /// Reads what is left; gives its length.
-    pub(in crate::archive) fn drain(&mut self) -> Result<u64, ArchiveError> {
+    pub fn drain(&mut self) -> Result<u64, CarError> {
         Ok(std::io::copy(&mut self.input.input, &mut std::io::sink())?)
     }
 }
