@@ -125,9 +125,9 @@ impl Replicator {
             let there = coming.record.good_copies().any(|copy| copy.backend == place.id);
             let steps = coming.steps.iter().filter(|step| step.place == place.id);
             let steps: Vec<ExplainedStep> = steps
-                .map(|step| ExplainedStep { round: step.round, job: job_name(step.job) })
+                .map(|step| ExplainedStep { round: step.round, job: step.job.as_str() })
                 .collect();
-            let released = steps.last().is_some_and(|step| step.job == job_name(Job::Release));
+            let released = steps.last().is_some_and(|step| step.job == Job::Release.as_str());
             let passed = coming.passed_over.iter().find(|(passed, _)| *passed == number);
             let why_not = match passed {
                 _ if place.cache => "a cache: what lies there is no copy".to_owned(),
@@ -197,16 +197,6 @@ impl Replicator {
     }
 }
 
-fn job_name(job: Job) -> &'static str {
-    match job {
-        Job::Send => "send",
-        Job::Repair => "repair",
-        Job::Verify => "verify",
-        Job::Audit => "audit",
-        Job::Release => "release",
-    }
-}
-
 /// What a small file would have that is written now: it is here first.
 fn written(policy: &Policy, places: &Places, now: Timestamp) -> ContentRecord {
     let here = places.local_replica().map(|_| CopyRecord {
@@ -267,7 +257,6 @@ fn wait(standing: &Standing, policy: &Policy, (content, cache): (bool, bool)) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Timestamp;
 
     #[test]
     fn what_is_missing_is_said_once() {

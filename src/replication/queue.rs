@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::machine::{Job, Work};
+use super::machine::Work;
 use super::pins::whole_seconds;
 use super::{ReplicationError, Replicator, ShownPin};
 use crate::metadata::{ContentRecord, PinOrder};
@@ -48,15 +48,8 @@ pub struct ShownQueue {
 }
 
 fn shown(work: &Work) -> ShownWork {
-    let job = match work.job {
-        Job::Send => "send",
-        Job::Repair => "repair",
-        Job::Verify => "verify",
-        Job::Audit => "audit",
-        Job::Release => "release",
-    };
     let eta_s = work.eta.and_then(whole_seconds);
-    ShownWork { backend: work.place.clone(), job, in_hand: work.in_hand, eta_s }
+    ShownWork { backend: work.place.clone(), job: work.job.as_str(), in_hand: work.in_hand, eta_s }
 }
 
 impl Replicator {

@@ -32,6 +32,20 @@ pub enum Job {
     Release,
 }
 
+impl Job {
+    /// As users and programs read it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::Repair => "repair",
+            Self::Verify => "verify",
+            Self::Audit => "audit",
+            Self::Release => "release",
+        }
+    }
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
