@@ -28,6 +28,8 @@ struct State {
     /// In the order in which they were first stored.
     order: Vec<Cid>,
     capacity: Option<u64>,
+    /// Bytes of what else lies there, which count as used.
+    packed: u64,
     read_only: bool,
     durable: bool,
     domain: Option<String>,
@@ -39,7 +41,7 @@ struct State {
 
 impl State {
     fn used(&self) -> u64 {
-        self.blocks.values().map(|(_, data)| data.len() as u64).sum()
+        self.packed + self.blocks.values().map(|(_, data)| data.len() as u64).sum::<u64>()
     }
 }
 
@@ -87,6 +89,19 @@ impl MemoryBackend {
     /// Makes every call take at least this long (tokio's clock).
     pub fn set_delay(&self, delay: Option<Duration>) {
         self.state.lock().delay = delay;
+    }
+
+    /// So many bytes lie there beside the blocks.
+    #[cfg(test)]
+    pub(super) fn hold(&self, bytes: u64) {
+        self.state.lock().packed = bytes;
+    }
+
+    /// The room that is left, or `None` without a capacity.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> Option<u64> {
+        let state = self.state.lock();
+        state.capacity.map(|capacity| capacity.saturating_sub(state.used()))
     }
 
     /// Makes the place full beyond so many bytes.

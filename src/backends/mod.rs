@@ -17,6 +17,7 @@ mod object;
 mod open;
 mod operation;
 mod overlap;
+mod pack;
 mod settings;
 mod web;
 pub mod wrap;
@@ -25,7 +26,7 @@ pub use self::dir::{DirBackend, block_paths};
 pub use self::error::{BackendError, ErrorKind};
 pub use self::kubo::KuboBackend;
 pub use self::memory::MemoryBackend;
-pub use self::open::{BackendSpec, InvalidBackendUrl, kind_of, open};
+pub use self::open::{BackendSpec, InvalidBackendUrl, kind_of, open, open_in};
 pub use self::operation::Operation;
 pub use self::overlap::{overlaps, refuse_overlap};
 pub use self::settings::{Micros, PlaceOptions, PlaceSettings, Price, Scrub};
@@ -165,6 +166,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Whether it answers and takes writes, as cheaply as can be.
     async fn probe(&self) -> Result<(), BackendError>;
+
+    /// Gives back room of what was deleted, where that is work of its own: a piece of it.
+    /// Whether there is more to do.
+    async fn compact(&self) -> Result<bool, BackendError> {
+        Ok(false)
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::kubo::{self, Address, KuboBackend};
 use super::object::{self, ObjectBackend, S3Settings};
+use super::pack::{self, PACK_SIZE, PackBackend};
 use super::settings::{PlaceOptions, PlaceSettings, is_name};
 use super::{Backend, BackendError, DirBackend, ErrorKind, web};
 use crate::runtime::{SecretSource, is_secret_name};
@@ -17,6 +19,8 @@ use crate::types::{BackendId, ByteSize, printable};
 const ACCESS: [&str; 6] = ["auth", "profile", "region", "style", "ca", "conditional"];
 /// Those of them that say whose keys are used.
 const KEYS: [&str; 2] = ["auth", "profile"];
+/// `gather=` of a place where small blocks share objects.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// A backend as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +28,9 @@ const KEYS: [&str; 2] = ["auth", "profile"];
 pub struct BackendSpec {
     /// Its id in the volume.
     pub id: BackendId,
-    /// `file:///path`, `s3://bucket/prefix` or `ipfs://host:5001/folder`. Query parameters
-    /// are settings: `domain=`, `capacity=`, `read_only=1`, those of [`PlaceSettings`], and
-    /// of its kind.
+    /// `file:///path`, `car:///path`, `s3://bucket/prefix` or `ipfs://host:5001/folder`.
+    /// Query parameters are settings: `domain=`, `capacity=`, `read_only=1`, those of
+    /// [`PlaceSettings`], and of its kind.
     pub url: String,
 }
 
@@ -72,6 +76,8 @@ fn without_secrets(text: &str) -> Cow<'_, str> {
 /// What kind of place, and where.
 enum Kind {
     Dir(PathBuf),
+    /// A directory of CAR archives of about so many bytes.
+    Car(PathBuf, usize),
     S3(Box<S3Settings>),
     Kubo(Box<Address>),
 }
@@ -80,16 +86,28 @@ impl Kind {
     /// Takes a parameter that only this kind has; `None`: it has not.
     fn set(&mut self, key: &str, value: &str) -> Option<Result<(), String>> {
         match self {
-            Self::Dir(_) => None,
+            Self::Car(_, size) if key == PACK_SIZE => {
+                Some(pack::size(value).map(|bytes| *size = bytes))
+            }
+            Self::Dir(_) | Self::Car(..) => None,
             Self::S3(settings) => settings.set(key, value),
             Self::Kubo(address) => address.set(key, value),
+        }
+    }
+
+    /// Whether small blocks share objects there.
+    fn has_packs(&self) -> bool {
+        match self {
+            Self::Dir(_) | Self::Kubo(_) => false,
+            Self::Car(..) => true,
+            Self::S3(settings) => settings.packs(),
         }
     }
 
     /// What is wrong about all parameters together.
     fn check(&self) -> Result<(), String> {
         match self {
-            Self::Dir(_) | Self::Kubo(_) => Ok(()),
+            Self::Dir(_) | Self::Car(..) | Self::Kubo(_) => Ok(()),
             Self::S3(settings) => settings.check(),
         }
     }
@@ -98,9 +116,10 @@ impl Kind {
     fn known(&self) -> &'static str {
         match self {
             Self::Dir(_) => "",
+            Self::Car(..) => "pack_size, ",
             Self::S3(_) => {
                 "endpoint, region, style, ca, auth, profile, storage_class, sse, sse_key, \
-                 checksum, conditional, "
+                 checksum, conditional, packs, pack_size, "
             }
             Self::Kubo(_) => "auth, ca, durable, ",
         }
@@ -109,7 +128,9 @@ impl Kind {
     /// What `auth=` gives.
     fn gives(&self) -> &'static str {
         match self {
-            Self::Dir(_) => "what a place over a network asks for (a directory asks for nothing)",
+            Self::Dir(_) | Self::Car(..) => {
+                "what a place over a network asks for (a directory asks for nothing)"
+            }
             Self::S3(_) => object::GIVES,
             Self::Kubo(_) => kubo::GIVES,
         }
@@ -118,7 +139,7 @@ impl Kind {
     /// Whether both are one place, whoever asks and however.
     fn is_same_place(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Dir(one), Self::Dir(two)) => one == two,
+            (Self::Dir(one) | Self::Car(one, _), Self::Dir(two) | Self::Car(two, _)) => one == two,
             (Self::S3(one), Self::S3(two)) => one.identity() == two.identity(),
             (Self::Kubo(one), Self::Kubo(two)) => one.is_same_place(two),
             _ => false,
@@ -151,13 +172,16 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
         return Err(invalid("a `#` in a path of a URL is written %23".into()));
     }
     let mut kind = match url.scheme() {
-        "file" => {
-            let path = url.to_file_path();
-            let path = path.map_err(|()| invalid("write file:///absolute/path".into()))?;
+        scheme @ ("file" | "car") => {
+            // Only of this scheme a URL gives a path.
+            let local = Url::parse(&format!("file{}", &url.as_str()[scheme.len()..]));
+            let path = local.ok().filter(|_| url.host_str().is_none_or(str::is_empty));
+            let path = path.and_then(|url| url.to_file_path().ok());
+            let path = path.ok_or_else(|| invalid(format!("write {scheme}:///absolute/path")))?;
             if path.as_os_str().as_bytes().iter().any(u8::is_ascii_control) {
                 return Err(invalid(control.into()));
             }
-            Kind::Dir(path)
+            if scheme == "car" { Kind::Car(path, pack::BYTES) } else { Kind::Dir(path) }
         }
         "s3" => Kind::S3(Box::new(S3Settings::of(&url).map_err(invalid)?)),
         "memory" => {
@@ -170,7 +194,8 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
         scheme => {
             return Err(invalid(format!(
                 "`{scheme}` is not a kind of backend: write file:///path, a path \
-                 (./ before a relative one with a colon), s3://BUCKET/PREFIX or ipfs://HOST:5001"
+                 (./ before a relative one with a colon), car:///path, s3://BUCKET/PREFIX or \
+                 ipfs://HOST:5001"
             )));
         }
     };
@@ -236,7 +261,7 @@ fn unknown(key: &str, kind: &Kind) -> String {
     format!(
         "`{}` is not a setting: use id, domain, capacity, read_only, {}tier, host, site, \
          provider, priority, price_gb_month, price_gb_out, price_request, alarm, stop, \
-         bandwidth, requests, parallel, collect or scrub",
+         bandwidth, requests, parallel, gather, collect or scrub",
         printable(key),
         kind.known()
     )
@@ -245,7 +270,9 @@ fn unknown(key: &str, kind: &Kind) -> String {
 /// An id from the last part of a path, a bucket or a folder: `/mnt/Disk B` gives `disk-b`.
 fn slug(kind: &Kind) -> String {
     let name = match kind {
-        Kind::Dir(path) => path.file_name().unwrap_or_default().to_string_lossy().to_lowercase(),
+        Kind::Dir(path) | Kind::Car(path, _) => {
+            path.file_name().unwrap_or_default().to_string_lossy().to_lowercase()
+        }
         Kind::S3(settings) => settings.bucket().to_lowercase(),
         Kind::Kubo(address) => address.slug().to_owned(),
     };
@@ -312,15 +339,19 @@ impl BackendSpec {
     /// What the volume knows of its place.
     #[must_use]
     pub fn settings(&self) -> PlaceSettings {
-        Url::parse(&self.url)
+        let mut settings = Url::parse(&self.url)
             .map_or_else(|_| PlaceSettings::default(), |url| PlaceSettings::of(&url))
-            .at(self.remote_host())
+            .at(self.remote_host());
+        if parse(&self.url).is_ok_and(|parsed| parsed.kind.has_packs()) {
+            settings.gather.get_or_insert(GATHER);
+        }
+        settings
     }
 
     /// The machine that has it, when it is not this one.
     fn remote_host(&self) -> Option<String> {
         match parse(&self.url).ok()?.kind {
-            Kind::Dir(_) => None,
+            Kind::Dir(_) | Kind::Car(..) => None,
             Kind::S3(settings) => (!settings.is_loopback()).then(|| settings.host()),
             Kind::Kubo(address) => (!address.is_loopback()).then(|| address.host().to_owned()),
         }
@@ -330,7 +361,7 @@ impl BackendSpec {
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         match parse(&self.url).ok()?.kind {
-            Kind::Dir(path) => Some(path),
+            Kind::Dir(path) | Kind::Car(path, _) => Some(path),
             Kind::S3(_) | Kind::Kubo(_) => None,
         }
     }
@@ -386,6 +417,7 @@ pub fn kind_of(url: &str) -> &'static str {
     match parse(url).map(|parsed| parsed.kind) {
         Ok(Kind::S3(_)) => "s3",
         Ok(Kind::Kubo(_)) => "kubo",
+        Ok(Kind::Car(..)) => "car",
         Ok(Kind::Dir(_)) | Err(_) => "dir",
     }
 }
@@ -398,14 +430,49 @@ pub fn kind_of(url: &str) -> &'static str {
 /// # Errors
 /// `Invalid` for a bad spec, else what the place says.
 pub fn open(spec: &BackendSpec, create: bool) -> Result<Arc<dyn Backend>, BackendError> {
+    open_in(spec, create, None)
+}
+
+/// The same; `dir`: a folder for what is worth keeping of what is known of places with
+/// packs. Without one it is asked for anew.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_in(
+    spec: &BackendSpec,
+    create: bool,
+    dir: Option<&Path>,
+) -> Result<Arc<dyn Backend>, BackendError> {
+    let dir = dir.map(|dir| dir.join(spec.id.as_str()));
     let parsed = parse(&spec.url)
         .map_err(|error| BackendError::new(ErrorKind::Invalid, error.to_string()))?;
     match parsed.kind {
-        Kind::Dir(path) => Ok(Arc::new(DirBackend::open(&path, parsed.options, create)?)),
+        Kind::Dir(path) => {
+            let place = Arc::new(DirBackend::open(&path, parsed.options, create)?);
+            if !place.has_packs() {
+                return Ok(place);
+            }
+            // A copy of a bucket, or of a directory of archives: they are read, and no more
+            // are made.
+            let (id, shelf) = (place.id(), Arc::new(place.packs()?));
+            let limits = pack::Limits { block: None, pack: pack::BYTES };
+            Ok(Arc::new(PackBackend::new("dir", (place, shelf), id, limits, dir.as_deref())?))
+        }
+        Kind::Car(path, size) => {
+            let place = Arc::new(DirBackend::open(&path, parsed.options, create)?);
+            let (id, shelf) = (place.id(), Arc::new(place.packs()?));
+            let limits = pack::Limits::archives(size);
+            Ok(Arc::new(PackBackend::new("car", (place, shelf), id, limits, dir.as_deref())?))
+        }
         Kind::S3(settings) => {
-            let keys = settings.keys()?;
+            let (keys, packs) = (settings.keys()?, settings.packs());
+            let small = pack::Limits::small_blocks(settings.pack_size());
             let make = move || settings.store(keys.as_ref());
-            Ok(Arc::new(ObjectBackend::open(make, parsed.options, create)?))
+            let place = Arc::new(ObjectBackend::open(make, parsed.options, create)?);
+            // Packs that are there are read in any case.
+            let limits = if packs { small } else { pack::Limits { block: None, ..small } };
+            let (id, shelf) = (place.id(), place.packs());
+            Ok(Arc::new(PackBackend::new("s3", (place, shelf), id, limits, dir.as_deref())?))
         }
         Kind::Kubo(address) => Ok(Arc::new(KuboBackend::open(&address, parsed.options, create)?)),
     }

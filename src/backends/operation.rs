@@ -26,11 +26,13 @@ pub enum Operation {
     Usage,
     /// `probe`
     Probe,
+    /// `compact`
+    Compact,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Put,
         Self::PutMany,
         Self::Get,
@@ -43,6 +45,7 @@ impl Operation {
         Self::DeleteName,
         Self::Usage,
         Self::Probe,
+        Self::Compact,
     ];
 
     /// The method's name.
@@ -61,6 +64,7 @@ impl Operation {
             Self::DeleteName => "delete_name",
             Self::Usage => "usage",
             Self::Probe => "probe",
+            Self::Compact => "compact",
         }
     }
 
@@ -75,6 +79,7 @@ impl Operation {
                 | Self::DeleteMany
                 | Self::PutName
                 | Self::DeleteName
+                | Self::Compact
         )
     }
 }

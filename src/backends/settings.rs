@@ -1,6 +1,7 @@
 //! What a volume knows of a backend beyond how to open it: parameters of its URL.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -12,6 +13,8 @@ use crate::types::ByteSize;
 const ALARM: u64 = 100_000_000_000;
 /// The place in the order of `strategy=priority` of one without `priority=`.
 const PRIORITY: u32 = 100;
+/// `gather=` is at most this: what is held back has one copy less.
+const GATHER_MAX: Duration = Duration::from_mins(1);
 
 /// An amount of money in millionths of whatever the user counts in.
 #[derive(
@@ -55,6 +58,9 @@ pub struct PlaceSettings {
     pub requests: Option<u32>,
     /// `parallel=`: batches that are sent there at the same time.
     pub parallel: Option<usize>,
+    /// `gather=`: for how long small contents that nobody waits for are held back where they
+    /// share an object. `None`: as its kind has it.
+    pub gather: Option<Duration>,
     /// `collect=0`: nothing is collected there; others put blocks there, too.
     pub collect: bool,
     /// `scrub=audit`: how its copies are looked at.
@@ -115,6 +121,7 @@ impl Default for PlaceSettings {
             bandwidth: None,
             requests: None,
             parallel: None,
+            gather: None,
             collect: true,
             scrub: Scrub::Full,
         }
@@ -220,6 +227,13 @@ impl PlaceSettings {
             "stop" => bytes().map(|size| self.stop_bytes = Some(size)),
             "bandwidth" => bytes().map(|size| self.bandwidth = Some(size)),
             "priority" => number(key, value).map(|n| self.priority = n),
+            "gather" => match humantime::parse_duration(if value == "0" { "0s" } else { value }) {
+                Ok(time) if time <= GATHER_MAX => {
+                    self.gather = Some(time);
+                    Ok(())
+                }
+                _ => Err(format!("gather={value}: write a time such as 500ms, at most 1m")),
+            },
             "requests" => number(key, value).map(|n| self.requests = Some(n)),
             "parallel" => match number::<usize>(key, value) {
                 Ok(n) if n <= 64 => {

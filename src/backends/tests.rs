@@ -40,6 +40,68 @@ async fn a_directory_conforms() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_of_archives_conforms_and_is_read_as_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = |kind: &str, name: &str| {
+        let url = format!("{kind}://{}/{name}", dir.path().display());
+        BackendSpec::parse(&url, &[]).unwrap()
+    };
+    let count = AtomicU64::new(0);
+    let index = dir.path().join("index");
+    conforms(|| {
+        let name = count.fetch_add(1, Ordering::Relaxed).to_string();
+        open_in(&spec("car", &name), true, Some(&index)).unwrap()
+    })
+    .await;
+    let all = [block(1), block(2), Block::raw(Bytes::from(vec![3; 1 << 20]))];
+    let archives = open(&spec("car", "last"), true).unwrap();
+    assert_eq!((archives.kind(), archives.capabilities().layout), ("car", Layout::Packs));
+    archives.put_many(&all).await.unwrap();
+    let files = || std::fs::read_dir(dir.path().join("last/packs")).unwrap().count();
+    assert_eq!(files(), 3, "an archive, the head and its lock");
+    drop(archives);
+    // Who names it as a plain directory reads them, and adds none.
+    let plain = open(&spec("file", "last"), false).unwrap();
+    for one in &all {
+        assert_eq!(plain.get(&one.cid, None).await.unwrap(), one.data);
+    }
+    plain.put(&block(4)).await.unwrap();
+    plain.delete(&all[0].cid).await.unwrap();
+    assert_eq!(files(), 4, "a list of the dead");
+    let archives = open(&spec("car", "last"), false).unwrap();
+    let cids = [all[0].cid, all[1].cid, block(4).cid];
+    let found = archives.presence(&cids).await.unwrap();
+    assert_eq!(found, [Presence::Absent, Presence::Present(10), Presence::Present(10)]);
+}
+
+#[tokio::test]
+async fn archives_that_another_folder_replaced_say_nothing_of_what_is_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("place");
+    let spec = BackendSpec::parse(&format!("car://{}", root.display()), &[]).unwrap();
+    let archives = open(&spec, true).unwrap();
+    archives.put(&block(1)).await.unwrap();
+    let packs = root.join("packs");
+    std::fs::rename(&packs, root.join("away")).unwrap();
+    std::fs::create_dir(&packs).unwrap();
+    let asked = archives.presence(&[block(2).cid]).await;
+    assert_eq!(asked.unwrap_err().kind, ErrorKind::Unavailable);
+    let put = archives.put(&block(2)).await.unwrap_err();
+    assert_eq!(put.kind, ErrorKind::Unavailable);
+    assert!(put.message.contains("was it replaced?"), "{put}");
+    assert_eq!(std::fs::read_dir(&packs).unwrap().count(), 0, "nothing is written there");
+    std::fs::remove_dir(&packs).unwrap();
+    std::fs::rename(root.join("away"), &packs).unwrap();
+    assert_eq!(archives.presence(&[block(1).cid]).await.unwrap(), [Presence::Present(10)]);
+    // A capacity holds for archives, too.
+    let url = format!("{}?capacity=1000", spec.url);
+    let full = open(&BackendSpec::parse(&url, &[]).unwrap(), false).unwrap();
+    let error = full.put(&Block::raw(vec![9; 900].into())).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Full, "{error}");
+    assert!(full.usage().await.unwrap().used_bytes.unwrap() > 100);
+}
+
 #[tokio::test]
 async fn every_wrapper_conforms() {
     conforms(|| Arc::new(Wrapped::new(memory(), Limit::new(2)))).await;
@@ -144,6 +206,10 @@ impl Backend for Recording {
         self.note(Operation::Probe);
         Ok(())
     }
+    async fn compact(&self) -> Result<bool, BackendError> {
+        self.note(Operation::Compact);
+        Ok(true)
+    }
 }
 
 async fn forwards<A: Around>(around: A) {
@@ -164,6 +230,7 @@ async fn forwards<A: Around>(around: A) {
     wrapped.delete_name("delete").await.unwrap();
     assert_eq!(wrapped.usage().await.unwrap().available_bytes, Some(3));
     wrapped.probe().await.unwrap();
+    assert!(wrapped.compact().await.unwrap());
     assert_eq!(*inner.calls.lock(), Operation::ALL);
 }
 

@@ -9,7 +9,9 @@ use super::events::Keeper;
 use super::identity::{Identity, Lock};
 use super::policy::{mark, mount_rule};
 use crate::api::{ErrorCode, Failure};
-use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, refuse_overlap, wrap};
+use crate::backends::{
+    Backend, BackendError, BackendSpec, ErrorKind, open_in, refuse_overlap, wrap,
+};
 use crate::config::{Config, LocalChange, LocalRole, MemoryPlan, TEMPLATE};
 use crate::content::Profile;
 use crate::metadata::{
@@ -32,6 +34,8 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a volume that is closed waits for its last checkpoint to reach the
 /// backends; the next opening goes on with it.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
+/// Folder of a volume for what is known of places with packs: a cache.
+const PLACES: &str = "places";
 
 /// How a volume is opened.
 #[derive(Debug, Clone, Default)]
@@ -282,6 +286,7 @@ impl Volume {
                 ahead_bytes: memory.ahead,
                 events: events.clone(),
                 scrub_bytes_per_second: config.replication.scrub_bytes_per_second.0,
+                places_dir: Some(dir.join(PLACES)),
                 machine: MachineOptions {
                     check_interval: Duration::from_secs(config.replication.check_interval_s),
                     proof_age: Duration::from_secs(config.replication.proof_age_s),
@@ -602,7 +607,7 @@ pub(super) fn reach(
                 refused => refused.map_err(usage)?,
             }
         }
-        Ok(open(&wanted, create))
+        Ok(open_in(&wanted, create, Some(&volume.join(PLACES))))
     };
     within(OPEN_DEADLINE, work).map_err(failed)?.unwrap_or_else(|| {
         let text = format!("no answer within {OPEN_DEADLINE:?}: does its disk hang?");

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::ReplicationError;
 use super::core::Core;
-use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, wrap};
+use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open_in, wrap};
 use crate::runtime::Shutdown;
 use crate::types::BackendId;
 
@@ -87,8 +87,9 @@ async fn probe(core: &Core, spec: &BackendSpec, backend: Option<Arc<dyn Backend>
 }
 
 async fn reopen(core: &Core, spec: &BackendSpec) {
-    let wanted = spec.clone();
-    match core.calls.bridge.spawn_blocking(move || open(&wanted, false)).await {
+    let (wanted, dir) = (spec.clone(), core.options.places_dir.clone());
+    let open = move || open_in(&wanted, false, dir.as_deref());
+    match core.calls.bridge.spawn_blocking(open).await {
         Ok(Ok(backend)) => {
             let wrapped = wrap::standard(backend, core.calls.deadline, &spec.settings());
             core.registry.succeeded(&spec.id, Some(wrapped));

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,6 +42,9 @@ pub struct ReplicatorOptions {
     pub events: Events,
     /// Bytes a second that are read back at most.
     pub scrub_bytes_per_second: u64,
+    /// Where is kept what is known of places with packs; without it that goes with the
+    /// process.
+    pub places_dir: Option<PathBuf>,
 }
 
 impl Default for ReplicatorOptions {
@@ -56,6 +60,7 @@ impl Default for ReplicatorOptions {
             ahead_bytes: 16 << 20,
             events: Events::default(),
             scrub_bytes_per_second: 64 << 20,
+            places_dir: None,
         }
     }
 }

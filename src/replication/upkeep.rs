@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::machine::{Ailing, MOST_ANSWERS, Proven};
 use super::{BackendState, ReplicationError, Replicator};
-use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open, wrap};
+use crate::backends::{Backend, BackendError, BackendSpec, ErrorKind, open_in, wrap};
 use crate::metadata::BackendRecord;
 use crate::types::{BackendId, Cid};
 
@@ -16,9 +16,10 @@ impl Replicator {
     /// Opens a backend anew and asks it, now.
     fn reopen(&self, spec: &BackendSpec) -> Result<Arc<dyn Backend>, ReplicationError> {
         let calls = &self.core.calls;
-        let wanted = spec.clone();
+        let (wanted, dir) = (spec.clone(), self.core.options.places_dir.clone());
         let opening = async {
-            let opened = calls.bridge.spawn_blocking(move || open(&wanted, false)).await;
+            let open = move || open_in(&wanted, false, dir.as_deref());
+            let opened = calls.bridge.spawn_blocking(open).await;
             opened.map_err(|error| BackendError::new(ErrorKind::Other, error.to_string()))?
         };
         let opened = calls.bridge.wait(OPEN_DEADLINE, opening).unwrap_or_else(|late| {

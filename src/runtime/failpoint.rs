@@ -53,6 +53,7 @@ pub const NAMES: &[&str] = &[
     "collect.condemned",
     "collect.rows",
     "collect.deleted",
+    "collect.compacting",
     // Commit and fsync.
     "vfs.commit.hashed",
     "vfs.commit.appended",
@@ -94,6 +95,9 @@ pub const NAMES: &[&str] = &[
     "backend.put.written",
     "backend.put.synced",
     "backend.put.shown",
+    "backend.pack.written",
+    "backend.pack.synced",
+    "backend.pack.shown",
     "backend.name.written",
     "backend.name.shown",
     // A request of the kernel is taken and not answered.

@@ -30,6 +30,8 @@ pub(super) struct Blocks {
     pub place: Place,
     pub counter: Counter,
     pub capacity: Option<u64>,
+    /// Bytes of packs, which count as used, too.
+    pub packed: AtomicU64,
     shards: Mutex<HashMap<String, ShardState>>,
     ignored: AtomicU64,
 }
@@ -60,6 +62,7 @@ impl Blocks {
             place,
             counter: Counter::default(),
             capacity,
+            packed: AtomicU64::new(0),
             shards: Mutex::default(),
             ignored: AtomicU64::new(0),
         }
@@ -244,9 +247,14 @@ impl Blocks {
         moved
     }
 
-    fn refuse_beyond_capacity(&self, len: u64) -> Result<(), BackendError> {
+    /// Blocks, and packs.
+    pub(super) fn used(&self, blocks: Option<u64>) -> Option<u64> {
+        blocks.map(|used| used.saturating_add(self.packed.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn refuse_beyond_capacity(&self, len: u64) -> Result<(), BackendError> {
         let Some(capacity) = self.capacity else { return Ok(()) };
-        let Some(used) = self.counter.wait() else {
+        let Some(used) = self.used(self.counter.wait()) else {
             let message = format!(
                 "the blocks in {} could not be counted, so its capacity cannot be kept: see the log",
                 self.place.path.display()

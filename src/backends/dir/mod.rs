@@ -15,6 +15,7 @@
 mod blocks;
 mod errno;
 mod names;
+mod packs;
 mod place;
 mod sync;
 #[cfg(test)]
@@ -117,19 +118,28 @@ impl DirBackend {
         &self,
         work: impl FnOnce(&Blocks) -> Result<T, BackendError> + Send + 'static,
     ) -> Result<T, BackendError> {
-        let cut = |error: &dyn std::fmt::Display| {
-            let message = format!("the work on a directory was cut off: {error}");
-            BackendError::new(ErrorKind::Other, message)
-        };
-        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|e| cut(&e))?;
-        let blocks = Arc::clone(&self.blocks);
-        let run = move || {
-            let result = work(&blocks);
-            drop(thread);
-            result
-        };
-        tokio::task::spawn_blocking(run).await.map_err(|e| cut(&e))?
+        run(&self.threads, &self.blocks, work).await
     }
+}
+
+/// Work that blocks, on one of a place's threads.
+async fn run<S: Send + Sync + 'static, T: Send + 'static>(
+    threads: &Arc<Semaphore>,
+    state: &Arc<S>,
+    work: impl FnOnce(&S) -> Result<T, BackendError> + Send + 'static,
+) -> Result<T, BackendError> {
+    let cut = |error: &dyn std::fmt::Display| {
+        let message = format!("the work on a directory was cut off: {error}");
+        BackendError::new(ErrorKind::Other, message)
+    };
+    let thread = Arc::clone(threads).acquire_owned().await.map_err(|e| cut(&e))?;
+    let state = Arc::clone(state);
+    let run = move || {
+        let result = work(&state);
+        drop(thread);
+        result
+    };
+    tokio::task::spawn_blocking(run).await.map_err(|e| cut(&e))?
 }
 
 /// Counts what is there, behind everything else, until the backend is dropped.
@@ -256,7 +266,7 @@ impl Backend for DirBackend {
                 .map_err(|errno| blocks.place.fail("ask for the free space of", errno))?;
             let size = disk.f_blocks.saturating_mul(disk.f_frsize);
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            let used = blocks.counter.known();
+            let used = blocks.used(blocks.counter.known());
             let left = |limit: u64| used.map(|used| limit.saturating_sub(used).min(free));
             Ok(Usage {
                 used_bytes: used,

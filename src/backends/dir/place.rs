@@ -14,7 +14,7 @@ use crate::backends::marker::{MARKER, MARKER_MAX, Marker};
 use crate::backends::{BackendError, ErrorKind};
 
 /// What stands in a place; all that an unfinished creation may have left.
-const OURS: [&str; 4] = ["blocks", "names", "tmp", "lost+found"];
+const OURS: [&str; 5] = ["blocks", "names", "tmp", "packs", "lost+found"];
 
 /// The directory that was opened. All work is relative to its descriptors, so
 /// that nothing is ever written into another directory that took its path.
@@ -30,7 +30,7 @@ pub(super) struct Place {
     blocks_identity: (u64, u64),
 }
 
-fn identity(stat: &Stat) -> (u64, u64) {
+pub(super) fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 

@@ -17,6 +17,7 @@
 mod blocks;
 mod failure;
 mod names;
+mod packs;
 mod place;
 mod s3;
 #[cfg(test)]
@@ -107,6 +108,16 @@ impl ObjectBackend {
         let counter = Counter::new(options.capacity);
         let place = Place { store, id, conditional, known: Known::default(), counter };
         Ok(Self { place: Arc::new(place), options })
+    }
+
+    /// Of the place's marker.
+    pub fn id(&self) -> Uuid {
+        self.place.id
+    }
+
+    /// Where small blocks share objects.
+    pub fn packs(&self) -> Arc<packs::Packs> {
+        Arc::new(packs::Packs(Arc::clone(&self.place)))
     }
 
     fn refuse_writes(&self) -> Result<(), BackendError> {

@@ -20,7 +20,7 @@ use url::Url;
 
 use super::transport::Transport;
 use super::{Description, Store};
-use crate::backends::{BackendError, ErrorKind, web};
+use crate::backends::{BackendError, ErrorKind, pack, web};
 use crate::runtime::SecretSource;
 use crate::types::Secret;
 
@@ -78,13 +78,31 @@ pub(in crate::backends) struct S3Settings {
     auth: Option<SecretSource>,
     checksum: Checksum,
     conditional: bool,
+    packs: bool,
+    pack_size: usize,
 }
 
 fn is_plain(text: &str, more: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
 }
 
+fn flag(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "0" | "1" => Ok(value == "1"),
+        _ => Err(format!("{key}={value}: write 1 or 0")),
+    }
+}
+
 impl S3Settings {
+    /// `packs=`: small blocks share objects.
+    pub(in crate::backends) fn packs(&self) -> bool {
+        self.packs
+    }
+
+    pub(in crate::backends) fn pack_size(&self) -> usize {
+        self.pack_size
+    }
+
     /// What stands before the `?`.
     pub(in crate::backends) fn of(url: &Url) -> Result<Self, String> {
         if !url.username().is_empty() || url.password().is_some() {
@@ -129,6 +147,8 @@ impl S3Settings {
             auth: None,
             checksum: Checksum::Crc32c,
             conditional: true,
+            packs: true,
+            pack_size: pack::BYTES,
         })
     }
 
@@ -188,13 +208,9 @@ impl S3Settings {
                 _ => Err(format!("checksum={value}: write crc32c, md5 or none")),
             }
             .map(|checksum| self.checksum = checksum),
-            "conditional" => match value {
-                "0" | "1" => {
-                    self.conditional = value == "1";
-                    Ok(())
-                }
-                _ => Err(format!("conditional={value}: write 1 or 0")),
-            },
+            "conditional" => flag(key, value).map(|yes| self.conditional = yes),
+            pack::PACK_SIZE => pack::size(value).map(|size| self.pack_size = size),
+            "packs" => flag(key, value).map(|yes| self.packs = yes),
             _ => return None,
         };
         Some(result)

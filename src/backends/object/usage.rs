@@ -1,8 +1,9 @@
-//! Bytes of all blocks, where `capacity=` asks for them: no store tells the sum under a
+//! Bytes of all blocks and packs, where `capacity=` asks for them: no store tells the sum under a
 //! prefix. Counted once after opening by a listing (a thousand objects a request),
 //! behind everything else, then kept. What another process puts there meanwhile is
 //! counted at the next opening.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -16,6 +17,8 @@ const PAGE: usize = 1000;
 
 pub(super) struct Counter {
     capacity: Option<u64>,
+    /// Of packs, which their index counts.
+    packed: AtomicU64,
     state: Mutex<State>,
     ended: watch::Sender<bool>,
 }
@@ -40,7 +43,8 @@ enum Phase {
 
 impl Counter {
     pub fn new(capacity: Option<u64>) -> Self {
-        Self { capacity, state: Mutex::default(), ended: watch::Sender::new(false) }
+        let ended = watch::Sender::new(false);
+        Self { capacity, packed: AtomicU64::new(0), state: Mutex::default(), ended }
     }
 
     /// Whether anybody wants to know.
@@ -51,7 +55,13 @@ impl Counter {
     /// The bytes, once they were counted.
     pub fn known(&self) -> Option<u64> {
         let state = self.state.lock();
-        matches!(state.phase, Phase::All).then_some(state.used)
+        let used = state.used.saturating_add(self.packed.load(Ordering::Relaxed));
+        matches!(state.phase, Phase::All).then_some(used)
+    }
+
+    /// So many bytes lie in packs.
+    pub fn hold(&self, bytes: u64) {
+        self.packed.store(bytes, Ordering::Relaxed);
     }
 
     fn change(&self, key: &str, change: impl FnOnce(u64) -> u64) {
@@ -180,6 +190,8 @@ mod tests {
         counter.went("z", 100);
         assert_eq!(counter.known(), Some(0));
         let none = Counter::new(None);
+        counter.hold(7);
+        assert_eq!(counter.known(), Some(7));
         none.came("a", 1);
         assert!(!none.counts() && none.known().is_none());
     }

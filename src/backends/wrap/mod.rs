@@ -166,6 +166,10 @@ impl<A: Around> Backend for Wrapped<A> {
         }
         self.around.around(Operation::Probe, 0, &|| self.inner.probe()).await
     }
+
+    async fn compact(&self) -> Result<bool, BackendError> {
+        self.around.around(Operation::Compact, 0, &|| self.inner.compact()).await
+    }
 }
 
 /// The usual stack over a backend that was just opened. The deadline is inside

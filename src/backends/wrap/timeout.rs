@@ -11,6 +11,9 @@ const BYTES_PER_SECOND: u64 = 256 * 1024;
 /// Who only asks whether a place is there waits no longer.
 const PROBE: Duration = Duration::from_secs(10);
 
+/// A piece of a repacking reads and writes 64 MiB.
+const COMPACT: Duration = Duration::from_mins(10);
+
 /// A deadline for each call; it grows with the bytes that are moved.
 pub struct Timeout {
     base: Duration,
@@ -34,6 +37,7 @@ impl Around for Timeout {
     ) -> Result<T, BackendError> {
         let deadline = match operation {
             Operation::Probe | Operation::Usage => self.base.min(PROBE),
+            Operation::Compact => self.base + COMPACT,
             _ => self.base + Duration::from_secs(bytes / BYTES_PER_SECOND),
         };
         let ended = tokio::time::timeout(deadline, attempt()).await;

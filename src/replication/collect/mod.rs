@@ -193,6 +193,8 @@ impl BackendCollector {
         let left = sweep.delete(due, None, &mut report)?;
         keep.extend(left);
         condemned::store(&self.dir, id, &keep, now_s)?;
+        failpoint::reach("collect.compacting");
+        pass.compact()?;
         if mark.is_full() {
             tracing::warn!(backend = %id, "the mark is full: a part of what is dead stays");
         }
@@ -226,6 +228,16 @@ impl Pass<'_> {
 
     fn check_running(&self) -> Result<(), ReplicationError> {
         if self.core.is_stopped() { Err(ReplicationError::ShuttingDown) } else { Ok(()) }
+    }
+
+    /// What was deleted gives its room back, where that is work of its own.
+    fn compact(&self) -> Result<(), ReplicationError> {
+        loop {
+            self.hold()?;
+            if !self.core.calls.wait(self.backend.compact())? {
+                return Ok(());
+            }
+        }
     }
 
     /// What rules a pass out from the start.

@@ -4,14 +4,17 @@ use std::collections::{HashMap, HashSet};
 
 use super::condemned::{Condemned, MOST};
 use super::{Collected, Mark, Pass};
+use crate::backends::Layout;
 use crate::content::{inline_block, parse_node};
 use crate::metadata::{ContentRecord, CopyRecord, CopyState};
 use crate::replication::ReplicationError;
 use crate::runtime::failpoint;
 use crate::types::{Cid, cid};
 
-/// Blocks of one batch.
+/// Blocks of one batch: where they share objects, each batch is some requests whatever its
+/// length.
 const BATCH: usize = 128;
+const BATCH_OF_PACKS: usize = 2048;
 
 pub(super) struct Sweep<'s> {
     pub pass: &'s Pass<'s>,
@@ -93,8 +96,12 @@ impl Sweep<'_> {
             blocks.into_iter().partition(|block| block.cid.codec() == cid::DAG_PB);
         let mut left = Vec::new();
         let order = self.parents_first(nodes)?;
+        let most = match self.pass.backend.capabilities().layout {
+            Layout::Blocks => BATCH,
+            Layout::Packs => BATCH_OF_PACKS,
+        };
         for generation in order.iter().map(Vec::as_slice).chain(std::iter::once(&leaves[..])) {
-            for batch in generation.chunks(BATCH) {
+            for batch in generation.chunks(most) {
                 left.extend(self.batch(batch, released, report)?);
             }
         }

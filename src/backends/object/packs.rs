@@ -1,0 +1,187 @@
+//! Packs in a bucket: `packs/<name>`, and the head that is changed by `If-Match`.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use opendal::options::{ListOptions, ReadOptions, WriteOptions};
+
+use super::Place;
+use super::failure::{is_broken, status_of};
+use crate::backends::pack::{HeadNow, Shelf, Tag, is_pack};
+use crate::backends::{BackendError, ErrorKind};
+
+const PACKS: &str = "packs/";
+const HEAD: &str = "packs/head";
+
+fn is_missing(error: &opendal::Error) -> bool {
+    error.kind() == opendal::ErrorKind::NotFound
+}
+
+/// The packs of a place.
+pub(in crate::backends) struct Packs(pub(super) Arc<Place>);
+
+impl Packs {
+    fn fail(&self, action: &str, name: &str, error: opendal::Error) -> BackendError {
+        self.0.fail(&format!("{action} {PACKS}{name} in"), error)
+    }
+}
+
+#[async_trait]
+impl Shelf for Packs {
+    fn location(&self) -> String {
+        self.0.store.about.location.clone()
+    }
+
+    async fn put(&self, name: &str, bytes: Bytes) -> Result<(), BackendError> {
+        let len = bytes.len() as u64;
+        // Without a condition: what has this name is these bytes.
+        match self.0.store.blocks.write(&format!("{PACKS}{name}"), bytes).await {
+            Ok(_) => Ok(()),
+            // It may have come before the answer got lost.
+            Err(error) if status_of(&error).is_none() && is_broken(&error) => {
+                match self.length(name).await? {
+                    Some(there) if there == len => Ok(()),
+                    _ => Err(self.fail("write", name, error)),
+                }
+            }
+            Err(error) => Err(self.fail("write", name, error)),
+        }
+    }
+
+    async fn read(
+        &self,
+        name: &str,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<Bytes>, BackendError> {
+        let options = match range {
+            Some(range) if range.is_empty() => return Ok(Some(Bytes::new())),
+            Some(range) => ReadOptions { range: range.into(), ..ReadOptions::default() },
+            None => ReadOptions::default(),
+        };
+        match self.0.store.blocks.read_options(&format!("{PACKS}{name}"), options).await {
+            Ok(data) => Ok(Some(data.to_bytes())),
+            Err(error) if is_missing(&error) => {
+                // A bucket that is gone says the same.
+                self.0.check().await.map(|()| None)
+            }
+            Err(error) => Err(self.fail("read", name, error)),
+        }
+    }
+
+    async fn length(&self, name: &str) -> Result<Option<u64>, BackendError> {
+        match self.0.store.blocks.stat(&format!("{PACKS}{name}")).await {
+            Ok(found) => Ok(Some(found.content_length())),
+            Err(error) if is_missing(&error) => self.0.check().await.map(|()| None),
+            Err(error) => Err(self.fail("ask for", name, error)),
+        }
+    }
+
+    async fn list(&self, after: &str, limit: usize) -> Result<Vec<(String, u64)>, BackendError> {
+        let fail = |error| self.0.fail("list the packs of", error);
+        let options = ListOptions {
+            limit: Some(limit.min(1000)),
+            start_after: Some(format!("{PACKS}{after}")),
+            recursive: true,
+            ..ListOptions::default()
+        };
+        let mut lister = self.0.store.blocks.lister_options(PACKS, options).await.map_err(fail)?;
+        let mut page = Vec::new();
+        while let Some(entry) = lister.try_next().await.map_err(fail)? {
+            let name = entry.path().strip_prefix(PACKS).unwrap_or_default();
+            if !is_pack(name) || name <= after {
+                continue;
+            }
+            page.push((name.to_owned(), entry.metadata().content_length()));
+            if page.len() == limit {
+                break;
+            }
+        }
+        self.0.check().await?;
+        Ok(page)
+    }
+
+    async fn delete(&self, names: &[String]) -> Result<(), BackendError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<String> = names.iter().map(|name| format!("{PACKS}{name}")).collect();
+        match self.0.store.blocks.delete_iter(keys).await {
+            Err(error) if is_missing(&error) => self.0.check().await,
+            other => other.map_err(|error| self.0.fail("remove packs from", error)),
+        }
+    }
+
+    async fn head(&self, known: Option<&Tag>) -> Result<HeadNow, BackendError> {
+        // Of one version: another one may come between two questions.
+        for _ in 0..8 {
+            let found = match self.0.store.small.stat(HEAD).await {
+                Err(error) if is_missing(&error) => {
+                    return self.0.check().await.map(|()| HeadNow::None);
+                }
+                other => other.map_err(|error| self.fail("ask for", "head", error))?,
+            };
+            let tag = found.etag().map(str::to_owned);
+            if tag.is_some() && known.map(|Tag(known)| known) == tag.as_ref() {
+                return Ok(HeadNow::Same);
+            }
+            let options = ReadOptions { if_match: tag.clone(), ..ReadOptions::default() };
+            match self.0.store.small.read_options(HEAD, options).await {
+                Ok(data) => {
+                    return Ok(HeadNow::Is(data.to_bytes(), Tag(tag.unwrap_or_default())));
+                }
+                Err(error) if is_missing(&error) || status_of(&error) == Some(412) => {}
+                Err(error) => return Err(self.fail("read", "head", error)),
+            }
+        }
+        let message = format!("{HEAD} in {} changes all the time", self.location());
+        Err(BackendError::new(ErrorKind::Other, message))
+    }
+
+    async fn swap(&self, before: Option<&Tag>, head: Bytes) -> Result<bool, BackendError> {
+        let place = &self.0;
+        let condition = match before {
+            None => WriteOptions { if_not_exists: true, ..WriteOptions::default() },
+            Some(Tag(tag)) => {
+                WriteOptions { if_match: Some(tag.clone()), ..WriteOptions::default() }
+            }
+        };
+        let compares = before.is_none_or(|Tag(tag)| !tag.is_empty());
+        if place.is_conditional() && compares {
+            match place.store.small.write_options(HEAD, head.clone(), condition).await {
+                Ok(_) => return Ok(true),
+                Err(error) => match status_of(&error) {
+                    Some(501) => place.without_conditions(),
+                    // It is this one when an earlier try was done and its answer got lost.
+                    Some(404 | 409 | 412) => return self.is_head(&head).await,
+                    None if is_broken(&error) => {
+                        if self.is_head(&head).await? {
+                            return Ok(true);
+                        }
+                        return Err(self.fail("write", "head", error));
+                    }
+                    _ => return Err(self.fail("write", "head", error)),
+                },
+            }
+        }
+        // The fence of names has to do: see decision 0012.
+        let written = place.store.small.write(HEAD, head).await;
+        written.map(|_| true).map_err(|error| self.fail("write", "head", error))
+    }
+
+    fn hold(&self, bytes: u64) {
+        self.0.counter.hold(bytes);
+    }
+
+    async fn refuse_beyond_capacity(&self, more: u64) -> Result<(), BackendError> {
+        self.0.refuse_beyond_capacity(more).await
+    }
+}
+
+impl Packs {
+    async fn is_head(&self, wanted: &Bytes) -> Result<bool, BackendError> {
+        Ok(matches!(self.head(None).await?, HeadNow::Is(found, _) if found == *wanted))
+    }
+}
