@@ -117,7 +117,9 @@ pub(super) async fn wait(
         if looks.is_power_of_two() && (aged || looks == 1) {
             // Who waits does not wait for the end of a pause, too. An audit that failed
             // is tried again.
+            core.machine.lanes().lock().hurry(&root);
             core.ask_for(&[root]);
+            core.workers.ring();
         }
         looks += 1;
         changes.changed(LOOK).await;

@@ -82,7 +82,7 @@ impl<'s> Sender<'s> {
         // than longer ones. A place of archives writes each put as one.
         let batch_blocks = match backend.capabilities().layout {
             Layout::Blocks => 16,
-            Layout::Packs => 512,
+            Layout::Packs => 1024,
         };
         Self {
             backend,

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::budget::Bucket;
+use super::gather::{Gather, TOGETHER, WaitedFor};
 use super::planner::Job;
 use super::time::since;
 use crate::backends::PlaceSettings;
@@ -70,6 +71,7 @@ struct Lane {
     /// A task found no room: scan when there is some.
     overflowed: bool,
     paused: bool,
+    gather: Gather,
     /// Bytes a second, by the place's settings.
     bandwidth: Option<u64>,
     bytes: Option<Bucket>,
@@ -129,6 +131,7 @@ pub struct Lanes {
     /// By its last result more is to be done for it: planned when the last worker is
     /// done.
     follow: HashSet<Cid>,
+    waited_for: WaitedFor,
     /// The scheduler has roots or rows in hand.
     planning: bool,
     /// The rows are to be scanned; whether pauses are over, too.
@@ -158,6 +161,11 @@ impl Lanes {
     pub fn request_scan(&mut self, hurry: bool) {
         self.scan = true;
         self.hurry |= hurry;
+    }
+
+    /// Somebody waits for a content: it is not held back so that others come with it.
+    pub fn hurry(&mut self, root: &Cid) {
+        self.waited_for.add(*root);
     }
 
     /// A row is not to be tried before `time`.
@@ -310,6 +318,7 @@ impl Lanes {
     /// The limits of a place, as its settings have them now.
     pub fn limit(&mut self, id: &BackendId, settings: &PlaceSettings, now: Timestamp) {
         let lane = self.of_place.entry(id.clone()).or_default();
+        lane.gather.most = settings.gather.unwrap_or_default();
         // What was used of the same limit stays used.
         if lane.bandwidth != settings.bandwidth {
             lane.bandwidth = settings.bandwidth;
@@ -407,7 +416,9 @@ impl Lanes {
         {
             return Taken::Later(until);
         }
-        let taken = lane.next(worker);
+        let small = lane.small.values();
+        let held = lane.gather.until(small, BATCH_BYTES, &self.waited_for, now);
+        let taken = lane.next(worker, held.is_some());
         lane.batches += usize::from(!taken.is_empty());
         lane.in_hand.extend(taken.iter().map(|task| (task.root, *task)));
         let bytes: u64 = taken.iter().map(|task| task.bytes).sum();
@@ -421,7 +432,11 @@ impl Lanes {
             lane.overflowed = false;
             self.scan = true;
         }
-        if taken.is_empty() { Taken::Empty } else { Taken::Tasks(taken) }
+        match held {
+            Some(until) if taken.is_empty() => Taken::Later(until),
+            _ if taken.is_empty() => Taken::Empty,
+            _ => Taken::Tasks(taken),
+        }
     }
 
     /// Whether a scan was asked for.
@@ -449,6 +464,7 @@ impl Lanes {
             busy.lanes -= 1;
             if busy.lanes == 0 {
                 self.busy.remove(root);
+                self.waited_for.remove(root);
                 let follows = self.follow.remove(root);
                 if (self.again.remove(root) || follows) && self.known.insert(*root) {
                     self.incoming.push_back(*root);
@@ -537,24 +553,27 @@ impl Lane {
         Some(task)
     }
 
-    fn next(&mut self, worker: usize) -> Vec<Task> {
-        let small = self.small.first_key_value().map(|(key, _)| *key);
+    fn next(&mut self, worker: usize, holds_small: bool) -> Vec<Task> {
+        let small = self.small.first_key_value().map(|(key, _)| *key).filter(|_| !holds_small);
         let large = self.large.first_key_value().map(|(key, _)| *key);
         match (small, large) {
             (small, Some(large)) if worker > 0 && small.is_none_or(|small| large < small) => {
                 self.large.pop_first().map(|(_, task)| task).into_iter().collect()
             }
-            (Some(_), _) => take_small(&mut self.small),
+            (Some(_), _) => {
+                let most = if self.gather.most.is_zero() { BATCH } else { TOGETHER };
+                take_small(&mut self.small, most)
+            }
             _ => Vec::new(),
         }
     }
 }
 
-fn take_small(small: &mut Tasks) -> Vec<Task> {
+fn take_small(small: &mut Tasks, most: usize) -> Vec<Task> {
     let (mut taken, mut bytes) = (Vec::new(), 0);
     while let Some(entry) = small.first_entry() {
         bytes += entry.get().bytes;
-        if taken.len() >= BATCH || (bytes > BATCH_BYTES && !taken.is_empty()) {
+        if taken.len() >= most || (bytes > BATCH_BYTES && !taken.is_empty()) {
             break;
         }
         taken.push(entry.remove());

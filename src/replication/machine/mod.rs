@@ -14,6 +14,7 @@
 mod budget;
 mod fleet;
 mod forecast;
+mod gather;
 mod health;
 mod lanes;
 mod mover;
