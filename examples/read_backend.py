@@ -1,4 +1,4 @@
-"""Reads a volume from a directory backend, without Cairn.
+"""Reads a volume from a directory backend, or one of archives, without Cairn.
 
 usage: read_backend.py BACKEND [--volume UUID] [--into DIRECTORY]
 
@@ -62,12 +62,32 @@ def text_of(cid):
     return "b" + base64.b32encode(cid).decode().rstrip("=").lower()
 
 
+def blocks_of(archive):
+    """Where each block is in a CARv2. All that is reached from a name lives: what a
+    head says is dead is not looked at."""
+    data = archive.read_bytes()
+    at = int.from_bytes(data[27:35], "little")
+    end = at + int.from_bytes(data[35:43], "little")
+    length, at = varint(data, at)
+    at += length
+    while at < end:
+        length, start = varint(data, at)
+        at = start + length
+        # CIDv1 with SHA-256, or CIDv0.
+        size = 36 if data[start] == 1 else 34
+        yield text_of(data[start : start + size]), (archive, start + size, length - size)
+
+
 class Place:
     def __init__(self, path):
         self.path = pathlib.Path(path)
         marker = json.loads((self.path / "cairn-backend.json").read_text())
         if marker["format"] > 1:
             sys.exit(f"{path} has a newer format than this program knows")
+        # CID to archive, offset and length.
+        self.packed = {}
+        for archive in sorted(self.path.glob("packs/*.car")):
+            self.packed.update(blocks_of(archive))
 
     def manifests(self, volume):
         """Names of manifests, newest first."""
@@ -82,7 +102,13 @@ class Place:
     def block(self, cid):
         path = self.path / "blocks" / cid[-3:-1].lower() / cid
         try:
-            data = path.read_bytes()
+            if cid in self.packed:
+                archive, offset, length = self.packed[cid]
+                with open(archive, "rb") as file:
+                    file.seek(offset)
+                    data = file.read(length)
+            else:
+                data = path.read_bytes()
         except OSError as error:
             raise Damaged(f"block {cid}: {error}") from error
         padded = cid[1:].upper() + "=" * (-(len(cid) - 1) % 8)

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use cairnfs::backends::{Backend, BackendSpec, open};
 use cairnfs::content::parse_node;
 use cairnfs::runtime::failpoint::NAMES;
-use cairnfs::types::{Cid, cid};
+use cairnfs::types::cid;
 
 use crate::support::{Ack, Random, Run, Stop, Volume, World, Writer, run, wait_until};
 
@@ -57,6 +58,8 @@ struct Case<'w> {
     random: Random,
     /// It begins with packs that are mostly garbage.
     half_empty: bool,
+    /// `b2` has archives.
+    archives: bool,
 }
 
 /// Everything happens soon, and often.
@@ -82,20 +85,28 @@ const RARE: &[&str] = &[
     "checkpoint.base.",
     "checkpoint.old.",
     "checkpoint.upload.trimmed",
+    "collect.compacting",
 ];
 
 const FAR: &str = "far";
 const NEAR: &str = "near";
 
 impl<'w> Case<'w> {
-    fn new(world: &'w World, seed: u64) -> Self {
+    fn new(world: &'w World, seed: u64, archives: bool) -> Self {
         let policy = "min=2,target=3,max=3,level=QUORUM,on_degraded=fail";
-        let volume = world.volume(&["b1", "b2"], policy);
+        let b2 = if archives { world.archives_url("b2") } else { world.backend_url("b2") };
+        let volume = world.volume_on(&[world.backend_url("b1"), b2], policy);
         world.make_dir("mnt");
         let mut far = Writer::new(FAR, seed);
         (far.ack, far.in_place) = (Ack::Remote, false);
         let (near, random) = (Writer::new(NEAR, seed + 1), Random::new(seed + 2));
-        Self { volume, writers: [far, near], random, half_empty: false }
+        Self { volume, writers: [far, near], random, half_empty: false, archives }
+    }
+
+    fn url(&self, backend: &str) -> String {
+        let world = self.volume.world;
+        let archives = backend == "b2" && self.archives;
+        if archives { world.archives_url(backend) } else { world.backend_url(backend) }
     }
 
     /// A cache so small that something always has to go.
@@ -264,9 +275,10 @@ impl<'w> Case<'w> {
     fn lose(&mut self, armed: Option<&str>) {
         fs::remove_dir_all(&self.volume.dir).unwrap();
         let world = self.volume.world;
+        let from = self.url(if self.archives { "b2" } else { "b1" });
         let recover = |point: Option<&str>| {
             let mut command = world.command(env!("CARGO_BIN_EXE_cairn"));
-            command.args(["recover", "--from", &world.backend_url("b1")]);
+            command.args(["recover", "--from", &from]);
             command.arg("--volume").arg(&self.volume.dir);
             if let Some(point) = point {
                 command.env("CAIRN_CRASH_AT", point);
@@ -300,22 +312,29 @@ impl<'w> Case<'w> {
 
     fn backends_verify(&self) {
         for backend in ["b1", "b2"] {
-            let mut files = Vec::new();
-            walk(&self.volume.world.path(backend).join("blocks"), &mut files);
-            let names: BTreeSet<&str> =
-                files.iter().filter_map(|(path, _)| path.rsplit('/').next()).collect();
-            for (path, _) in &files {
-                let id: Cid = path.rsplit('/').next().unwrap().parse().unwrap();
-                let bytes = fs::read(path).unwrap();
-                assert_eq!(cid::verify(&id, &bytes), cid::Verdict::Match, "{path}");
-                if id.codec() == cid::DAG_PB {
-                    for child in parse_node(&id, &bytes.into()).unwrap().children() {
-                        assert!(
-                            names.contains(child.to_string().as_str()),
-                            "{path} without {child}"
-                        );
-                    }
-                }
+            let place = open(&BackendSpec::parse(&self.url(backend), &[]).unwrap(), false).unwrap();
+            tokio::runtime::Runtime::new().unwrap().block_on(verify(backend, &*place));
+        }
+    }
+}
+
+/// Every block matches, and no node is without what it links to.
+async fn verify(name: &str, place: &dyn Backend) {
+    let (mut all, mut from) = (BTreeSet::new(), None::<String>);
+    loop {
+        let page = place.list(from.as_deref(), 1000).await.unwrap();
+        all.extend(page.blocks.into_iter().map(|(id, _)| id));
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    for id in &all {
+        let bytes = place.get(id, None).await.unwrap();
+        assert_eq!(cid::verify(id, &bytes), cid::Verdict::Match, "{id} at {name}");
+        if id.codec() == cid::DAG_PB {
+            for child in parse_node(id, &bytes).unwrap().children() {
+                assert!(all.contains(&child), "{id} without {child} at {name}");
             }
         }
     }
@@ -370,7 +389,11 @@ fn walk(dir: &Path, files: &mut Vec<(String, u64)>) {
 
 fn die_at(point: &str, number: usize) {
     let world = World::new();
-    let mut case = Case::new(&world, 1000 + number as u64);
+    let place = place_of(point);
+    // Of a place that is taken away, files are looked at.
+    let stays = !matches!(place, Where::Remove | Where::Replace);
+    let archives = point.starts_with("backend.pack.") || (stays && number % 2 == 1);
+    let mut case = Case::new(&world, 1000 + number as u64, archives);
     // Not always the first time: by then there is something to lose.
     let hit = if RARE.iter().any(|rare| point.starts_with(rare)) { 1 } else { 1 + number % 3 };
     let armed = format!("{point}:{hit}");
@@ -380,7 +403,6 @@ fn die_at(point: &str, number: usize) {
     if point.starts_with("replication.evict.") {
         case.make_cache();
     }
-    let place = place_of(point);
     match place {
         Where::Work => {
             case.die_at_work(&armed);
@@ -451,6 +473,11 @@ fn die_at(point: &str, number: usize) {
             case.mount_armed(None).ok();
             case.begin();
             case.work(Duration::from_millis(500));
+            // Before anything was promised of a backend it may have no checkpoint.
+            let until = Instant::now() + PATIENCE;
+            while case.writers[0].acknowledged == 0 && Instant::now() < until {
+                case.work(Duration::from_millis(500));
+            }
             case.kill();
         }
     }
@@ -505,7 +532,7 @@ impl Case<'_> {
     fn comes_back_empty(&self) {
         let list = self.volume.cairn(&["--json", "backend", "list"]).ok().stdout;
         assert!(!list.contains("\"b2\""), "{list}");
-        let (dir, url) = (self.volume.world.path("b2"), self.volume.world.backend_url("b2"));
+        let (dir, url) = (self.volume.world.path("b2"), self.url("b2"));
         fs::remove_dir_all(&dir).unwrap();
         self.volume.cairn(&["backend", "add", &url]).ok();
         wait_until("all have their copies", || {

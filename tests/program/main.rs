@@ -34,6 +34,7 @@ mod lifecycle;
 mod memory;
 mod names;
 mod packages;
+mod packs;
 mod pins;
 mod policies;
 mod postgres;

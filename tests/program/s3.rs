@@ -48,7 +48,7 @@ fn with_each(test: &str, run: impl Fn(&World, Store)) {
 fn places_in_s3_stores_do_what_every_backend_does() {
     with_each("s3::conformance", |_, store| {
         let count = AtomicU32::new(0);
-        for more in ["", "&checksum=md5", "&conditional=0&checksum=none"] {
+        for more in ["", "&packs=0", "&checksum=md5", "&conditional=0&checksum=none"] {
             let make = || {
                 let url = store.url(&format!("c/{}", count.fetch_add(1, Ordering::Relaxed)), more);
                 // As volumes use them: what breaks for a moment is tried again.
@@ -91,7 +91,7 @@ fn a_store_behind_a_bad_network_does_what_every_backend_does() {
 fn more_than_a_page_is_listed_counted_and_deleted() {
     with_each("s3::pages", |_, store| {
         wait(async {
-            let place = opened(&store.url("many", "&capacity=100kB"), true);
+            let place = opened(&store.url("many", "&packs=0&capacity=100kB"), true);
             let blocks: Vec<Block> = (0..1100).map(|n| block(n, 40)).collect();
             place.put_many(&blocks).await.unwrap();
             let (mut seen, mut from) = (0, None::<String>);
@@ -114,7 +114,7 @@ fn more_than_a_page_is_listed_counted_and_deleted() {
             assert_eq!(place.usage().await.unwrap().used_bytes, Some(0));
             place.put(&block(9999, 60_000)).await.unwrap();
             // Who opens it later counts what is there.
-            let again = opened(&store.url("many", "&capacity=100kB"), false);
+            let again = opened(&store.url("many", "&packs=0&capacity=100kB"), false);
             let error = again.put(&block(9998, 60_000)).await.unwrap_err();
             assert_eq!(error.kind, ErrorKind::Full, "{error}");
         });
@@ -125,7 +125,8 @@ fn more_than_a_page_is_listed_counted_and_deleted() {
 fn a_wrong_copy_is_written_over_and_two_writers_of_a_name_do_not_pass_each_other_by() {
     with_each("s3::copies", |_, store| {
         wait(async {
-            let (one, two) = (opened(&store.url("p", ""), true), opened(&store.url("p", ""), true));
+            let url = store.url("p", "&packs=0");
+            let (one, two) = (opened(&url, true), opened(&url, true));
             let (whole, other) = (block(1, 1000), block(2, 10));
             one.put(&whole).await.unwrap();
             let text = whole.cid.to_string();

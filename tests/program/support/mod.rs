@@ -85,6 +85,12 @@ impl World {
 
     /// A volume with directory backends that count as distinct places.
     pub fn volume(&self, backends: &[&str], policy: &str) -> Volume<'_> {
+        let urls: Vec<String> = backends.iter().map(|name| self.backend_url(name)).collect();
+        self.volume_on(&urls, policy)
+    }
+
+    /// A volume with these backends.
+    pub fn volume_on(&self, urls: &[String], policy: &str) -> Volume<'_> {
         let volume = Volume { world: self, dir: self.path("volume") };
         let mut words = vec![
             "init".to_owned(),
@@ -93,8 +99,8 @@ impl World {
             "--policy".into(),
             policy.into(),
         ];
-        for name in backends {
-            words.extend(["--backend".to_owned(), self.backend_url(name)]);
+        for url in urls {
+            words.extend(["--backend".to_owned(), url.clone()]);
         }
         self.cairn(&words).ok();
         volume
@@ -103,6 +109,11 @@ impl World {
     /// The URL of a directory backend whose failure domain is its own name.
     pub fn backend_url(&self, name: &str) -> String {
         format!("file://{}?domain={name}", self.path(name).display())
+    }
+
+    /// The same, of archives.
+    pub fn archives_url(&self, name: &str) -> String {
+        format!("car://{}?domain={name}", self.path(name).display())
     }
 }
 

@@ -1,6 +1,6 @@
 //! A proxy of HTTP that does harm, in turn, to one request of some, and who waits it out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -54,12 +54,16 @@ impl Harm {
 struct Counts {
     asked: u64,
     harmed: BTreeSet<u64>,
+    /// Requests by method.
+    methods: BTreeMap<String, u64>,
+    harmless: bool,
 }
 
 impl Counts {
     fn harm(&mut self, request: &Request) -> Option<Harm> {
         self.asked += 1;
-        if !self.asked.is_multiple_of(EACH) || !self.harmed.insert(request.print) {
+        *self.methods.entry(request.method.clone()).or_default() += 1;
+        if self.harmless || !self.asked.is_multiple_of(EACH) || !self.harmed.insert(request.print) {
             return None;
         }
         let number = self.harmed.len() as u64;
@@ -79,9 +83,24 @@ pub struct Proxy {
 impl Proxy {
     /// In front of a server on this port of loopback.
     pub fn start(server: u16) -> Self {
+        Self::start_with(server, false)
+    }
+
+    /// One that does no harm and counts.
+    pub fn counting(server: u16) -> Self {
+        Self::start_with(server, true)
+    }
+
+    /// Requests so far, by method.
+    pub fn methods(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().unwrap().methods.clone()
+    }
+
+    fn start_with(server: u16, harmless: bool) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let (counts, ended) = (Arc::<Mutex<Counts>>::default(), Arc::<AtomicBool>::default());
+        counts.lock().unwrap().harmless = harmless;
         let (seen, end) = (Arc::clone(&counts), Arc::clone(&ended));
         let listen = move || {
             for client in socket.incoming().map_while(Result::ok) {
@@ -201,6 +220,7 @@ fn serve(mut client: TcpStream, server: u16, counts: &Mutex<Counts>) -> io::Resu
 /// A whole request, with the wish that the connection ends after it.
 struct Request {
     data: Vec<u8>,
+    method: String,
     /// Of what is asked: its first line and its body; headers have the time in them.
     print: u64,
 }
@@ -256,7 +276,8 @@ impl Request {
         let line = find(&data, b"\r\n").unwrap_or_default();
         let mut print = DefaultHasher::new();
         (&data[..line], &data[head..]).hash(&mut print);
+        let method = text.split(' ').next().unwrap_or_default().to_ascii_uppercase();
         data.splice(line..line, b"\r\nConnection: close".iter().copied());
-        Ok(Self { data, print: print.finish() })
+        Ok(Self { data, method, print: print.finish() })
     }
 }
