@@ -88,6 +88,62 @@ fn a_store_behind_a_bad_network_does_what_every_backend_does() {
 }
 
 #[test]
+fn answers_with_changed_bits_are_served_to_nobody_and_lose_nothing() {
+    for software in Software::ALL {
+        let Some(world) = World::mountable("s3::bits") else { return };
+        let Some(store) = Store::start(&world, software, "s3::bits") else { continue };
+        let proxy = Proxy::counting(store.port());
+        let url = store.url_by(proxy.port(), "bits", "&id=s3");
+        let volume = world.volume(&[], "min=1,target=2,max=2");
+        volume.cairn(&["backend", "add", &url]).ok();
+        let mount = volume.mount();
+        write(&mount.at, 0);
+        write(&mount.at, FILES);
+        wait_until("all are proven", || settled(&volume));
+        volume.cairn(&["checkpoint", "--now"]).ok();
+        mount.umount().ok();
+        fs::remove_dir_all(&volume.dir).unwrap();
+        proxy.flip(true);
+        // A manifest that does not match is not believed; an older one may be.
+        wait_until("it is recovered", || {
+            drop(fs::remove_dir_all(&volume.dir));
+            world.cairn(&["recover", "--from", &url, "--volume", &volume.text()]).code == 0
+                && volume.cairn(&["--json", "fsck"]).code == 0
+                && volume.status()["pins"]["total"] == 2 * FILES
+        });
+        let mount = volume.mount();
+        for n in 0..2 * FILES {
+            let mut errors = 0;
+            wait_until("it is read", || match fs::read(mount.at.join(format!("f{n}"))) {
+                Ok(bytes) => {
+                    assert!(bytes == content(n), "f{n} has wrong bytes");
+                    true
+                }
+                Err(error) => {
+                    errors += 1;
+                    eprintln!("f{n}: {error}");
+                    assert!(errors < 20, "f{n}: {error}");
+                    false
+                }
+            });
+        }
+        // Its copies are read back: what came changed is not taken for lost.
+        drop(world.cairn(&["pin", "verify", &mount.text(""), "--wait"]));
+        wait_until("all are proven", || settled(&volume));
+        assert!(proxy.harmed() > 5, "{} were harmed", proxy.harmed());
+        mount.umount().ok();
+        // By a good way all is there.
+        proxy.flip(false);
+        fs::remove_dir_all(&volume.dir).unwrap();
+        world.cairn(&["recover", "--from", &url, "--volume", &volume.text()]).ok();
+        let mount = volume.mount();
+        all_read(&mount.at, 2 * FILES);
+        mount.umount().ok();
+        volume.cairn(&["fsck"]).ok();
+    }
+}
+
+#[test]
 fn more_than_a_page_is_listed_counted_and_deleted() {
     with_each("s3::pages", |_, store| {
         wait(async {
@@ -117,6 +173,40 @@ fn more_than_a_page_is_listed_counted_and_deleted() {
             let again = opened(&store.url("many", "&packs=0&capacity=100kB"), false);
             let error = again.put(&block(9998, 60_000)).await.unwrap_err();
             assert_eq!(error.kind, ErrorKind::Full, "{error}");
+        });
+    });
+}
+
+#[test]
+fn full_packs_are_repacked_and_what_lives_in_them_is_read() {
+    with_each("s3::repacked", |_, store| {
+        wait(async {
+            let place = opened(&store.url("packs", ""), true);
+            let blocks: Vec<Block> = (0..240).map(|n| block(n, 100_000 + n as usize)).collect();
+            place.put_many(&blocks).await.unwrap();
+            let packs = || {
+                let all = store.files("packs/packs");
+                let lens = all.iter().filter(|file| file.extension().is_some_and(|e| e == "car"));
+                lens.map(|file| fs::metadata(file).unwrap().len()).collect::<Vec<_>>()
+            };
+            let before = packs();
+            assert_eq!(before.len(), 3, "{before:?}");
+            assert!(before.iter().any(|len| *len > 8_000_000), "{before:?}");
+            let dead: Vec<Cid> = (0..240).filter(|n| n % 3 > 0).map(|n| blocks[n].cid).collect();
+            place.delete_many(&dead).await.unwrap();
+            while place.compact().await.unwrap() {}
+            assert!(packs().len() > before.len(), "readers have an hour: {:?}", packs());
+            // Whoever opens it now finds the living in the new ones.
+            let again = opened(&store.url("packs", ""), false);
+            for (n, block) in blocks.iter().enumerate() {
+                let found = again.get(&block.cid, None).await;
+                match found {
+                    Ok(data) => assert!(n % 3 == 0 && data == block.data, "{n}"),
+                    Err(error) => {
+                        assert!(n % 3 > 0 && error.kind == ErrorKind::NotFound, "{n}: {error}");
+                    }
+                }
+            }
         });
     });
 }

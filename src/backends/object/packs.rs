@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use opendal::options::{ListOptions, ReadOptions, WriteOptions};
 
-use super::Place;
 use super::failure::{is_broken, status_of};
+use super::{AT_ONCE, Place};
 use crate::backends::pack::{HeadNow, Shelf, Tag, is_pack};
 use crate::backends::{BackendError, ErrorKind};
 
 const PACKS: &str = "packs/";
 const HEAD: &str = "packs/head";
+/// One answer brings at most so much.
+const PART: u64 = 2 << 20;
 
 fn is_missing(error: &opendal::Error) -> bool {
     error.kind() == opendal::ErrorKind::NotFound
@@ -56,19 +58,22 @@ impl Shelf for Packs {
         name: &str,
         range: Option<Range<u64>>,
     ) -> Result<Option<Bytes>, BackendError> {
-        let options = match range {
-            Some(range) if range.is_empty() => return Ok(Some(Bytes::new())),
-            Some(range) => ReadOptions { range: range.into(), ..ReadOptions::default() },
-            None => ReadOptions::default(),
+        let range = match range {
+            Some(range) => range,
+            None => match self.length(name).await? {
+                Some(len) => 0..len,
+                None => return Ok(None),
+            },
         };
-        match self.0.store.blocks.read_options(&format!("{PACKS}{name}"), options).await {
-            Ok(data) => Ok(Some(data.to_bytes())),
-            Err(error) if is_missing(&error) => {
-                // A bucket that is gone says the same.
-                self.0.check().await.map(|()| None)
-            }
-            Err(error) => Err(self.fail("read", name, error)),
-        }
+        // An answer has at most what fits into memory.
+        let starts = (range.start..range.end).step_by(PART as usize);
+        let parts = starts.map(|start| self.part(name, start..range.end.min(start + PART)));
+        let parts: Vec<_> = parts.collect();
+        let found: Vec<Option<Bytes>> = stream::iter(parts).buffered(AT_ONCE).try_collect().await?;
+        let Some(mut found) = found.into_iter().collect::<Option<Vec<Bytes>>>() else {
+            return Ok(None);
+        };
+        Ok(Some(if found.len() == 1 { found.remove(0) } else { found.concat().into() }))
     }
 
     async fn length(&self, name: &str) -> Result<Option<u64>, BackendError> {
@@ -181,6 +186,19 @@ impl Shelf for Packs {
 }
 
 impl Packs {
+    /// The bytes of a range, as far as there are some.
+    async fn part(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>, BackendError> {
+        let options = ReadOptions { range: range.into(), ..ReadOptions::default() };
+        match self.0.store.blocks.read_options(&format!("{PACKS}{name}"), options).await {
+            Ok(data) => Ok(Some(data.to_bytes())),
+            Err(error) if is_missing(&error) => {
+                // A bucket that is gone says the same.
+                self.0.check().await.map(|()| None)
+            }
+            Err(error) => Err(self.fail("read", name, error)),
+        }
+    }
+
     async fn is_head(&self, wanted: &Bytes) -> Result<bool, BackendError> {
         Ok(matches!(self.head(None).await?, HeadNow::Is(found, _) if found == *wanted))
     }

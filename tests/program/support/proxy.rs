@@ -16,6 +16,8 @@ use cairnfs::backends::{Backend, BackendError, BackendSpec, Operation, open};
 /// One request of so many is harmed, and nothing that is asked is harmed twice: a call of
 /// many requests comes through when it is made again often enough.
 const EACH: u64 = 13;
+/// One answer of so many has another bit.
+const EACH_FLIPPED: u64 = 5;
 /// One harm of so many is silence, which takes all of a deadline.
 const SILENT: u64 = 100;
 /// Of a call: many times what the slowest takes on a machine that does much else.
@@ -36,6 +38,8 @@ enum Harm {
     Status(u16),
     /// Nobody answers, for as long as anybody waits.
     Silence,
+    /// One bit of what is answered is another one.
+    Flip,
 }
 
 impl Harm {
@@ -56,15 +60,35 @@ struct Counts {
     harmed: BTreeSet<u64>,
     /// Requests by method.
     methods: BTreeMap<String, u64>,
-    harmless: bool,
+    way: Way,
+}
+
+/// What a proxy does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Way {
+    /// Each [`Harm`] in turn.
+    #[default]
+    Harm,
+    /// It counts, and nothing else.
+    Count,
+    /// It changes a bit of some answers.
+    Flip,
 }
 
 impl Counts {
     fn harm(&mut self, request: &Request) -> Option<Harm> {
         self.asked += 1;
         *self.methods.entry(request.method.clone()).or_default() += 1;
-        if self.harmless || !self.asked.is_multiple_of(EACH) || !self.harmed.insert(request.print) {
+        let due = match self.way {
+            Way::Harm => self.asked.is_multiple_of(EACH),
+            Way::Count => false,
+            Way::Flip => self.asked.is_multiple_of(EACH_FLIPPED),
+        };
+        if !due || !self.harmed.insert(request.print) {
             return None;
+        }
+        if self.way == Way::Flip {
+            return Some(Harm::Flip);
         }
         let number = self.harmed.len() as u64;
         let quick = Harm::QUICK[(number % Harm::QUICK.len() as u64) as usize];
@@ -83,12 +107,17 @@ pub struct Proxy {
 impl Proxy {
     /// In front of a server on this port of loopback.
     pub fn start(server: u16) -> Self {
-        Self::start_with(server, false)
+        Self::start_with(server, Way::Harm)
     }
 
     /// One that does no harm and counts.
     pub fn counting(server: u16) -> Self {
-        Self::start_with(server, true)
+        Self::start_with(server, Way::Count)
+    }
+
+    /// From now on it changes bits, or does not any more.
+    pub fn flip(&self, flips: bool) {
+        self.counts.lock().unwrap().way = if flips { Way::Flip } else { Way::Count };
     }
 
     /// Requests so far, by method.
@@ -96,11 +125,11 @@ impl Proxy {
         self.counts.lock().unwrap().methods.clone()
     }
 
-    fn start_with(server: u16, harmless: bool) -> Self {
+    fn start_with(server: u16, way: Way) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let (counts, ended) = (Arc::<Mutex<Counts>>::default(), Arc::<AtomicBool>::default());
-        counts.lock().unwrap().harmless = harmless;
+        counts.lock().unwrap().way = way;
         let (seen, end) = (Arc::clone(&counts), Arc::clone(&ended));
         let listen = move || {
             for client in socket.incoming().map_while(Result::ok) {
@@ -196,7 +225,7 @@ fn serve(mut client: TcpStream, server: u16, counts: &Mutex<Counts>) -> io::Resu
                     .as_bytes(),
             );
         }
-        Some(Harm::Swallowed | Harm::Half) | None => {}
+        Some(Harm::Swallowed | Harm::Half | Harm::Flip) | None => {}
     }
     let mut upstream = TcpStream::connect(("127.0.0.1", server))?;
     upstream.set_read_timeout(Some(PATIENCE))?;
@@ -213,6 +242,14 @@ fn serve(mut client: TcpStream, server: u16, counts: &Mutex<Counts>) -> io::Resu
     match harm {
         Some(Harm::Swallowed) => Ok(()),
         Some(Harm::Half) => client.write_all(&answer[..answer.len() / 2]),
+        Some(Harm::Flip) => {
+            let head = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap_or(0) + 4;
+            let at = head + (request.print % (answer.len() - head).max(1) as u64) as usize;
+            if let Some(byte) = answer.get_mut(at) {
+                *byte ^= 1 << (request.print % 8);
+            }
+            client.write_all(&answer)
+        }
         _ => client.write_all(&answer),
     }
 }
