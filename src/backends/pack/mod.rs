@@ -379,6 +379,10 @@ impl PackBackend {
     /// Where each lives now, its pack asked for.
     async fn look(&self, cids: &[Cid]) -> Result<Vec<Option<At>>, BackendError> {
         for _ in 0..TRIES {
+            if self.found(cids)?.iter().any(Option::is_some) {
+                // Another volume may have given them up meanwhile.
+                self.look_at_head().await?;
+            }
             let found = self.found(cids)?;
             let packs: BTreeSet<String> =
                 found.iter().flatten().map(|at| at.pack.clone()).collect();
@@ -400,12 +404,8 @@ impl PackBackend {
     /// calls bring at this time.
     async fn put_small(&self, blocks: &[Block]) -> Result<(), BackendError> {
         let cids: Vec<Cid> = blocks.iter().map(|block| block.cid).collect();
-        let mut there = self.found(&cids)?;
         // What is new is sent without a question.
-        if there.iter().any(Option::is_some) {
-            self.look_at_head().await?;
-            there = self.look(&cids).await?;
-        }
+        let there = self.look(&cids).await?;
         let mut seen = HashSet::new();
         let due: Vec<Block> = blocks
             .iter()

@@ -434,6 +434,24 @@ async fn a_head_that_is_damaged_says_nothing_and_is_read_again() {
 }
 
 #[tokio::test]
+async fn what_another_one_gave_up_is_absent_and_comes_when_it_is_put() {
+    let place = Place::new();
+    let ((_, one), (shelf, two)) = (place.open(), place.open());
+    let blocks: Vec<Block> = (0..5).map(|n| block(n, 100)).collect();
+    one.put_many(&blocks).await.unwrap();
+    let cids: Vec<Cid> = blocks.iter().map(|block| block.cid).collect();
+    assert_eq!(two.presence(&cids).await.unwrap(), [Presence::Present(100); 5]);
+    one.delete_many(&cids[..3]).await.unwrap();
+    let found = two.presence(&cids).await.unwrap();
+    assert_eq!(found[..3], [Presence::Absent; 3]);
+    assert_eq!(found[3..], [Presence::Present(100); 2]);
+    two.put_many(&blocks).await.unwrap();
+    assert_eq!(shelf.puts.load(Ordering::SeqCst), 1);
+    assert_eq!(one.presence(&cids).await.unwrap(), [Presence::Present(100); 5]);
+    assert_eq!(told(&place, &blocks).await, [true; 5]);
+}
+
+#[tokio::test]
 async fn what_is_put_again_at_once_lives() {
     let place = Place::new();
     let (_, backend) = place.open();
