@@ -14,6 +14,7 @@ pub mod content;
 pub mod daemon;
 pub mod fuse;
 pub mod metadata;
+pub mod node;
 pub mod replication;
 pub mod runtime;
 pub mod store;

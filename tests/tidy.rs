@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["fuse", "api"],
     &["vfs", "archive"],
-    &["replication"],
+    &["replication", "node"],
     &["metadata", "store", "backends"],
     &["content"],
     &["runtime", "telemetry"],

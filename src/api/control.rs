@@ -271,6 +271,19 @@ pub enum Command {
         /// Go on with those that are to come.
         follow: bool,
     },
+    /// Serves the contents over HTTP while the client is there; streamed.
+    Gateway {
+        /// `ADDRESS:PORT`.
+        listen: String,
+        /// A file of lines `ROLE TOKEN`.
+        tokens: Option<PathBuf>,
+        /// Certificates and their key.
+        tls: Option<(PathBuf, PathBuf)>,
+        /// Beyond this machine without those.
+        insecure: bool,
+        /// Also files that others may not read.
+        all: bool,
+    },
     /// Tells every hook of an alarm that is none.
     HooksTest,
     /// Metrics.

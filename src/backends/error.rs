@@ -27,6 +27,21 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::NotFound,
+        Self::Denied,
+        Self::ReadOnly,
+        Self::Full,
+        Self::Unavailable,
+        Self::Timeout,
+        Self::Throttled,
+        Self::Corrupt,
+        Self::Invalid,
+        Self::Unsupported,
+        Self::Other,
+    ];
+
     /// The word for it in metrics and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {

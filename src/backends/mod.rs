@@ -7,6 +7,7 @@
 //! implementation passes.
 
 pub(crate) mod check;
+mod cluster;
 pub mod conformance;
 mod dir;
 mod error;
@@ -18,10 +19,12 @@ mod open;
 mod operation;
 mod overlap;
 mod pack;
+pub mod peer;
 mod settings;
 mod web;
 pub mod wrap;
 
+pub use self::cluster::ClusterBackend;
 pub use self::dir::{DirBackend, block_paths};
 pub use self::error::{BackendError, ErrorKind};
 pub use self::kubo::KuboBackend;
@@ -36,6 +39,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::types::{Block, Cid};
 
@@ -113,6 +117,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Where it is, without secrets.
     fn location(&self) -> String;
+
+    /// Of the place: the same for two ways to one. `None` where it has none.
+    fn id(&self) -> Option<Uuid> {
+        None
+    }
 
     /// What it can do, as found when it was opened.
     fn capabilities(&self) -> Capabilities;

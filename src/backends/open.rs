@@ -7,18 +7,21 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::kubo::{self, Address, KuboBackend};
+use super::cluster::{ClusterBackend, ClusterSettings};
+use super::kubo::{self, Address, KUBO, KuboBackend};
 use super::object::{self, ObjectBackend, S3Settings};
-use super::pack::{self, PACK_SIZE, PackBackend};
+use super::pack::{self, Form, PACK_SIZE, PackBackend};
+use super::peer::{self, PeerBackend};
 use super::settings::{PlaceOptions, PlaceSettings, is_name};
 use super::{Backend, BackendError, DirBackend, ErrorKind, web};
 use crate::runtime::{SecretSource, is_secret_name};
 use crate::types::{BackendId, ByteSize, printable};
 
 /// Settings that say how a place is reached and with whose rights, not what it is.
-const ACCESS: [&str; 6] = ["auth", "profile", "region", "style", "ca", "conditional"];
+const ACCESS: [&str; 8] =
+    ["auth", "profile", "region", "style", "ca", "conditional", "kubo", "kubo_auth"];
 /// Those of them that say whose keys are used.
-const KEYS: [&str; 2] = ["auth", "profile"];
+const KEYS: [&str; 3] = ["auth", "profile", "kubo_auth"];
 /// `gather=` of a place where small blocks share objects.
 const GATHER: Duration = Duration::from_secs(1);
 
@@ -28,7 +31,8 @@ const GATHER: Duration = Duration::from_secs(1);
 pub struct BackendSpec {
     /// Its id in the volume.
     pub id: BackendId,
-    /// `file:///path`, `car:///path`, `s3://bucket/prefix` or `ipfs://host:5001/folder`.
+    /// `file:///path`, `car:///path`, `parquet:///path`, `s3://bucket/prefix`,
+    /// `ipfs://host:5001/folder` or `ipfs-cluster://host:9094/folder`.
     /// Query parameters are settings: `domain=`, `capacity=`, `read_only=1`, those of
     /// [`PlaceSettings`], and of its kind.
     pub url: String,
@@ -76,30 +80,35 @@ fn without_secrets(text: &str) -> Cow<'_, str> {
 /// What kind of place, and where.
 enum Kind {
     Dir(PathBuf),
-    /// A directory of CAR archives of about so many bytes.
-    Car(PathBuf, usize),
+    /// A directory of archives of this form, of about so many bytes.
+    Archives(Form, PathBuf, usize),
     S3(Box<S3Settings>),
     Kubo(Box<Address>),
+    /// Another Cairn.
+    Peer(Box<peer::Address>),
+    Cluster(Box<ClusterSettings>),
 }
 
 impl Kind {
     /// Takes a parameter that only this kind has; `None`: it has not.
     fn set(&mut self, key: &str, value: &str) -> Option<Result<(), String>> {
         match self {
-            Self::Car(_, size) if key == PACK_SIZE => {
+            Self::Archives(_, _, size) if key == PACK_SIZE => {
                 Some(pack::size(value).map(|bytes| *size = bytes))
             }
-            Self::Dir(_) | Self::Car(..) => None,
+            Self::Dir(_) | Self::Archives(..) => None,
             Self::S3(settings) => settings.set(key, value),
             Self::Kubo(address) => address.set(key, value),
+            Self::Peer(address) => address.set(key, value),
+            Self::Cluster(settings) => settings.set(key, value),
         }
     }
 
     /// Whether small blocks share objects there.
     fn has_packs(&self) -> bool {
         match self {
-            Self::Dir(_) | Self::Kubo(_) => false,
-            Self::Car(..) => true,
+            Self::Dir(_) | Self::Kubo(_) | Self::Peer(_) | Self::Cluster(_) => false,
+            Self::Archives(..) => true,
             Self::S3(settings) => settings.packs(),
         }
     }
@@ -107,8 +116,9 @@ impl Kind {
     /// What is wrong about all parameters together.
     fn check(&self) -> Result<(), String> {
         match self {
-            Self::Dir(_) | Self::Car(..) | Self::Kubo(_) => Ok(()),
+            Self::Dir(_) | Self::Archives(..) | Self::Kubo(_) | Self::Peer(_) => Ok(()),
             Self::S3(settings) => settings.check(),
+            Self::Cluster(settings) => settings.check(),
         }
     }
 
@@ -116,32 +126,43 @@ impl Kind {
     fn known(&self) -> &'static str {
         match self {
             Self::Dir(_) => "",
-            Self::Car(..) => "pack_size, ",
+            Self::Archives(..) => "pack_size, ",
             Self::S3(_) => {
                 "endpoint, region, style, ca, auth, profile, storage_class, sse, sse_key, \
                  checksum, conditional, packs, pack_size, "
             }
             Self::Kubo(_) => "auth, ca, durable, ",
+            Self::Peer(_) => "auth, ca, ",
+            Self::Cluster(_) => {
+                "auth, ca, durable, kubo, kubo_auth, fetch, replication_min, replication_max, \
+                 allocations, metadata, expire_in, "
+            }
         }
     }
 
     /// What `auth=` gives.
     fn gives(&self) -> &'static str {
         match self {
-            Self::Dir(_) | Self::Car(..) => {
+            Self::Dir(_) | Self::Archives(..) => {
                 "what a place over a network asks for (a directory asks for nothing)"
             }
             Self::S3(_) => object::GIVES,
-            Self::Kubo(_) => kubo::GIVES,
+            Self::Kubo(_) | Self::Cluster(_) => kubo::GIVES,
+            Self::Peer(_) => peer::GIVES,
         }
     }
 
     /// Whether both are one place, whoever asks and however.
     fn is_same_place(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Dir(one) | Self::Car(one, _), Self::Dir(two) | Self::Car(two, _)) => one == two,
+            (
+                Self::Dir(one) | Self::Archives(_, one, _),
+                Self::Dir(two) | Self::Archives(_, two, _),
+            ) => one == two,
             (Self::S3(one), Self::S3(two)) => one.identity() == two.identity(),
             (Self::Kubo(one), Self::Kubo(two)) => one.is_same_place(two),
+            (Self::Peer(one), Self::Peer(two)) => one.is_same_place(two),
+            (Self::Cluster(one), Self::Cluster(two)) => one.is_same_place(two),
             _ => false,
         }
     }
@@ -172,7 +193,7 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
         return Err(invalid("a `#` in a path of a URL is written %23".into()));
     }
     let mut kind = match url.scheme() {
-        scheme @ ("file" | "car") => {
+        scheme @ ("file" | "car" | "parquet") => {
             // Only of this scheme a URL gives a path.
             let local = Url::parse(&format!("file{}", &url.as_str()[scheme.len()..]));
             let path = local.ok().filter(|_| url.host_str().is_none_or(str::is_empty));
@@ -181,7 +202,10 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
             if path.as_os_str().as_bytes().iter().any(u8::is_ascii_control) {
                 return Err(invalid(control.into()));
             }
-            if scheme == "car" { Kind::Car(path, pack::BYTES) } else { Kind::Dir(path) }
+            match Form::named(scheme) {
+                Some(form) => Kind::Archives(form, path, pack::BYTES),
+                None => Kind::Dir(path),
+            }
         }
         "s3" => Kind::S3(Box::new(S3Settings::of(&url).map_err(invalid)?)),
         "memory" => {
@@ -190,12 +214,17 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
                     .into(),
             ));
         }
-        "ipfs" | "ipfs+https" => Kind::Kubo(Box::new(Address::of(&url).map_err(invalid)?)),
+        "cairn" | "cairn+https" => Kind::Peer(Box::new(peer::Address::of(&url).map_err(invalid)?)),
+        "ipfs" | "ipfs+https" => Kind::Kubo(Box::new(Address::of(&KUBO, &url).map_err(invalid)?)),
+        "ipfs-cluster" | "ipfs-cluster+https" => {
+            Kind::Cluster(Box::new(ClusterSettings::of(&url).map_err(invalid)?))
+        }
         scheme => {
             return Err(invalid(format!(
                 "`{scheme}` is not a kind of backend: write file:///path, a path \
-                 (./ before a relative one with a colon), car:///path, s3://BUCKET/PREFIX or \
-                 ipfs://HOST:5001"
+                 (./ before a relative one with a colon), car:///path, parquet:///path, \
+                 s3://BUCKET/PREFIX, ipfs://HOST:5001, ipfs-cluster://HOST:9094 or \
+                 cairn://HOST:7180"
             )));
         }
     };
@@ -270,11 +299,13 @@ fn unknown(key: &str, kind: &Kind) -> String {
 /// An id from the last part of a path, a bucket or a folder: `/mnt/Disk B` gives `disk-b`.
 fn slug(kind: &Kind) -> String {
     let name = match kind {
-        Kind::Dir(path) | Kind::Car(path, _) => {
+        Kind::Dir(path) | Kind::Archives(_, path, _) => {
             path.file_name().unwrap_or_default().to_string_lossy().to_lowercase()
         }
         Kind::S3(settings) => settings.bucket().to_lowercase(),
         Kind::Kubo(address) => address.slug().to_owned(),
+        Kind::Peer(address) => address.slug(),
+        Kind::Cluster(settings) => settings.slug().to_owned(),
     };
     let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
     let clean: String = name.chars().map(plain).collect();
@@ -351,9 +382,13 @@ impl BackendSpec {
     /// The machine that has it, when it is not this one.
     fn remote_host(&self) -> Option<String> {
         match parse(&self.url).ok()?.kind {
-            Kind::Dir(_) | Kind::Car(..) => None,
+            Kind::Dir(_) | Kind::Archives(..) => None,
             Kind::S3(settings) => (!settings.is_loopback()).then(|| settings.host()),
             Kind::Kubo(address) => (!address.is_loopback()).then(|| address.host().to_owned()),
+            Kind::Peer(address) => (!address.is_loopback()).then(|| address.host()),
+            Kind::Cluster(settings) => {
+                (!settings.is_loopback()).then(|| settings.host().to_owned())
+            }
         }
     }
 
@@ -361,8 +396,8 @@ impl BackendSpec {
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         match parse(&self.url).ok()?.kind {
-            Kind::Dir(path) | Kind::Car(path, _) => Some(path),
-            Kind::S3(_) | Kind::Kubo(_) => None,
+            Kind::Dir(path) | Kind::Archives(_, path, _) => Some(path),
+            Kind::S3(_) | Kind::Kubo(_) | Kind::Peer(_) | Kind::Cluster(_) => None,
         }
     }
 
@@ -417,7 +452,9 @@ pub fn kind_of(url: &str) -> &'static str {
     match parse(url).map(|parsed| parsed.kind) {
         Ok(Kind::S3(_)) => "s3",
         Ok(Kind::Kubo(_)) => "kubo",
-        Ok(Kind::Car(..)) => "car",
+        Ok(Kind::Archives(form, ..)) => form.name(),
+        Ok(Kind::Cluster(_)) => "cluster",
+        Ok(Kind::Peer(_)) => "cairn",
         Ok(Kind::Dir(_)) | Err(_) => "dir",
     }
 }
@@ -455,14 +492,14 @@ pub fn open_in(
             // A copy of a bucket, or of a directory of archives: they are read, and no more
             // are made.
             let (id, shelf) = (place.id(), Arc::new(place.packs()?));
-            let limits = pack::Limits { block: None, pack: pack::BYTES };
+            let limits = pack::Limits::none(pack::BYTES);
             Ok(Arc::new(PackBackend::new("dir", (place, shelf), id, limits, dir.as_deref())?))
         }
-        Kind::Car(path, size) => {
+        Kind::Archives(form, path, size) => {
             let place = Arc::new(DirBackend::open(&path, parsed.options, create)?);
             let (id, shelf) = (place.id(), Arc::new(place.packs()?));
-            let limits = pack::Limits::archives(size);
-            Ok(Arc::new(PackBackend::new("car", (place, shelf), id, limits, dir.as_deref())?))
+            let limits = pack::Limits::archives(form, size);
+            Ok(Arc::new(PackBackend::new(form.name(), (place, shelf), id, limits, dir.as_deref())?))
         }
         Kind::S3(settings) => {
             let (keys, packs) = (settings.keys()?, settings.packs());
@@ -470,10 +507,14 @@ pub fn open_in(
             let make = move || settings.store(keys.as_ref());
             let place = Arc::new(ObjectBackend::open(make, parsed.options, create)?);
             // Packs that are there are read in any case.
-            let limits = if packs { small } else { pack::Limits { block: None, ..small } };
+            let limits = if packs { small } else { pack::Limits::none(small.pack) };
             let (id, shelf) = (place.id(), place.packs());
             Ok(Arc::new(PackBackend::new("s3", (place, shelf), id, limits, dir.as_deref())?))
         }
         Kind::Kubo(address) => Ok(Arc::new(KuboBackend::open(&address, parsed.options, create)?)),
+        Kind::Peer(address) => Ok(Arc::new(PeerBackend::open(&address, parsed.options)?)),
+        Kind::Cluster(settings) => {
+            Ok(Arc::new(ClusterBackend::open(&settings, parsed.options, create)?))
+        }
     }
 }

@@ -42,6 +42,12 @@ async fn a_directory_conforms() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_of_archives_conforms_and_is_read_as_a_directory() {
+    for form in ["car", "parquet"] {
+        archives_conform(form).await;
+    }
+}
+
+async fn archives_conform(form: &str) {
     let dir = tempfile::tempdir().unwrap();
     let spec = |kind: &str, name: &str| {
         let url = format!("{kind}://{}/{name}", dir.path().display());
@@ -51,12 +57,12 @@ async fn a_directory_of_archives_conforms_and_is_read_as_a_directory() {
     let index = dir.path().join("index");
     conforms(|| {
         let name = count.fetch_add(1, Ordering::Relaxed).to_string();
-        open_in(&spec("car", &name), true, Some(&index)).unwrap()
+        open_in(&spec(form, &name), true, Some(&index)).unwrap()
     })
     .await;
     let all = [block(1), block(2), Block::raw(Bytes::from(vec![3; 1 << 20]))];
-    let archives = open(&spec("car", "last"), true).unwrap();
-    assert_eq!((archives.kind(), archives.capabilities().layout), ("car", Layout::Packs));
+    let archives = open(&spec(form, "last"), true).unwrap();
+    assert_eq!((archives.kind(), archives.capabilities().layout), (form, Layout::Packs));
     archives.put_many(&all).await.unwrap();
     let files = || std::fs::read_dir(dir.path().join("last/packs")).unwrap().count();
     assert_eq!(files(), 3, "an archive, the head and its lock");
@@ -69,7 +75,7 @@ async fn a_directory_of_archives_conforms_and_is_read_as_a_directory() {
     plain.put(&block(4)).await.unwrap();
     plain.delete(&all[0].cid).await.unwrap();
     assert_eq!(files(), 4, "a list of the dead");
-    let archives = open(&spec("car", "last"), false).unwrap();
+    let archives = open(&spec(form, "last"), false).unwrap();
     let cids = [all[0].cid, all[1].cid, block(4).cid];
     let found = archives.presence(&cids).await.unwrap();
     assert_eq!(found, [Presence::Absent, Presence::Present(10), Presence::Present(10)]);
@@ -439,6 +445,8 @@ fn urls_become_specs() {
         ("ipfs://127.0.0.1:5001", "kubo", "ipfs://127.0.0.1:5001"),
         ("ipfs://h/photos?auth=env:X&id=k", "k", "ipfs://h/photos?auth=env%3AX"),
         ("ipfs+https://h/photos", "photos", "ipfs+https://h/photos"),
+        ("parquet:///mnt/Old?pack_size=1MiB", "old", "parquet:///mnt/Old?pack_size=1MiB"),
+        ("ipfs-cluster://h:9094", "cluster", "ipfs-cluster://h:9094"),
     ] {
         let spec = parse(text);
         assert_eq!((spec.id.as_str(), spec.url.as_str()), (id, url), "{text}");
@@ -459,8 +467,12 @@ fn a_place_that_is_away_has_its_kind_all_the_same() {
     for (url, kind) in [
         ("file:///x", "dir"),
         ("s3://bucket/x", "s3"),
+        ("car:///x", "car"),
+        ("parquet:///x", "parquet"),
         ("ipfs://h", "kubo"),
         ("ipfs+https://h/x", "kubo"),
+        ("ipfs-cluster://h", "cluster"),
+        ("ipfs-cluster+https://h/x", "cluster"),
     ] {
         assert_eq!(kind_of(url), kind);
     }
@@ -473,6 +485,8 @@ fn a_bad_url_says_what_to_write_on_one_line_and_without_secrets() {
         ("webdav://key:secret@host/x", "not a kind of backend"),
         ("ipfs://user:secret@host", "auth=file:"),
         ("ipfs://host?auth=secret", "auth=env:"),
+        ("ipfs-cluster://host?kubo_auth=secret", "auth=env:"),
+        ("ipfs-cluster://host?kubo=ipfs://user:secret@h", "auth=env:"),
         ("ipfs://host?auth=bearer:secret", "auth=env:"),
         ("ipfs://host?token=secret", "auth=env:"),
         ("ipfs://host?colour=red", "auth, ca, durable, tier"),

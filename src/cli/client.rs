@@ -2,6 +2,8 @@
 
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -126,6 +128,35 @@ impl Target {
         })
     }
 
+    /// A stream of the daemon's, or, when none runs, of this process, until it is told to
+    /// end.
+    pub fn stream(
+        &self,
+        command: &Command,
+        item: &mut dyn FnMut(Value) -> bool,
+    ) -> Result<Value, Failure> {
+        if let Some(answer) = connect_stream(&self.volume, command, item) {
+            return answer;
+        }
+        let told = told_to_end()?;
+        let commands = offline(self.open()?);
+        let answer = commands.stream(command, &mut |said| {
+            said.is_none_or(&mut *item) && !told.load(Ordering::Acquire)
+        });
+        commands.close()?;
+        answer.unwrap_or(Ok(Value::Null))
+    }
+
+    /// The volume, opened by this process.
+    fn open(&self) -> Result<Volume, Failure> {
+        if Lock::is_held(&self.volume) {
+            // Its holder has no socket yet: the lock says who. Or has none any more:
+            // it is free in a moment.
+            drop(Lock::take(&self.volume)?);
+        }
+        Volume::open(&self.volume, &VolumeMode::default())
+    }
+
     /// Sends a command to the daemon; carries it out here when none runs.
     pub fn send(&self, command: &Command, output: &Output) -> Result<Value, Failure> {
         let mut bar = output.progress();
@@ -133,20 +164,39 @@ impl Target {
             bar.clear();
             return answer;
         }
-        if Lock::is_held(&self.volume) {
-            // Its holder has no socket yet: the lock says who. Or has none any more:
-            // it is free in a moment.
-            drop(Lock::take(&self.volume)?);
-        }
-        let mode = VolumeMode::default();
-        let volume = Volume::open(&self.volume, &mode)?;
-        let commands = offline(volume);
+        let commands = offline(self.open()?);
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         let answer = commands.handle(command.clone(), pid, &mut |report| bar.show(&report));
         bar.clear();
         commands.close()?;
         answer
     }
+}
+
+/// Becomes true with SIGINT or SIGTERM, which end nothing by themselves any more.
+fn told_to_end() -> Result<Arc<AtomicBool>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |error: std::io::Error| Failure::new(ErrorCode::Failed, error.to_string());
+    let told = Arc::<AtomicBool>::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(failed)?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        (interrupt, signal(SignalKind::terminate()).map_err(failed)?)
+    };
+    let tell = Arc::clone(&told);
+    let wait = move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        tell.store(true, Ordering::Release);
+    };
+    std::thread::Builder::new().name("cairn-signals".into()).spawn(wait).map_err(failed)?;
+    Ok(told)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod pins;
 mod policy;
 mod queue;
 mod quota;
+mod serve;
 mod setup;
 
 use std::ffi::OsString;
@@ -86,7 +87,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     let level = arguments.log_level.as_deref();
     let usage = |text: String| Failure::new(ErrorCode::Usage, text);
     if !matches!(arguments.verb, Verb::Mount(_)) {
-        init_logging(level.unwrap_or("warn"), arguments.log_format.unwrap_or_default())
+        let usual = if matches!(arguments.verb, Verb::Serve(_)) { "info" } else { "warn" };
+        init_logging(level.unwrap_or(usual), arguments.log_format.unwrap_or_default())
             .map_err(usage)?;
     }
     let output = Output::new(arguments.json);
@@ -157,6 +159,8 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
             ConfigVerb::Path => setup::config_path(volume, &output),
         },
         Verb::Gc(arguments) => gc::gc(arguments, &output),
+        Verb::Serve(arguments) => serve::run(arguments, &output),
+        Verb::Gateway(arguments) => serve::gateway(arguments, &output),
         Verb::Trash { verb } => gc::trash(verb, &output),
         Verb::Events(arguments) => events::events(arguments, &output),
         Verb::Hooks { verb: HooksVerb::Test { volume } } => events::test_hooks(volume, &output),

@@ -117,7 +117,7 @@ pub(super) fn page(events: &Events, log: &EventLog, query: &EventQuery) -> Resul
 }
 
 /// One of those who follow.
-struct Follower<'c>(&'c AtomicUsize);
+pub(super) struct Follower<'c>(pub &'c AtomicUsize);
 
 impl Drop for Follower<'_> {
     fn drop(&mut self) {

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::check::fsck;
+use super::gateway::GatewayRequest;
 use super::moves::Manner;
 use super::run::Ending;
 use super::stats::stats;
@@ -32,6 +33,8 @@ pub(crate) struct Commands {
     pub ending: Ending,
     /// Who follows events.
     pub followers: AtomicUsize,
+    /// Who serves over HTTP.
+    pub gateways: AtomicUsize,
 }
 
 type Progress<'p> = &'p mut dyn FnMut(ProgressReport);
@@ -240,6 +243,8 @@ impl Handler for Commands {
                 fsck(&volume, repair, deep, self.mountpoint.is_some(), progress)
             }
             Command::Events { query, .. } => events::page(&volume.events, &volume.log, &query),
+            // A stream.
+            Command::Gateway { .. } => Err(failed("a gateway is answered by a stream")),
             Command::Gc { id, run, no_grace } => gc::gc(&volume, id, (run, no_grace), progress),
             Command::TrashList { after, limit } => gc::trash_list(&volume, after, limit),
             Command::TrashRestore { cid, path } => gc::trash_restore(&volume, &cid, &path),
@@ -267,6 +272,12 @@ impl Handler for Commands {
     ) -> Option<Result<Value, Failure>> {
         match command {
             Command::Events { query, follow: true } => Some(self.follow(query, item)),
+            Command::Gateway { listen, tokens, tls, insecure, all } => {
+                let tls = tls.as_ref().map(|(cert, key)| (cert, key));
+                let (tokens, insecure, all) = (tokens.as_ref(), *insecure, *all);
+                let wanted = GatewayRequest { listen, tokens, tls, insecure, all };
+                Some(self.gateway(&wanted, item))
+            }
             _ => None,
         }
     }
@@ -435,6 +446,7 @@ pub fn offline(volume: Volume) -> Offline {
             mountpoint: None,
             ending: Ending::default(),
             followers: AtomicUsize::new(0),
+            gateways: AtomicUsize::new(0),
         },
     }
 }
@@ -461,5 +473,13 @@ impl Handler for Offline {
         progress: Progress<'_>,
     ) -> Result<Value, Failure> {
         self.commands.handle(command, client, progress)
+    }
+
+    fn stream(
+        &self,
+        command: &Command,
+        item: &mut dyn FnMut(Option<Value>) -> bool,
+    ) -> Option<Result<Value, Failure>> {
+        self.commands.stream(command, item)
     }
 }

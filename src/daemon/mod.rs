@@ -13,6 +13,7 @@ mod collect_tests;
 mod drain;
 mod events;
 mod evict;
+mod gateway;
 mod gc;
 mod handler;
 mod heal;

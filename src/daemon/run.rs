@@ -79,6 +79,7 @@ pub fn run_mount(request: &MountRequest) -> Result<(), Failure> {
         mountpoint: Some(request.mountpoint.clone()),
         ending: ending.clone(),
         followers: AtomicUsize::new(0),
+        gateways: AtomicUsize::new(0),
     });
     api::serve(&request.volume, Arc::clone(&commands) as Arc<dyn api::Handler>).map_err(failed)?;
     stop_on_signals(&volume, &request.mountpoint, ending.clone());

@@ -81,6 +81,7 @@ pub fn is_secret_name(key: &str) -> bool {
         ["secret", "token", "password", "passwd", "access_key", "signature", "credential"];
     let key = key.to_ascii_lowercase().replace('-', "_");
     matches!(key.as_str(), "key" | "user" | "username" | "pass" | "auth")
+        || key.ends_with("_auth")
         || WORDS.iter().any(|word| key.contains(word))
 }
 

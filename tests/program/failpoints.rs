@@ -58,8 +58,8 @@ struct Case<'w> {
     random: Random,
     /// It begins with packs that are mostly garbage.
     half_empty: bool,
-    /// `b2` has archives.
-    archives: bool,
+    /// `b2` has archives of this form.
+    archives: Option<&'static str>,
 }
 
 /// Everything happens soon, and often.
@@ -92,9 +92,12 @@ const FAR: &str = "far";
 const NEAR: &str = "near";
 
 impl<'w> Case<'w> {
-    fn new(world: &'w World, seed: u64, archives: bool) -> Self {
+    fn new(world: &'w World, seed: u64, archives: Option<&'static str>) -> Self {
         let policy = "min=2,target=3,max=3,level=QUORUM,on_degraded=fail";
-        let b2 = if archives { world.archives_url("b2") } else { world.backend_url("b2") };
+        let b2 = match archives {
+            Some(form) => world.archives_url(form, "b2"),
+            None => world.backend_url("b2"),
+        };
         let volume = world.volume_on(&[world.backend_url("b1"), b2], policy);
         world.make_dir("mnt");
         let mut far = Writer::new(FAR, seed);
@@ -105,8 +108,10 @@ impl<'w> Case<'w> {
 
     fn url(&self, backend: &str) -> String {
         let world = self.volume.world;
-        let archives = backend == "b2" && self.archives;
-        if archives { world.archives_url(backend) } else { world.backend_url(backend) }
+        match self.archives {
+            Some(form) if backend == "b2" => world.archives_url(form, backend),
+            _ => world.backend_url(backend),
+        }
     }
 
     /// A cache so small that something always has to go.
@@ -275,7 +280,7 @@ impl<'w> Case<'w> {
     fn lose(&mut self, armed: Option<&str>) {
         fs::remove_dir_all(&self.volume.dir).unwrap();
         let world = self.volume.world;
-        let from = self.url(if self.archives { "b2" } else { "b1" });
+        let from = self.url(if self.archives.is_some() { "b2" } else { "b1" });
         let recover = |point: Option<&str>| {
             let mut command = world.command(env!("CARGO_BIN_EXE_cairn"));
             command.args(["recover", "--from", &from]);
@@ -392,7 +397,8 @@ fn die_at(point: &str, number: usize) {
     let place = place_of(point);
     // Of a place that is taken away, files are looked at.
     let stays = !matches!(place, Where::Remove | Where::Replace);
-    let archives = point.starts_with("backend.pack.") || (stays && number % 2 == 1);
+    let has = point.starts_with("backend.pack.") || (stays && number % 2 == 1);
+    let archives = has.then_some(if number % 4 < 2 { "car" } else { "parquet" });
     let mut case = Case::new(&world, 1000 + number as u64, archives);
     // Not always the first time: by then there is something to lose.
     let hit = if RARE.iter().any(|rare| point.starts_with(rare)) { 1 } else { 1 + number % 3 };

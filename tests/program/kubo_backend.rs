@@ -159,19 +159,6 @@ fn pins_of_the_user_and_ours_of_one_content_know_nothing_of_each_other() {
     assert_eq!(wait(&bridge, place.get(&blocks[0].cid, None)).unwrap(), blocks[0].data);
 }
 
-/// The file of Kubo's flatfs that has a block.
-fn file_of(kubo: &KuboDaemon<'_>, block: &Block) -> std::path::PathBuf {
-    let found: Vec<_> = fs::read_dir(kubo.repo().join("blocks"))
-        .unwrap()
-        .map(|shard| shard.unwrap().path())
-        .filter(|shard| shard.is_dir())
-        .flat_map(|shard| fs::read_dir(shard).unwrap().map(|file| file.unwrap().path()))
-        .filter(|path| fs::read(path).is_ok_and(|bytes| bytes == block.data))
-        .collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    found[0].clone()
-}
-
 #[test]
 fn what_rots_or_is_lost_in_kubos_repo_is_seen_and_put_right() {
     let world = World::new();
@@ -185,10 +172,10 @@ fn what_rots_or_is_lost_in_kubos_repo_is_seen_and_put_right() {
     }
     // The last is their user's, too.
     kubo.ipfs(&["pin", "add", &theirs.cid.to_string()]).ok();
-    fs::write(file_of(&kubo, &rotten), [9; 5000]).unwrap();
-    fs::write(file_of(&kubo, &short), [2; 100]).unwrap();
-    fs::remove_file(file_of(&kubo, &lost)).unwrap();
-    fs::write(file_of(&kubo, &theirs), [9; 5000]).unwrap();
+    fs::write(kubo.file_of(&rotten), [9; 5000]).unwrap();
+    fs::write(kubo.file_of(&short), [2; 100]).unwrap();
+    fs::remove_file(kubo.file_of(&lost)).unwrap();
+    fs::write(kubo.file_of(&theirs), [9; 5000]).unwrap();
     let found = |block: &Block| wait(&bridge, place.presence(&[block.cid])).unwrap()[0];
     assert_eq!(found(&short), Presence::Absent);
     assert_eq!(found(&lost), Presence::Absent);
@@ -205,7 +192,7 @@ fn what_rots_or_is_lost_in_kubos_repo_is_seen_and_put_right() {
     }
     kubo.gc();
     // A block whose bytes are gone is deleted all the same: no pin of it is left.
-    fs::remove_file(file_of(&kubo, &lost)).unwrap();
+    fs::remove_file(kubo.file_of(&lost)).unwrap();
     wait(&bridge, place.delete_many(&all.map(|block| block.cid))).unwrap();
     assert_eq!(wait(&bridge, place.list(None, 100)).unwrap().blocks, []);
 }

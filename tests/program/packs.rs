@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::{
-    KuboDaemon, Proxy, Software, Store, Volume, World, run, skip, snapshot, wait_until,
+    KuboDaemon, Proxy, Random, Software, Store, Volume, World, run, skip, snapshot, wait_until,
 };
 
 /// Different from each other, and of this length.
@@ -25,9 +25,9 @@ fn settled(volume: &Volume<'_>) -> bool {
     status["queue"]["pending"] == 0 && status["pins"]["unverified"] == 0
 }
 
-fn archives(folder: &Path) -> Vec<PathBuf> {
+fn archives(folder: &Path, form: &str) -> Vec<PathBuf> {
     let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    names.filter(|path| path.extension().is_some_and(|ext| ext == "car")).collect()
+    names.filter(|path| path.extension().is_some_and(|ext| ext == form)).collect()
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn archives_of_a_directory_open_in_other_tools_and_bring_everything_back() {
         return;
     }
     let Some(kubo) = KuboDaemon::start(&world, "packs::archives") else { return };
-    let url = world.archives_url("archives");
+    let url = world.archives_url("car", "archives");
     let volume = world.volume_on(std::slice::from_ref(&url), "min=2,target=2,max=2");
     let mount = volume.mount();
     fs::create_dir(mount.path("deep")).unwrap();
@@ -84,7 +84,7 @@ fn archives_of_a_directory_open_in_other_tools_and_bring_everything_back() {
     wait_until("all are proven", || settled(&volume) && copies_at(&volume, "archives") == 41);
     volume.cairn(&["checkpoint", "--now"]).ok();
     let folder = world.path("archives/packs");
-    let all = archives(&folder);
+    let all = archives(&folder, "car");
     assert!(!all.is_empty() && all.len() < 70, "{}", all.len());
     for car in &all {
         let text = car.to_str().unwrap();
@@ -113,9 +113,58 @@ fn archives_of_a_directory_open_in_other_tools_and_bring_everything_back() {
 }
 
 #[test]
+fn a_volume_comes_back_from_tables_alone_which_take_less_than_it_has() {
+    let Some(world) = World::mountable("packs::tables") else { return };
+    let url = world.archives_url("parquet", "tables");
+    let volume = world.volume_on(std::slice::from_ref(&url), "min=2,target=2,max=2");
+    let mount = volume.mount();
+    fs::create_dir(mount.path("deep")).unwrap();
+    for n in 0..40 {
+        fs::write(mount.path(&format!("deep/{n}")), content(n, 100 << (n % 8))).unwrap();
+    }
+    // Leaves of a MiB, text and what does not compress.
+    fs::write(mount.path("text"), content(77, 8_000_001)).unwrap();
+    fs::write(mount.path("noise"), Random::new(7).bytes(3_000_000)).unwrap();
+    let ids = ["text", "noise"].map(|name| world.cairn(&["cid", &mount.text(name)]).ok().stdout);
+    volume.cairn(&["sync"]).ok();
+    wait_until("all are proven", || settled(&volume) && copies_at(&volume, "tables") == 42);
+    volume.cairn(&["checkpoint", "--now"]).ok();
+    let folder = world.path("tables/packs");
+    assert!(archives(&folder, "car").is_empty());
+    let all = archives(&folder, "parquet");
+    let bytes: u64 = all.iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    assert!((3_000_000..5_000_000).contains(&bytes), "{bytes}");
+    let before = snapshot(&mount.at);
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
+    // All but the tables is lost.
+    fs::remove_dir_all(&volume.dir).unwrap();
+    world.cairn(&["recover", "--from", &url, "--volume", &volume.text()]).ok();
+    let mount = volume.mount();
+    let after = snapshot(&mount.at);
+    assert_eq!(crate::support::difference(&before, &after), Vec::<String>::new());
+    // Compression is of the place: CIDs are as they were.
+    for (name, id) in ["text", "noise"].iter().zip(ids) {
+        assert_eq!(world.cairn(&["cid", &mount.text(name)]).ok().stdout, id);
+    }
+    mount.umount().ok();
+}
+
+#[test]
 fn damage_in_an_archive_is_found_and_mended_from_elsewhere() {
+    damage_is_mended("car");
+}
+
+#[test]
+fn damage_in_a_table_is_found_and_mended_from_elsewhere() {
+    damage_is_mended("parquet");
+}
+
+fn damage_is_mended(form: &str) {
     let Some(world) = World::mountable("packs::damage") else { return };
-    let url = world.archives_url("archives");
+    let url = world.archives_url(form, "archives");
+    // What does not compress is found in each of them.
+    let content = |n: u32, len: usize| Random::new(u64::from(n) + 1).bytes(len);
     let volume = world.volume_on(&[url], "min=2,target=2,max=2");
     let mount = volume.mount();
     for n in 0..30 {
@@ -126,29 +175,37 @@ fn damage_in_an_archive_is_found_and_mended_from_elsewhere() {
     let folder = world.path("archives/packs");
     // One byte of one file, where a reader would not look.
     let wanted = content(7, 10_000);
-    let (car, at) = archives(&folder)
+    let (path, at) = archives(&folder, form)
         .into_iter()
-        .find_map(|car| {
-            let bytes = fs::read(&car).unwrap();
+        .find_map(|path| {
+            let bytes = fs::read(&path).unwrap();
             let at = bytes.windows(wanted.len()).position(|part| part == wanted)?;
-            Some((car, at))
+            Some((path, at))
         })
         .unwrap();
-    let file = fs::File::options().write(true).open(&car).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"x", at as u64 + 5000).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let other = [wanted[5000] ^ 1];
+    std::os::unix::fs::FileExt::write_all_at(&file, &other, at as u64 + 5000).unwrap();
     let verify = || world.cairn(&["pin", "verify", &mount.text(""), "--wait"]);
     let found = verify();
     eprintln!("{}{}", found.stdout, found.stderr);
     wait_until("it is mended", || verify().code == 0 && settled(&volume));
     // The good copy is in another archive now.
-    let good = archives(&folder)
+    let good = archives(&folder, form)
         .into_iter()
-        .filter(|other| *other != car)
-        .any(|car| fs::read(car).unwrap().windows(wanted.len()).any(|part| part == wanted));
+        .filter(|other| *other != path)
+        .any(|path| fs::read(path).unwrap().windows(wanted.len()).any(|part| part == wanted));
     assert!(good, "no other archive has it");
+    let largest = || {
+        let all = archives(&folder, form).into_iter();
+        all.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
+    };
+    // The end of one goes, and with it what other tools, or all of them, look for.
+    let file = fs::File::options().write(true).open(largest()).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 40).unwrap();
+    wait_until("its blocks are found", || verify().code == 0 && settled(&volume));
     // A whole archive goes.
-    let sizes = archives(&folder).into_iter().map(|car| (fs::metadata(&car).unwrap().len(), car));
-    fs::remove_file(sizes.max().unwrap().1).unwrap();
+    fs::remove_file(largest()).unwrap();
     let found = verify();
     eprintln!("{}{}", found.stdout, found.stderr);
     wait_until("it is mended", || {

@@ -467,7 +467,7 @@ fn what_lies_in_a_bucket_is_a_directory_backend_when_it_is_copied_into_a_folder(
 }
 
 /// A certificate for 127.0.0.1 and its key, and the authority that signed it.
-fn certificates(dir: &Path) -> Option<(PathBuf, PathBuf, PathBuf)> {
+pub fn certificates(dir: &Path) -> Option<(PathBuf, PathBuf, PathBuf)> {
     let at = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let (ca, ca_key, request) = (at("ca.pem"), at("ca.key"), at("request"));
     let (cert, key, extensions) = (at("cert.pem"), at("cert.key"), at("extensions"));

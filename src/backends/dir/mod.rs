@@ -171,6 +171,10 @@ impl Backend for DirBackend {
         self.blocks.place.path.display().to_string()
     }
 
+    fn id(&self) -> Option<Uuid> {
+        Some(self.blocks.place.id)
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             layout: Layout::Blocks,

@@ -1,46 +1,77 @@
-//! `ipfs://HOST:PORT/FOLDER` and `ipfs+https://...`: what a URL says of a Kubo.
+//! `ipfs://HOST:PORT/FOLDER` and `ipfs+https://...`: what a URL says of a Kubo, and of
+//! servers that are named in the same way.
 
 use std::path::PathBuf;
 
 use url::{Host, Url};
 
+use super::error::{self, Words};
 use crate::backends::web;
 use crate::runtime::SecretSource;
 
 /// What `auth=` gives.
 pub(in crate::backends) const GIVES: &str = "`bearer:TOKEN` or `basic:USER:PASSWORD`";
 
-/// Of `ipfs://`: where Kubo listens by default.
-const PORT: u16 = 5001;
-/// Of `ipfs+https://`: that of a proxy in front of it.
+/// Of URLs with TLS: that of a proxy in front of it.
 const TLS_PORT: u16 = 443;
 /// The longest folder, in bytes: with a name of 200 bytes it has to fit into a pin's
 /// name (255 bytes).
 const FOLDER_MAX: usize = 32;
 
-/// Where a Kubo is, and how it is spoken to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the URLs of one kind of server have in common.
+#[derive(Debug)]
+pub(in crate::backends) struct Scheme {
+    /// Of URLs without TLS.
+    pub plain: &'static str,
+    /// Of those with it.
+    pub tls: &'static str,
+    /// Where it listens by default.
+    pub port: u16,
+    /// Where its API begins.
+    pub root: &'static str,
+    /// What to write where there is no host.
+    pub usage: &'static str,
+    /// An id for a place without a folder.
+    pub id: &'static str,
+    /// What its failures mean.
+    pub words: &'static Words,
+}
+
+/// Kubo's RPC.
+pub(in crate::backends) static KUBO: Scheme = Scheme {
+    plain: "ipfs",
+    tls: "ipfs+https",
+    port: 5001,
+    root: "/api/v0/",
+    usage: "write ipfs://HOST:5001, the address of Kubo's RPC",
+    id: "kubo",
+    words: &error::WORDS,
+};
+
+/// Where a Kubo is, or a server of another kind, and how it is spoken to.
+#[derive(Debug, Clone)]
 pub struct Address {
+    scheme: &'static Scheme,
     tls: bool,
     host: String,
     port: u16,
     /// What keeps volumes at one Kubo apart; empty for the only one.
-    pub(super) folder: String,
+    pub(in crate::backends) folder: String,
     /// `auth=`: where the Authorization header comes from.
-    pub(super) auth: Option<SecretSource>,
+    pub(in crate::backends) auth: Option<SecretSource>,
     /// `ca=`: certificates (PEM) that are trusted instead of the system's.
-    pub(super) ca: Option<PathBuf>,
+    pub(in crate::backends) ca: Option<PathBuf>,
     /// `durable=1`: its copies count though its datastore does not flush.
-    pub(super) durable: bool,
+    pub(in crate::backends) durable: bool,
 }
 
 impl Address {
-    /// Reads scheme (`ipfs` or `ipfs+https`), host, port and path.
+    /// Reads scheme (with TLS or without), host, port and path.
     ///
     /// # Errors
     /// What is wrong, and what to write instead.
-    pub fn of(url: &Url) -> Result<Self, String> {
-        let tls = url.scheme() == "ipfs+https";
+    pub(in crate::backends) fn of(scheme: &'static Scheme, url: &Url) -> Result<Self, String> {
+        let tls = url.scheme() == scheme.tls;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(web::no_place_for_secrets(GIVES));
         }
@@ -48,7 +79,7 @@ impl Address {
             Some(Host::Domain(name)) if !name.is_empty() => name.to_ascii_lowercase(),
             Some(Host::Ipv4(ip)) => ip.to_string(),
             Some(Host::Ipv6(ip)) => format!("[{ip}]"),
-            _ => return Err("write ipfs://HOST:5001, the address of Kubo's RPC".into()),
+            _ => return Err(scheme.usage.into()),
         };
         let folder = url.path().trim_matches('/').to_owned();
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
@@ -57,8 +88,8 @@ impl Address {
                 "the folder after the port has at most {FOLDER_MAX} of a-z, 0-9, `-`, `_`, `.`"
             ));
         }
-        let port = url.port().unwrap_or(if tls { TLS_PORT } else { PORT });
-        Ok(Self { tls, host, port, folder, auth: None, ca: None, durable: false })
+        let port = url.port().unwrap_or(if tls { TLS_PORT } else { scheme.port });
+        Ok(Self { scheme, tls, host, port, folder, auth: None, ca: None, durable: false })
     }
 
     /// Takes a parameter of the URL; `None` when it is not one of a Kubo's.
@@ -72,15 +103,29 @@ impl Address {
                 }
                 _ => Err(format!("durable={value}: write 1 or 0")),
             },
-            "ca" if !self.tls => Err("ca= goes with ipfs+https://".into()),
+            "ca" if !self.tls => Err(format!("ca= goes with {}://", self.scheme.tls)),
             "ca" => web::ca(value).map(|path| self.ca = Some(path)),
             _ => return None,
         })
     }
 
-    /// An id for it: its folder, or `kubo`.
+    /// Another server of the same machine, of another kind, without TLS.
+    pub(in crate::backends) fn beside(&self, scheme: &'static Scheme, port: u16) -> Self {
+        Self {
+            scheme,
+            tls: false,
+            host: self.host.clone(),
+            port,
+            folder: String::new(),
+            auth: None,
+            ca: None,
+            durable: false,
+        }
+    }
+
+    /// An id for it: its folder, or the kind of server.
     pub fn slug(&self) -> &str {
-        if self.folder.is_empty() { "kubo" } else { &self.folder }
+        if self.folder.is_empty() { self.scheme.id } else { &self.folder }
     }
 
     /// Whether both are one folder of one Kubo.
@@ -90,16 +135,21 @@ impl Address {
     }
 
     /// As people write it, without parameters.
-    pub(super) fn shown(&self) -> String {
-        let scheme = if self.tls { "ipfs+https" } else { "ipfs" };
+    pub(in crate::backends) fn shown(&self) -> String {
+        let scheme = if self.tls { self.scheme.tls } else { self.scheme.plain };
         let slash = if self.folder.is_empty() { "" } else { "/" };
         format!("{scheme}://{}:{}{slash}{}", self.host, self.port, self.folder)
     }
 
-    /// The root of its RPC.
+    /// The root of its API.
     pub(super) fn base(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}:{}/api/v0/", self.host, self.port)
+        format!("{scheme}://{}:{}{}", self.host, self.port, self.scheme.root)
+    }
+
+    /// What its failures mean.
+    pub(super) fn words(&self) -> &'static Words {
+        self.scheme.words
     }
 
     /// The machine.
@@ -126,7 +176,7 @@ impl Address {
     }
 
     /// Two folders, and two Kubos, on one machine fail together.
-    pub(super) fn failure_domain(&self) -> String {
+    pub(in crate::backends) fn failure_domain(&self) -> String {
         format!("host:{}", self.host_for_domain())
     }
 }
@@ -136,7 +186,7 @@ mod tests {
     use super::*;
 
     fn address(text: &str) -> Result<Address, String> {
-        Address::of(&text.parse().unwrap())
+        Address::of(&KUBO, &text.parse().unwrap())
     }
 
     #[test]

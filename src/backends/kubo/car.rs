@@ -22,7 +22,7 @@ pub(super) const CONTENT_TYPE: &str =
 
 /// Pieces that are sent one after the other; its length is known.
 #[derive(Debug)]
-pub(super) struct Pieces {
+pub(in crate::backends) struct Pieces {
     pieces: VecDeque<Bytes>,
     left: u64,
 }
@@ -62,7 +62,7 @@ impl Body for Pieces {
 ///
 /// # Errors
 /// None that is known.
-pub(super) fn form(roots: &[Cid], blocks: &[&Block]) -> Result<Pieces, CarError> {
+pub(in crate::backends) fn form(roots: &[Cid], blocks: &[&Block]) -> Result<Pieces, CarError> {
     let mut pieces = VecDeque::with_capacity(2 + blocks.len() * 2);
     let mut next = format!(
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"blocks.car\"\r\n\

@@ -9,6 +9,42 @@ use serde::Deserialize;
 use crate::backends::web::{Cut, said};
 use crate::backends::{BackendError, ErrorKind};
 
+/// What the failures of one kind of server mean. Each is told with the place first.
+#[derive(Debug)]
+pub(in crate::backends) struct Words {
+    /// `a Kubo`.
+    pub server: &'static str,
+    /// An error that it tells: the message of an answer, of a line, or of a trailer.
+    pub message: fn(&str, &str) -> BackendError,
+    /// An answer that is no success: its status, how long to wait (ms), its body.
+    pub answer: fn(&str, StatusCode, Option<u64>, &[u8]) -> BackendError,
+    /// What to do when nobody listens.
+    pub refused: &'static str,
+    /// When it does not let us in.
+    pub denied: &'static str,
+    /// When something else answers.
+    pub other: &'static str,
+    /// When it is elsewhere.
+    pub elsewhere: &'static str,
+    /// When a proxy takes no body as long as the longest.
+    pub long: &'static str,
+    /// When a proxy finds nobody.
+    pub away: &'static str,
+}
+
+/// Kubo's.
+pub(super) static WORDS: Words = Words {
+    server: "a Kubo",
+    message: of_message,
+    answer: of_answer,
+    refused: "nobody listens there: start `ipfs daemon`, or name its Addresses.API",
+    denied: "it refuses us: give the secret of an entry of its API.Authorizations with auth=file:/path, whose AllowedPaths have /api/v0 or version, block, dag/import, pin and repo/stat",
+    other: "that is no Kubo RPC: name the port of Addresses.API (5001), not that of the gateway",
+    elsewhere: "it sends us elsewhere: name the place itself (ipfs+https:// for TLS)",
+    long: "a proxy takes no bodies of 8 MiB: raise its limit (client_max_body_size)",
+    away: "a proxy cannot reach Kubo: start `ipfs daemon`",
+};
+
 /// Kubo's error.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -26,7 +62,7 @@ pub(super) fn is_not_pinned(error: &BackendError) -> bool {
 }
 
 /// Whether a block is not there.
-pub(super) fn is_absent(error: &BackendError) -> bool {
+pub(in crate::backends) fn is_absent(error: &BackendError) -> bool {
     error.kind == ErrorKind::NotFound
 }
 
@@ -71,26 +107,24 @@ pub(super) fn of_answer(
         }
         return error;
     }
+    of_status(&WORDS, at, status, retry_after_ms)
+}
+
+/// A status that says it all.
+pub(in crate::backends) fn of_status(
+    words: &Words,
+    at: &str,
+    status: StatusCode,
+    retry_after_ms: Option<u64>,
+) -> BackendError {
     let (kind, what) = match status.as_u16() {
-        401 | 403 => (
-            ErrorKind::Denied,
-            "it refuses us: give the secret of an entry of its API.Authorizations with auth=file:/path, whose AllowedPaths have /api/v0 or version, block, dag/import, pin and repo/stat",
-        ),
-        404 | 405 => (
-            ErrorKind::Invalid,
-            "that is no Kubo RPC: name the port of Addresses.API (5001), not that of the gateway",
-        ),
-        300..=399 => (
-            ErrorKind::Invalid,
-            "it sends us elsewhere: name the place itself (ipfs+https:// for TLS)",
-        ),
+        401 | 403 => (ErrorKind::Denied, words.denied),
+        404 | 405 => (ErrorKind::Invalid, words.other),
+        300..=399 => (ErrorKind::Invalid, words.elsewhere),
         408 | 504 => (ErrorKind::Timeout, "no answer in the time that a proxy waits"),
-        413 => (
-            ErrorKind::Invalid,
-            "a proxy takes no bodies of 8 MiB: raise its limit (client_max_body_size)",
-        ),
+        413 => (ErrorKind::Invalid, words.long),
         429 => (ErrorKind::Throttled, "it asks for fewer requests: set requests= or parallel="),
-        502 => (ErrorKind::Unavailable, "a proxy cannot reach Kubo: start `ipfs daemon`"),
+        502 => (ErrorKind::Unavailable, words.away),
         503 => (ErrorKind::Throttled, "it is too busy"),
         507 => (ErrorKind::Full, "no room is left there"),
         400..=499 => (ErrorKind::Invalid, "it does not take the request"),
@@ -104,10 +138,10 @@ pub(super) fn of_answer(
 }
 
 /// No whole answer came.
-pub(super) fn of_transport(at: &str, error: reqwest::Error) -> BackendError {
+pub(super) fn of_transport(words: &Words, at: &str, error: reqwest::Error) -> BackendError {
     let (cut, text) = Cut::of(error);
     let hint = match cut {
-        Cut::Refused => "nobody listens there: start `ipfs daemon`, or name its Addresses.API",
+        Cut::Refused => words.refused,
         _ => cut.hint(),
     };
     BackendError::new(cut.kind(), format!("{at}: {text}; {hint}"))

@@ -38,15 +38,17 @@ const NAME_MARK: &str = "cairn";
 
 /// One folder's pins.
 #[derive(Debug, Clone)]
-pub(super) struct Holders {
+pub(in crate::backends) struct Holders {
     tag: [u8; 8],
     /// What its names begin with in pins.
     prefix: String,
+    /// Of what is pinned for a name.
+    codec: u64,
 }
 
 /// A name's pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NamePin {
+pub(in crate::backends) struct NamePin {
     /// The name.
     pub name: String,
     /// Of pins of one name the highest holds.
@@ -86,7 +88,13 @@ pub(super) fn unpinned(id: &Cid) -> Cid {
 impl Holders {
     /// Of a folder.
     pub fn new(folder: &str) -> Self {
-        Self { tag: tag(folder), prefix: format!("{NAME_MARK}:{folder}:") }
+        Self { tag: tag(folder), prefix: format!("{NAME_MARK}:{folder}:"), codec: cid::DAG_CBOR }
+    }
+
+    /// Of a folder at an IPFS Cluster, which is no folder of any of its Kubos: no folder has
+    /// a colon. Its REST API pins recursively only, so what is pinned for a name is raw.
+    pub fn at_cluster(folder: &str) -> Self {
+        Self { codec: cid::RAW, ..Self::new(&format!("cluster:{folder}")) }
     }
 
     /// What is pinned for a block of this length.
@@ -144,6 +152,11 @@ impl Holders {
         (self.of(&id, len).ok()? == *holder).then_some((id, len))
     }
 
+    /// How pins of blocks are called where those have names, too.
+    pub fn block_name(&self) -> &str {
+        self.prefix.trim_end_matches(':')
+    }
+
     /// How the pin of a name, or of all with a prefix, is called.
     pub fn pin_name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
@@ -161,13 +174,13 @@ impl Holders {
         let tag = tag(&self.pin_name(name)).to_vec();
         let list = [Ipld::Bytes(tag), Ipld::Integer(number.into()), Ipld::Link(*target)];
         let bytes = serde_ipld_dagcbor::to_vec(&Ipld::List(list.to_vec()));
-        inline(cid::DAG_CBOR, &bytes.map_err(|_| refuse())?).ok_or_else(refuse)
+        inline(self.codec, &bytes.map_err(|_| refuse())?).ok_or_else(refuse)
     }
 
     /// The name of this folder that a pin is; `None` for others' pins.
     pub fn name_of(&self, pin_name: &str, holder: &Cid) -> Option<NamePin> {
         let name = pin_name.strip_prefix(&self.prefix)?;
-        if holder.codec() != cid::DAG_CBOR || holder.hash().code() != cid::IDENTITY {
+        if holder.codec() != self.codec || holder.hash().code() != cid::IDENTITY {
             return None;
         }
         let Ok(Ipld::List(list)) = serde_ipld_dagcbor::from_slice(holder.hash().digest()) else {
@@ -185,6 +198,11 @@ impl Holders {
     }
 }
 
+/// Where Cluster's index of pins has a CID: the base32 text of its bytes.
+pub(in crate::backends) fn cluster_key(id: &Cid) -> Vec<u8> {
+    Base::Base32Upper.encode(id.to_bytes()).into_bytes()
+}
+
 /// Where Kubo's index of pins has a CID: the base64url text of its bytes. Datastores that
 /// are ordered list pins in this order.
 pub(super) fn index_key(id: &Cid) -> Vec<u8> {
@@ -198,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_holder_says_which_block_of_which_folder_it_holds() {
-        let (here, there) = (Holders::new(""), Holders::new("photos"));
+        let (here, there) = (Holders::new("photos"), Holders::at_cluster("photos"));
         let digest = cid::sha256(b"x");
         for id in [cid::v0(&digest), cid::v1(cid::RAW, &digest), cid::v1(cid::DAG_PB, &digest)] {
             for len in [0, 1, 127, 128, 1 << 20, 2 << 20] {
@@ -232,6 +250,7 @@ mod tests {
     #[test]
     fn a_name_is_read_back_from_its_pin() {
         let holders = Holders::new("photos");
+        let raw = Holders::at_cluster("photos");
         let name = "volumes/x/manifest-00000000000000000012";
         for target in [cid::of_raw(b"1"), cid::v0(&cid::sha256(b"2"))] {
             for number in [1, u64::MAX] {
@@ -241,6 +260,15 @@ mod tests {
                 let read = holders.name_of(&pin, &holder).unwrap();
                 assert_eq!((read.name.as_str(), read.number, read.target), (name, number, target));
                 assert!(Holders::new("").name_of(&pin, &holder).is_none());
+                let pin = raw.pin_name(name);
+                assert!(holders.name_of(&pin, &holder).is_none());
+                let holder = raw.of_name(name, number, &target).unwrap();
+                assert_eq!(holder.codec(), cid::RAW);
+                assert_eq!(raw.name_of(&pin, &holder).unwrap().target, target);
+                assert_eq!(
+                    (pin.len(), raw.block_name()),
+                    (20 + 1 + name.len(), "cairn:cluster:photos")
+                );
                 assert!(holders.name_of(&holders.pin_name("other"), &holder).is_none());
             }
         }

@@ -10,33 +10,37 @@
 //! Several volumes may use one Kubo, each with a folder of its own in the URL.
 
 mod address;
+mod block;
 mod car;
 mod error;
 mod holder;
 mod listing;
-mod names;
+pub(super) mod names;
 mod rpc;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod turns;
 
-pub(super) use self::address::{Address, GIVES};
+pub(super) use self::address::{Address, GIVES, KUBO, Scheme};
+pub(super) use self::car::form;
+use self::error::is_not_pinned;
+pub(super) use self::error::{Words, is_absent, of_status};
+use self::holder::index_key;
+pub(super) use self::holder::{Holders, NamePin, cluster_key};
+pub(super) use self::listing::{LENGTH, Listings, Pin, Pinned, Pins};
+pub(super) use self::rpc::Rpc;
+pub(super) use self::store::generations;
+pub(super) use self::turns::{Room, Turns};
 
-use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Notify;
 
-use self::holder::Holders;
-use self::listing::Listing;
-use self::rpc::Rpc;
 use super::{
     Backend, BackendError, Capabilities, ErrorKind, Layout, ListPage, PlaceOptions, Presence,
     Usage, check, web,
@@ -76,35 +80,18 @@ pub struct KuboBackend {
     options: PlaceOptions,
     domain: String,
     durable: bool,
-    listing: Mutex<Option<Listing>>,
-    /// Bytes that it had room for when it was asked, less what was put since.
-    room: AtomicU64,
-    /// Blocks that are being put: a pin that is made twice at a time is away for a moment.
-    putting: Mutex<HashSet<Cid>>,
-    put: Notify,
+    listings: Listings,
+    room: Room,
+    /// A pin that is made twice at a time is away for a moment.
+    turns: Turns,
 }
 
-/// Blocks that one call puts.
-struct Putting<'k> {
-    of: &'k KuboBackend,
-    cids: Vec<Cid>,
-}
-
-impl Drop for Putting<'_> {
-    fn drop(&mut self) {
-        let mut putting = self.of.putting.lock();
-        self.cids.iter().for_each(|id| {
-            putting.remove(id);
-        });
-        self.of.put.notify_waiters();
-    }
-}
-
-fn is_too_old(version: &str) -> bool {
+/// Whether a version is before `oldest`.
+pub(super) fn is_too_old(version: &str, oldest: (u64, u64)) -> bool {
     let mut parts = version.split(['.', '-']).map(str::parse::<u64>);
     let number = |part: Option<Result<u64, _>>| part.and_then(Result::ok);
     match (number(parts.next()), number(parts.next())) {
-        (Some(major), Some(minor)) => (major, minor) < OLDEST,
+        (Some(major), Some(minor)) => (major, minor) < oldest,
         // What calls itself otherwise is taken at its word.
         _ => false,
     }
@@ -126,16 +113,21 @@ fn is_durable(spec: &Value) -> bool {
 /// Whether its blocks survive a crash. A token that may not ask is no reason to doubt.
 async fn hello(rpc: &Rpc) -> Result<bool, BackendError> {
     let Version { version } = rpc.ask("version", &[]).await?;
-    if is_too_old(&version) {
+    if is_too_old(&version, OLDEST) {
         let message =
             format!("{} is Kubo {version}: {}.{} or newer is needed", rpc.at(), OLDEST.0, OLDEST.1);
         return Err(BackendError::new(ErrorKind::Unsupported, message));
     }
+    Ok(flushes(rpc).await)
+}
+
+/// Whether its datastore is set so that blocks survive a crash, as far as it tells.
+pub(super) async fn flushes(rpc: &Rpc) -> bool {
     match rpc.ask::<Setting>("config", &[("arg", "Datastore.Spec")]).await {
-        Ok(setting) => Ok(is_durable(&setting.value)),
+        Ok(setting) => is_durable(&setting.value),
         Err(error) => {
             tracing::debug!(%error, "the datastore's settings cannot be asked for");
-            Ok(true)
+            true
         }
     }
 }
@@ -176,10 +168,9 @@ impl KuboBackend {
             options,
             domain,
             durable,
-            listing: Mutex::new(None),
-            room: AtomicU64::new(0),
-            putting: Mutex::default(),
-            put: Notify::new(),
+            listings: Listings::default(),
+            room: Room::default(),
+            turns: Turns::default(),
         })
     }
 
@@ -187,35 +178,14 @@ impl KuboBackend {
         self.options.refuse_writes(self.rpc.at())
     }
 
-    /// Waits until nobody else puts one of these.
-    async fn alone_with(&self, blocks: &[Block]) -> Putting<'_> {
-        loop {
-            // Before the look: what ends after it is heard of.
-            let changed = self.put.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            {
-                let mut putting = self.putting.lock();
-                if !blocks.iter().any(|block| putting.contains(&block.cid)) {
-                    let cids: Vec<Cid> = blocks.iter().map(|block| block.cid).collect();
-                    putting.extend(&cids);
-                    return Putting { of: self, cids };
-                }
-            }
-            changed.await;
-        }
-    }
-
     /// Kubo itself stores above its `StorageMax`; we do not.
     async fn refuse_beyond_capacity(&self, blocks: &[&Block]) -> Result<(), BackendError> {
         let bytes: u64 = blocks.iter().map(|block| block.data.len() as u64).sum();
-        let take = |room: u64| room.checked_sub(bytes);
-        let relaxed = Ordering::Relaxed;
-        if self.room.fetch_update(relaxed, relaxed, take).is_ok() {
+        if self.room.take(bytes) {
             return Ok(());
         }
         let usage = self.space().await?;
-        if self.room.fetch_update(relaxed, relaxed, take).is_ok() {
+        if self.room.take(bytes) {
             return Ok(());
         }
         let message = format!(
@@ -233,9 +203,71 @@ impl KuboBackend {
         let most = self.options.capacity.unwrap_or(size.storage_max);
         let capacity = (most < NO_LIMIT).then_some(most);
         let left = capacity.map(|capacity| capacity.saturating_sub(size.repo_size));
-        self.room.store(left.unwrap_or(NO_LIMIT), Ordering::Relaxed);
+        self.room.found(left.unwrap_or(NO_LIMIT));
         // The repo is its user's, too: what of it is ours is known from the records.
         Ok(Usage { used_bytes: None, capacity_bytes: capacity, available_bytes: left })
+    }
+}
+
+#[async_trait]
+impl Pinned for KuboBackend {
+    fn at(&self) -> &str {
+        self.rpc.at()
+    }
+
+    fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
+    fn order(&self, id: &Cid) -> Vec<u8> {
+        index_key(id)
+    }
+
+    async fn pins(&self) -> Result<Pins, BackendError> {
+        let arguments = [("type", "recursive"), ("stream", "true")];
+        Ok(Pins(self.rpc.send("pin/ls", &arguments, None).await?))
+    }
+
+    async fn name_pins(&self, prefix: &str) -> Result<Vec<NamePin>, BackendError> {
+        let filter = self.holders.pin_name(prefix);
+        // Kubo finds it anywhere in a name; what else it finds is left out here.
+        let arguments =
+            [("type", "direct"), ("stream", "true"), ("names", "true"), ("name", filter.as_str())];
+        let mut answer = self.rpc.send("pin/ls", &arguments, None).await?;
+        let mut found = Vec::new();
+        while let Some(pin) = answer.line::<Pin>().await? {
+            found.extend(pin.as_name(&self.holders, &filter));
+        }
+        Ok(found)
+    }
+
+    async fn pin_name(
+        &self,
+        pin_name: &str,
+        holder: &Cid,
+        is_listed: bool,
+    ) -> Result<(), BackendError> {
+        if is_listed {
+            return Ok(());
+        }
+        let holder = holder.to_string();
+        let arguments = [
+            ("arg", holder.as_str()),
+            ("recursive", "false"),
+            ("name", pin_name),
+            ("fast-provide-root", "false"),
+            ("fast-provide-dag", "false"),
+        ];
+        self.rpc.send("pin/add", &arguments, None).await?.whole(1 << 16).await.map(drop)
+    }
+
+    async fn unpin(&self, holder: &Cid) -> Result<bool, BackendError> {
+        let argument = holder.to_string();
+        match self.rpc.send("pin/rm", &[("arg", &argument)], None).await {
+            Ok(answer) => answer.whole(1 << 16).await.map(|_| true),
+            Err(error) if is_not_pinned(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -271,12 +303,12 @@ impl Backend for KuboBackend {
 
     async fn put_many(&self, blocks: &[Block]) -> Result<(), BackendError> {
         self.refuse_writes()?;
-        let _alone = self.alone_with(blocks).await;
+        let _alone = self.turns.alone_with(blocks).await;
         self.put_all(blocks).await
     }
 
     async fn get(&self, cid: &Cid, range: Option<Range<u64>>) -> Result<Bytes, BackendError> {
-        let bytes = self.bytes(cid).await?;
+        let bytes = self.rpc.bytes(cid).await?;
         let range = check::range(cid, range, bytes.len() as u64)?;
         Ok(bytes.slice(range.start as usize..range.end as usize))
     }
@@ -295,21 +327,21 @@ impl Backend for KuboBackend {
     }
 
     async fn list(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {
-        self.page(from, limit).await
+        self.listings.page(self, from, limit).await
     }
 
     async fn put_name(&self, name: &str, cid: &Cid) -> Result<(), BackendError> {
         self.refuse_writes()?;
-        self.point(name, cid).await
+        names::point(self, name, cid).await
     }
 
     async fn names(&self, prefix: &str) -> Result<Vec<(String, Cid)>, BackendError> {
-        self.all_names(prefix).await
+        names::all(self, prefix).await
     }
 
     async fn delete_name(&self, name: &str) -> Result<(), BackendError> {
         self.refuse_writes()?;
-        self.forget(name).await
+        names::forget(self, name).await
     }
 
     async fn usage(&self) -> Result<Usage, BackendError> {
@@ -317,7 +349,7 @@ impl Backend for KuboBackend {
     }
 
     async fn probe(&self) -> Result<(), BackendError> {
-        self.forget_listing();
+        self.listings.forget_old();
         self.rpc.renew().await?;
         self.rpc.ask::<Version>("version", &[]).await.map(drop)
     }

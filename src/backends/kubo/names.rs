@@ -2,102 +2,70 @@
 
 use std::collections::BTreeMap;
 
-use super::KuboBackend;
 use super::holder::NamePin;
-use super::listing::Pin;
+use super::listing::Pinned;
 use crate::backends::{BackendError, check};
 use crate::types::Cid;
 
-impl KuboBackend {
-    /// Pins of names that begin with `prefix`.
-    async fn name_pins(&self, prefix: &str) -> Result<Vec<NamePin>, BackendError> {
-        let filter = self.holders.pin_name(prefix);
-        // Kubo finds it anywhere in a name; what else it finds is left out here.
-        let arguments =
-            [("type", "direct"), ("stream", "true"), ("names", "true"), ("name", filter.as_str())];
-        let mut answer = self.rpc.send("pin/ls", &arguments, None).await?;
-        let mut found = Vec::new();
-        while let Some(pin) = answer.line::<Pin>().await? {
-            if !pin.name.starts_with(&filter) {
-                continue;
-            }
-            let holder = pin.cid.parse::<Cid>().ok();
-            match holder.and_then(|holder| self.holders.name_of(&pin.name, &holder)) {
-                Some(name) => found.push(name),
-                None => {
-                    tracing::warn!(
-                        cid = pin.cid,
-                        name = pin.name,
-                        "a pin that is called like a name of ours is ignored"
-                    );
-                }
+/// Names that begin with `prefix`, sorted, with their CIDs.
+pub(in crate::backends) async fn all(
+    place: &dyn Pinned,
+    prefix: &str,
+) -> Result<Vec<(String, Cid)>, BackendError> {
+    let mut newest: BTreeMap<String, NamePin> = BTreeMap::new();
+    for pin in place.name_pins(prefix).await? {
+        match newest.get(&pin.name) {
+            Some(known) if order(known) >= order(&pin) => {}
+            _ => {
+                newest.insert(pin.name.clone(), pin);
             }
         }
-        Ok(found)
     }
+    Ok(newest.into_iter().map(|(name, pin)| (name, pin.target)).collect())
+}
 
-    /// Names that begin with `prefix`, sorted, with their CIDs.
-    pub(super) async fn all_names(&self, prefix: &str) -> Result<Vec<(String, Cid)>, BackendError> {
-        let mut newest: BTreeMap<String, NamePin> = BTreeMap::new();
-        for pin in self.name_pins(prefix).await? {
-            match newest.get(&pin.name) {
-                Some(known) if order(known) >= order(&pin) => {}
-                _ => {
-                    newest.insert(pin.name.clone(), pin);
-                }
-            }
-        }
-        Ok(newest.into_iter().map(|(name, pin)| (name, pin.target)).collect())
+/// Pins the new one before the old one goes: a crash leaves both, and the higher number
+/// holds.
+pub(in crate::backends) async fn point(
+    place: &dyn Pinned,
+    name: &str,
+    target: &Cid,
+) -> Result<(), BackendError> {
+    check::name(name)?;
+    let mut there = pins_of(place, name).await?;
+    there.sort_by_key(order);
+    let newest = there.pop();
+    let number = match &newest {
+        Some(newest) if newest.target == *target => newest.number,
+        Some(newest) => newest.number.saturating_add(1),
+        None => 1,
+    };
+    let holder = place.holders().of_name(name, number, target)?;
+    let is_listed = newest.as_ref().is_some_and(|newest| newest.holder == holder);
+    place.pin_name(&place.holders().pin_name(name), &holder, is_listed).await?;
+    there.extend(newest.filter(|_| !is_listed));
+    for old in &there {
+        place.unpin(&old.holder).await?;
     }
+    Ok(())
+}
 
-    /// Pins the new one before the old one goes: a crash leaves both, and the higher
-    /// number holds.
-    pub(super) async fn point(&self, name: &str, target: &Cid) -> Result<(), BackendError> {
-        check::name(name)?;
-        let mut there = self.pins_of(name).await?;
-        there.sort_by_key(order);
-        let newest = there.pop();
-        if let Some(newest) = newest {
-            if newest.target != *target {
-                let number = newest.number.saturating_add(1);
-                self.pin_name(name, number, target).await?;
-                there.push(newest);
-            }
-        } else {
-            self.pin_name(name, 1, target).await?;
-        }
-        for old in &there {
-            self.unpin(&old.holder).await?;
-        }
-        Ok(())
+/// Removes a name.
+pub(in crate::backends) async fn forget(
+    place: &dyn Pinned,
+    name: &str,
+) -> Result<(), BackendError> {
+    check::name(name)?;
+    for pin in pins_of(place, name).await? {
+        place.unpin(&pin.holder).await?;
     }
+    Ok(())
+}
 
-    pub(super) async fn forget(&self, name: &str) -> Result<(), BackendError> {
-        check::name(name)?;
-        for pin in self.pins_of(name).await? {
-            self.unpin(&pin.holder).await?;
-        }
-        Ok(())
-    }
-
-    async fn pins_of(&self, name: &str) -> Result<Vec<NamePin>, BackendError> {
-        let mut pins = self.name_pins(name).await?;
-        pins.retain(|pin| pin.name == name);
-        Ok(pins)
-    }
-
-    async fn pin_name(&self, name: &str, number: u64, target: &Cid) -> Result<(), BackendError> {
-        let holder = self.holders.of_name(name, number, target)?.to_string();
-        let pin_name = self.holders.pin_name(name);
-        let arguments = [
-            ("arg", holder.as_str()),
-            ("recursive", "false"),
-            ("name", &pin_name),
-            ("fast-provide-root", "false"),
-            ("fast-provide-dag", "false"),
-        ];
-        self.rpc.send("pin/add", &arguments, None).await?.whole(1 << 16).await.map(drop)
-    }
+async fn pins_of(place: &dyn Pinned, name: &str) -> Result<Vec<NamePin>, BackendError> {
+    let mut pins = place.name_pins(name).await?;
+    pins.retain(|pin| pin.name == name);
+    Ok(pins)
 }
 
 /// Of pins of one name the last one holds.

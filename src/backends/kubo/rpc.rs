@@ -1,6 +1,7 @@
-//! Kubo's RPC over HTTP: one request, its answer as it comes, errors wherever they are.
+//! Kubo's RPC over HTTP, and servers like it: one request, its answer as it comes, errors
+//! wherever they are.
 //!
-//! All is POST. An answer of 200 may end in an error: in the trailer `X-Stream-Error`,
+//! All of Kubo's is POST. An answer of 200 may end in an error: in the trailer `X-Stream-Error`,
 //! or in a line. A body that is cut off is an error of the connection. A future that is
 //! dropped closes its connection.
 
@@ -13,11 +14,12 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body as _;
 use parking_lot::RwLock;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Body, Client, StatusCode, Url};
+use reqwest::{Body, Client, Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 
 use super::address::Address;
 use super::car::Pieces;
+use super::error::Words;
 use super::{car, error};
 use crate::backends::{BackendError, ErrorKind, web};
 use crate::runtime::SecretSource;
@@ -26,8 +28,9 @@ use crate::types::Secret;
 /// The longest line of an answer, and the longest answer that is not a block.
 const LINE_MAX: usize = 1 << 20;
 
-/// The way to one Kubo.
-pub(super) struct Rpc {
+/// The way to one server.
+pub(in crate::backends) struct Rpc {
+    words: &'static Words,
     client: Client,
     base: Url,
     at: String,
@@ -75,7 +78,7 @@ impl Rpc {
         let at = address.shown();
         let secret = read(address.auth.as_ref(), &at)?;
         if secret.is_some() && address.is_open_to_listeners() {
-            tracing::warn!(backend = %at, "the secret of auth= goes there unencrypted: use ipfs+https://");
+            tracing::warn!(backend = %at, "the secret of auth= goes there unencrypted: use TLS (+https)");
         }
         Self::with(address, secret)
     }
@@ -95,7 +98,8 @@ impl Rpc {
         let client = web::client(address.ca.as_deref(), address.is_loopback())
             .map_err(|why| invalid(format!("{at}: {why}")))?;
         let (source, secret) = (address.auth.clone(), RwLock::new(secret));
-        Ok(Self { client, base, at, source, secret, refused: AtomicBool::new(false) })
+        let (words, refused) = (address.words(), AtomicBool::new(false));
+        Ok(Self { words, client, base, at, source, secret, refused })
     }
 
     /// Where it is, without secrets.
@@ -118,9 +122,21 @@ impl Rpc {
         Ok(())
     }
 
-    /// Sends a request; nothing of it is ever fetched from the network (`offline`).
+    /// Sends a request to Kubo; nothing of it is ever fetched from the network (`offline`).
     pub async fn send(
         &self,
+        path: &str,
+        arguments: &[(&str, &str)],
+        form: Option<Pieces>,
+    ) -> Result<Answer, BackendError> {
+        let arguments = [arguments, &[("offline", "true")]].concat();
+        self.request(Method::POST, path, &arguments, form).await
+    }
+
+    /// Sends a request as it is.
+    pub async fn request(
+        &self,
+        method: Method,
         path: &str,
         arguments: &[(&str, &str)],
         form: Option<Pieces>,
@@ -129,8 +145,10 @@ impl Rpc {
             .base
             .join(path)
             .map_err(|error| invalid(format!("{}: no path {path}: {error}", self.at)))?;
-        url.query_pairs_mut().extend_pairs(arguments).append_pair("offline", "true");
-        let mut request = self.client.post(url);
+        if !arguments.is_empty() {
+            url.query_pairs_mut().extend_pairs(arguments);
+        }
+        let mut request = self.client.request(method, url);
         if let Some(secret) = self.secret.read().clone() {
             request = request.header(AUTHORIZATION, secret);
         }
@@ -138,11 +156,12 @@ impl Rpc {
             request = request.header(CONTENT_TYPE, car::CONTENT_TYPE).body(Body::wrap(form));
         }
         let response =
-            request.send().await.map_err(|error| error::of_transport(&self.at, error))?;
+            request.send().await.map_err(|cut| error::of_transport(self.words, &self.at, cut))?;
         let status = response.status();
         let wait = web::retry_after_ms(response.headers());
-        let answer = Answer { body: response.into(), at: self.at.clone(), buffer: BytesMut::new() };
-        if status == StatusCode::OK {
+        let (words, at) = (self.words, self.at.clone());
+        let answer = Answer { words, body: response.into(), at, buffer: BytesMut::new() };
+        if status.is_success() {
             return Ok(answer);
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
@@ -150,29 +169,29 @@ impl Rpc {
         }
         // Who cannot even tell what failed has failed all the same.
         let body = answer.whole(LINE_MAX).await.unwrap_or_default();
-        Err(error::of_answer(&self.at, status, wait, &body))
+        Err((self.words.answer)(&self.at, status, wait, &body))
     }
 
-    /// Sends a request whose answer is one JSON value.
+    /// Sends a request to Kubo whose answer is one JSON value.
     pub async fn ask<T: DeserializeOwned>(
         &self,
         path: &str,
         arguments: &[(&str, &str)],
     ) -> Result<T, BackendError> {
-        let body = self.send(path, arguments, None).await?.whole(LINE_MAX).await?;
-        parse(&self.at, &body)
+        self.send(path, arguments, None).await?.json().await
     }
 }
 
-fn parse<T: DeserializeOwned>(at: &str, text: &[u8]) -> Result<T, BackendError> {
+fn parse<T: DeserializeOwned>(words: &Words, at: &str, text: &[u8]) -> Result<T, BackendError> {
     serde_json::from_slice(text).map_err(|error| {
-        let message = format!("{at} answered what a Kubo does not answer ({error})");
+        let message = format!("{at} answered what {} does not answer ({error})", words.server);
         BackendError::new(ErrorKind::Other, message)
     })
 }
 
 /// The body of an answer.
-pub(super) struct Answer {
+pub(in crate::backends) struct Answer {
+    words: &'static Words,
     body: Body,
     at: String,
     buffer: BytesMut,
@@ -185,15 +204,19 @@ impl Answer {
             let body = &mut self.body;
             let frame = match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
                 None => return Ok(None),
-                Some(frame) => frame.map_err(|cut| error::of_transport(&self.at, cut))?,
+                Some(frame) => {
+                    frame.map_err(|cut| error::of_transport(self.words, &self.at, cut))?
+                }
             };
             match frame.into_data() {
                 Ok(data) => return Ok(Some(data)),
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
-                    if let Some(said) = trailers.get("x-stream-error") {
+                    // Cluster says that there was none, before it says which there was.
+                    let mut said = trailers.get_all("x-stream-error").iter();
+                    if let Some(said) = said.find(|said| !said.is_empty()) {
                         let text = String::from_utf8_lossy(said.as_bytes());
-                        return Err(error::of_message(&self.at, &text));
+                        return Err((self.words.message)(&self.at, &text));
                     }
                 }
             }
@@ -216,6 +239,12 @@ impl Answer {
         Ok(all.freeze())
     }
 
+    /// All of it, as one JSON value.
+    pub async fn json<T: DeserializeOwned>(self) -> Result<T, BackendError> {
+        let (words, at) = (self.words, self.at.clone());
+        parse(words, &at, &self.whole(LINE_MAX).await?)
+    }
+
     /// The next line, as JSON; `None` at the end.
     pub async fn line<T: DeserializeOwned>(&mut self) -> Result<Option<T>, BackendError> {
         let mut seen = 0;
@@ -227,7 +256,7 @@ impl Answer {
                     seen = 0;
                     continue;
                 }
-                return parse(&self.at, &line).map(Some);
+                return parse(self.words, &self.at, &line).map(Some);
             }
             seen = self.buffer.len();
             if seen > LINE_MAX {
@@ -237,7 +266,7 @@ impl Answer {
             match self.piece().await? {
                 Some(piece) => self.buffer.extend_from_slice(&piece),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return parse(&self.at, &self.buffer.split()).map(Some),
+                None => return parse(self.words, &self.at, &self.buffer.split()).map(Some),
             }
         }
     }

@@ -5,26 +5,20 @@
 
 use std::collections::{HashMap, HashSet};
 
-use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use serde::Deserialize;
 
 use super::KuboBackend;
 use super::car::form;
 use super::error::{is_absent, is_not_pinned, of_message};
-use super::holder::{raw, unpinned};
+use super::holder::raw;
+use super::listing::Pinned;
 use crate::backends::{BackendError, ErrorKind, Presence, check};
 use crate::content::parse_node;
 use crate::types::{Block, Cid, cid};
 
 /// Small requests at the same time.
 const AT_ONCE: usize = 16;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Stat {
-    size: u64,
-}
 
 /// A line of the answer to `dag/import`.
 #[derive(Deserialize)]
@@ -47,16 +41,9 @@ struct Link {
     text: String,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Removed {
-    #[serde(default)]
-    error: String,
-}
-
 /// Blocks in generations: each links to none of its own generation or a later one. Raw
 /// blocks, which link to nothing, are the first.
-fn generations(blocks: &[Block]) -> Vec<Vec<&Block>> {
+pub(in crate::backends) fn generations(blocks: &[Block]) -> Vec<Vec<&Block>> {
     let mut of: HashMap<Cid, usize> = HashMap::new();
     let mut all: Vec<Vec<&Block>> = Vec::new();
     for block in blocks {
@@ -87,43 +74,10 @@ fn generations(blocks: &[Block]) -> Vec<Vec<&Block>> {
 }
 
 impl KuboBackend {
-    /// The length of a block, when its bytes are there.
-    async fn length(&self, id: &Cid) -> Result<Option<u64>, BackendError> {
-        match self.rpc.ask::<Stat>("block/stat", &[("arg", &raw(id).to_string())]).await {
-            Ok(stat) => Ok(Some(stat.size)),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Its bytes, as they are there.
-    pub(super) async fn bytes(&self, id: &Cid) -> Result<Bytes, BackendError> {
-        let argument = raw(id).to_string();
-        let answer = self.rpc.send("block/get", &[("arg", &argument)], None).await;
-        let answer = answer.map_err(|error| {
-            if is_absent(&error) {
-                let message = format!("{} has no block {id}", self.rpc.at());
-                return BackendError::new(ErrorKind::NotFound, message);
-            }
-            error
-        })?;
-        answer.whole(Block::MAX_LEN).await
-    }
-
     async fn is_held(&self, holder: &Cid) -> Result<bool, BackendError> {
         let argument = holder.to_string();
         let arguments = [("arg", argument.as_str()), ("type", "recursive")];
         match self.rpc.send("pin/ls", &arguments, None).await {
-            Ok(answer) => answer.whole(1 << 16).await.map(|_| true),
-            Err(error) if is_not_pinned(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Ends a pin; false when there was none.
-    pub(super) async fn unpin(&self, holder: &Cid) -> Result<bool, BackendError> {
-        let argument = holder.to_string();
-        match self.rpc.send("pin/rm", &[("arg", &argument)], None).await {
             Ok(answer) => answer.whole(1 << 16).await.map(|_| true),
             Err(error) if is_not_pinned(&error) => Ok(false),
             Err(error) => Err(error),
@@ -151,7 +105,7 @@ impl KuboBackend {
 
     /// The length of a block that is there and held.
     async fn held_length(&self, id: &Cid) -> Result<Option<u64>, BackendError> {
-        let Some(len) = self.length(id).await? else { return Ok(None) };
+        let Some(len) = self.rpc.length(id).await? else { return Ok(None) };
         let held = self.is_held(&self.holders.of(id, len)?).await?;
         Ok(held.then_some(len))
     }
@@ -188,7 +142,7 @@ impl KuboBackend {
     /// first, and a crash in between would leave what others count on without one.
     async fn is_due<'b>(&self, block: &'b Block) -> Result<Option<&'b Block>, BackendError> {
         let len = block.data.len() as u64;
-        let found = match self.length(&block.cid).await {
+        let found = match self.rpc.length(&block.cid).await {
             Ok(None) => return Ok(Some(block)),
             Ok(Some(found)) => Some(found),
             Err(error) if error.kind == ErrorKind::Corrupt => None,
@@ -197,31 +151,9 @@ impl KuboBackend {
         if found == Some(len) && self.is_held(&self.holders.of(&block.cid, len)?).await? {
             return Ok(None);
         }
-        // Bytes that others brought, or that we gave up: Kubo would not write them again.
-        for _ in 0..2 {
-            match self.bytes(&block.cid).await {
-                Ok(bytes) if bytes == block.data => return Ok(Some(block)),
-                Err(error) if is_absent(&error) => return Ok(Some(block)),
-                Err(error) if error.kind != ErrorKind::Corrupt => return Err(error),
-                _ => {}
-            }
-        }
-        // Wrong, read twice: nobody loses anything by them, whoever has them pinned.
-        self.remove_wrong(&block.cid).await?;
+        // Bytes that others brought, or that we gave up.
+        self.rpc.make_way_for(block).await?;
         Ok(Some(block))
-    }
-
-    async fn remove_wrong(&self, id: &Cid) -> Result<(), BackendError> {
-        tracing::warn!(backend = %self.rpc.at(), %id, "wrong bytes are replaced");
-        let argument = unpinned(id).to_string();
-        let mut answer =
-            self.rpc.send("block/rm", &[("arg", &argument), ("force", "true")], None).await?;
-        while let Some(line) = answer.line::<Removed>().await? {
-            if !line.error.is_empty() {
-                return Err(of_message(self.rpc.at(), &line.error));
-            }
-        }
-        Ok(())
     }
 
     async fn import(&self, blocks: &[&Block]) -> Result<(), BackendError> {
@@ -282,7 +214,7 @@ impl KuboBackend {
 
     /// Ends the pin of a block; comes back with its CID when its pin has to be looked for.
     async fn let_go(&self, id: &Cid) -> Result<Option<Cid>, BackendError> {
-        let len = match self.length(id).await {
+        let len = match self.rpc.length(id).await {
             Ok(Some(len)) => len,
             Ok(None) => return Ok(Some(*id)),
             Err(error) if error.kind == ErrorKind::Corrupt => return Ok(Some(*id)),
@@ -291,7 +223,7 @@ impl KuboBackend {
         if self.unpin(&self.holders.of(id, len)?).await? {
             return Ok(None);
         }
-        match self.bytes(id).await {
+        match self.rpc.bytes(id).await {
             // Whole, and not held.
             Ok(bytes) if cid::verify(id, &bytes) == cid::Verdict::Match => Ok(None),
             Ok(_) => Ok(Some(*id)),
@@ -305,6 +237,8 @@ impl KuboBackend {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::content::{Profile, import_file};
 

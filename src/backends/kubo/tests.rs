@@ -7,14 +7,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::*;
 use crate::backends::{BackendSpec, open};
 use crate::runtime::Bridge;
 
 /// Answers each request by its path.
-struct Canned {
-    port: u16,
-    requests: Arc<Mutex<Vec<String>>>,
+pub(in crate::backends) struct Canned {
+    pub port: u16,
+    pub requests: Arc<Mutex<Vec<String>>>,
 }
 
 fn request(stream: &mut TcpStream) -> Option<String> {
@@ -39,7 +41,7 @@ fn request(stream: &mut TcpStream) -> Option<String> {
 }
 
 impl Canned {
-    fn new(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> Self {
+    pub fn new(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -66,13 +68,13 @@ impl Canned {
     }
 }
 
-fn answer(status: &str, body: &str) -> Vec<u8> {
+pub(in crate::backends) fn answer(status: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
         .into()
 }
 
-fn ok(body: &str) -> Vec<u8> {
+pub(in crate::backends) fn ok(body: &str) -> Vec<u8> {
     answer("200 OK", body)
 }
 
@@ -81,7 +83,7 @@ fn version() -> Vec<u8> {
 }
 
 /// In chunks, and what ends it.
-fn chunked(body: &str, end: &str) -> Vec<u8> {
+pub(in crate::backends) fn chunked(body: &str, end: &str) -> Vec<u8> {
     format!(
         "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
          Trailer: X-Stream-Error\r\n\r\n{:x}\r\n{body}\r\n{end}",
@@ -90,7 +92,9 @@ fn chunked(body: &str, end: &str) -> Vec<u8> {
     .into()
 }
 
-fn wait<T>(call: impl Future<Output = Result<T, BackendError>>) -> Result<T, BackendError> {
+pub(in crate::backends) fn wait<T>(
+    call: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
     Bridge::start(1).unwrap().wait(Duration::from_secs(20), call).unwrap()
 }
 
@@ -222,7 +226,7 @@ fn who_does_not_answer_or_is_too_old_is_not_opened() {
     assert_eq!(opened(&old.url()).kind, ErrorKind::Unsupported);
     let gateway = Canned::new(|_| answer("404 Not Found", "404 page not found"));
     assert!(opened(&gateway.url()).message.contains("Addresses.API"));
-    assert!(!is_too_old("0.42.0-dev") && !is_too_old("1.0") && !is_too_old("mine"));
+    assert!(["0.42.0-dev", "1.0", "mine"].iter().all(|one| !is_too_old(one, OLDEST)));
     for (spec, durable) in [
         (r#"{"mounts":[{"child":{"type":"flatfs","sync":true}}]}"#, true),
         (r#"{"mounts":[{"child":{"type":"flatfs","sync":false}}]}"#, false),

@@ -154,6 +154,10 @@ impl Backend for ObjectBackend {
         self.place.store.about.location.clone()
     }
 
+    fn id(&self) -> Option<Uuid> {
+        Some(self.place.id)
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             layout: Layout::Blocks,

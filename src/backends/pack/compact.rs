@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::head::Positions;
-use super::sealed::{BLOCKS_MAX, Label, Read, Sealed, read_label, scan, seal};
-use super::{Known, PackBackend, TRIES, now, pack_name};
-use crate::backends::{Backend, BackendError, ErrorKind};
+use super::label::{BLOCKS_MAX, Label, Read, Sealed};
+use super::{Form, Known, PackBackend, TRIES, now};
+use crate::backends::{Backend, BackendError};
 use crate::types::Block;
 
 /// Readers have the old index for so long.
@@ -107,7 +107,7 @@ impl PackBackend {
         let Known { head, dead, .. } = self.look_at_head().await?;
         let target = self.limits.pack as u64;
         let (mut worn, mut small) = (Groups::new(target), Groups::new(target));
-        for (name, bytes) in self.index.packs() {
+        for (name, bytes) in self.index.sizes() {
             if head.retired.contains_key(&name) {
                 continue;
             }
@@ -115,7 +115,7 @@ impl PackBackend {
             let gone = dead.get(&name).map_or(0, BTreeSet::len) as u64;
             if gone * 2 > rows {
                 worn.add(name, bytes / rows.max(1) * rows.saturating_sub(gone));
-            } else if bytes < target / SMALL {
+            } else if bytes < target / SMALL && rows * 2 < BLOCKS_MAX as u64 {
                 small.add(name, bytes);
             }
         }
@@ -131,25 +131,29 @@ impl PackBackend {
         dead: Option<&BTreeSet<u32>>,
     ) -> Result<Option<Vec<Moved>>, BackendError> {
         let Some(bytes) = self.shelf.read(name, None).await? else { return Ok(None) };
-        let label: Label = match read_label(&bytes) {
+        let form = Form::of(name);
+        let label: Label = match form.read_label(&bytes, bytes.len() as u64) {
             Ok(Read::Whole(label)) => label,
-            _ => scan(self.id, &bytes),
+            _ => form.scan(self.id, &bytes),
         };
         let mut moved = Vec::new();
         for (position, row) in (0u32..).zip(&label.rows) {
             if dead.is_some_and(|dead| dead.contains(&position)) {
                 continue;
             }
-            let at = row.offset as usize..row.offset as usize + row.len as usize;
-            let whole = at.end <= bytes.len();
+            let whole = 0..u64::from(row.len);
+            let at = form.range((row.offset, row.len), &whole);
+            let (start, end) = (at.start.min(bytes.len() as u64), at.end.min(bytes.len() as u64));
+            let read = bytes.slice(start as usize..end as usize);
+            let data = form.data(read, (&row.cid, row.len), &whole);
             // A copy: a slice would keep what is dead in memory, too.
-            let data = bytes.get(at).map(Bytes::copy_from_slice).unwrap_or_default();
-            let block = Block { cid: row.cid, data };
-            if !whole || !block.is_intact() {
+            let data = data.map(|data| Bytes::copy_from_slice(&data));
+            let block = data.map(|data| Block { cid: row.cid, data });
+            let Some(block) = block.ok().filter(Block::is_intact) else {
                 // Whoever reads it is told, and brings it anew elsewhere.
                 tracing::warn!(pack = name, cid = %row.cid, "a pack with a bad block stays");
                 return Ok(None);
-            }
+            };
             moved.push(Moved { from: (name.to_owned(), position), block });
         }
         Ok(Some(moved))
@@ -168,7 +172,12 @@ impl PackBackend {
         if old.is_empty() {
             return Ok((0, 0));
         }
-        let (packs, places) = self.seal_all(moved)?;
+        // Who makes no new ones leaves a place as it is.
+        let form = match self.limits.block {
+            Some(_) => self.limits.form,
+            None => Form::of(&old[0]),
+        };
+        let (packs, places) = self.seal_all(form, moved).await?;
         let names: Vec<&String> = packs.iter().map(|(name, _)| name).collect();
         if names.iter().any(|name| old.contains(name)) {
             return Ok((0, 0));
@@ -214,8 +223,9 @@ impl PackBackend {
 
     /// Full packs of these blocks, each block once; where each went.
     #[expect(clippy::type_complexity, reason = "from and to, of each block")]
-    fn seal_all(
+    async fn seal_all(
         &self,
+        form: Form,
         moved: Vec<Moved>,
     ) -> Result<(Vec<(String, Sealed)>, Vec<((String, u32), (String, u32))>), BackendError> {
         let mut first: BTreeMap<Vec<u8>, (usize, u32)> = BTreeMap::new();
@@ -240,11 +250,8 @@ impl PackBackend {
             parts[number].push(block);
         }
         let mut packs = Vec::with_capacity(parts.len());
-        for part in &parts {
-            let at = now();
-            let sealed = seal(self.id, at, part)
-                .map_err(|why| BackendError::new(ErrorKind::Other, format!("no pack: {why}")))?;
-            packs.push((pack_name(at, &sealed.bytes), sealed));
+        for part in parts {
+            packs.push(self.seal(form, part).await?);
         }
         let named = |(number, position): (usize, u32)| (packs[number].0.clone(), position);
         let places = froms.into_iter().map(|(from, to)| (from, named(to))).collect();

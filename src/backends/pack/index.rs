@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::head::Positions;
+use super::label::Label;
 use super::runs::{Entry, Key, Merged, Run};
-use super::sealed::Label;
 use crate::types::Cid;
 
 /// Version of the folder.
@@ -44,6 +44,9 @@ struct Known {
     name: String,
     number: u32,
     bytes: u64,
+    /// Of its blocks, which may be more; not known of packs that earlier versions took in.
+    #[serde(default)]
+    blocks: u64,
     rows: u32,
 }
 
@@ -185,7 +188,9 @@ impl Index {
             let offset = u32::try_from(row.offset).map_err(|_| too_far())?;
             rows.push(Entry { key, pack: number, position, offset, len: row.len });
         }
-        let known = Known { name: name.to_owned(), number, bytes, rows: label.rows.len() as u32 };
+        let blocks = label.rows.iter().map(|row| u64::from(row.len)).sum();
+        let count = label.rows.len() as u32;
+        let known = Known { name: name.to_owned(), number, bytes, blocks, rows: count };
         state.packs.insert(name.to_owned(), known);
         state.bytes += bytes;
         state.by_number.insert(number, name.to_owned());
@@ -324,6 +329,11 @@ impl Index {
         self.state.read().packs.get(name).map_or(0, |pack| pack.rows as usize)
     }
 
+    /// The length of a pack.
+    pub fn length(&self, name: &str) -> Option<u64> {
+        self.state.read().packs.get(name).map(|pack| pack.bytes)
+    }
+
     /// The newest pack that is known.
     pub fn newest(&self) -> Option<String> {
         self.state.read().packs.keys().next_back().cloned()
@@ -336,6 +346,13 @@ impl Index {
     /// Of all packs that are known.
     pub fn bytes(&self) -> u64 {
         self.state.read().bytes
+    }
+
+    /// All packs that are known, and what taking one apart takes of memory: its length, or
+    /// that of its blocks, which were compressed.
+    pub fn sizes(&self) -> Vec<(String, u64)> {
+        let state = self.state.read();
+        state.packs.values().map(|pack| (pack.name.clone(), pack.bytes.max(pack.blocks))).collect()
     }
 
     /// All packs that are known, with their lengths.
@@ -407,7 +424,7 @@ fn empty(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sealed::seal;
+    use super::super::Form;
     use super::*;
     use crate::types::{Block, Timestamp};
 
@@ -417,7 +434,7 @@ mod tests {
 
     fn pack(index: &Index, name: &str, numbers: impl Iterator<Item = u32>) {
         let blocks: Vec<Block> = numbers.map(block).collect();
-        let sealed = seal(Uuid::nil(), Timestamp::default(), &blocks).unwrap();
+        let sealed = Form::Car.seal(Uuid::nil(), Timestamp::default(), &blocks).unwrap();
         index.add(name, sealed.bytes.len() as u64, &sealed.label).unwrap();
     }
 

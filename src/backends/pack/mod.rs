@@ -1,18 +1,23 @@
 //! Small blocks that share objects. See decision 0012.
 //!
-//! A pack (`sealed`) is a CAR that says first what is in it. What lies at a place are the
-//! packs that its listing shows, less what the *head* (`head`) says is dead. Where each
-//! block is, is kept in an index (`index`), a cache. Larger blocks, names and probes are the
-//! inner backend's.
+//! A pack is a file that says what is in it (`label`), in one of two forms (`form`): a CAR,
+//! or a Parquet table. What lies at a place are the packs that its listing shows, less what
+//! the *head* (`head`) says is dead. Where each block is, is kept in an index (`index`), a
+//! cache. Larger blocks, names and probes are the inner backend's.
 
 mod ahead;
+mod car;
+mod commit;
 mod compact;
+mod form;
 #[cfg(test)]
 mod golden_tests;
 mod head;
 mod index;
+mod label;
+mod page;
+mod parquet;
 mod runs;
-mod sealed;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -27,13 +32,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, Semaphore};
 use uuid::Uuid;
 
 use self::ahead::Pieces;
+use self::commit::Waiting;
+pub(super) use self::form::Form;
 use self::head::{HEAD_MAX, Head, LISTS_MAX, Positions, dead_name, decode_dead, encode_dead};
 use self::index::{At, Index};
-use self::sealed::{BLOCKS_MAX, Read, Row, Sealed, read_label, scan, seal};
+use self::label::{BLOCK_MAX, BLOCKS_MAX, Label, NEWER, Read, Sealed};
 pub(super) use self::shelf::{HeadNow, Shelf, Tag};
 use super::{
     Backend, BackendError, Capabilities, ErrorKind, Layout, ListPage, Presence, Usage, check,
@@ -63,17 +70,24 @@ pub(super) struct Limits {
     pub block: Option<usize>,
     /// Bytes of blocks in a pack.
     pub pack: usize,
+    /// What new packs are; those that are there may be others.
+    pub form: Form,
 }
 
 impl Limits {
     /// A directory of archives has all blocks in them.
-    pub fn archives(pack: usize) -> Self {
-        Self { block: Some(Block::MAX_LEN), pack }
+    pub fn archives(form: Form, pack: usize) -> Self {
+        Self { block: Some(Block::MAX_LEN), pack, form }
+    }
+
+    /// No more packs are made: those that are there are read.
+    pub fn none(pack: usize) -> Self {
+        Self { block: None, pack, form: Form::Car }
     }
 
     /// Larger blocks are objects of their own.
     pub fn small_blocks(pack: usize) -> Self {
-        Self { block: Some(sealed::BLOCK_MAX), pack }
+        Self { block: Some(BLOCK_MAX), pack, form: Form::Car }
     }
 }
 
@@ -89,33 +103,6 @@ pub(super) fn size(value: &str) -> Result<usize, String> {
     let size = value.parse::<ByteSize>().ok().and_then(|size| usize::try_from(size.0).ok());
     size.filter(|size| SIZES.contains(size))
         .ok_or_else(|| format!("{PACK_SIZE}={value}: write a size from 1MiB to 64MiB"))
-}
-
-/// Blocks of one call that wait for a pack.
-struct Waiting {
-    blocks: Vec<Block>,
-    done: oneshot::Sender<Result<(), Shared>>,
-}
-
-/// An error that several calls get.
-#[derive(Debug, Clone)]
-struct Shared {
-    kind: ErrorKind,
-    message: String,
-    retry_after_ms: Option<u64>,
-}
-
-impl Shared {
-    fn of(error: &BackendError) -> Self {
-        let message = error.message.clone();
-        Self { kind: error.kind, message, retry_after_ms: error.retry_after_ms }
-    }
-
-    fn into_error(self) -> BackendError {
-        let mut error = BackendError::new(self.kind, self.message);
-        error.retry_after_ms = self.retry_after_ms;
-        error
-    }
 }
 
 /// The head that the index was last told of.
@@ -149,15 +136,17 @@ fn now() -> Timestamp {
     Timestamp::from_system(std::time::SystemTime::now())
 }
 
-/// `<ms>-<digest>.car`, which sorts by time.
-fn pack_name(at: Timestamp, bytes: &[u8]) -> String {
+/// `<ms>-<digest>.<form>`, which sorts by time.
+fn pack_name(form: Form, at: Timestamp, bytes: &[u8]) -> String {
     let ms = at.seconds.max(0) * 1000 + i64::from(at.nanoseconds / 1_000_000);
-    format!("{ms:0DIGITS$}-{}.car", Base::Base32Lower.encode(cid::sha256(bytes)))
+    let digest = Base::Base32Lower.encode(cid::sha256(bytes));
+    format!("{ms:0DIGITS$}-{digest}.{}", form.name())
 }
 
 /// Whether it is a pack's name, as [`pack_name`] makes them.
 pub(super) fn is_pack(name: &str) -> bool {
-    let parts = name.strip_suffix(".car").and_then(|rest| rest.split_once('-'));
+    let ended = name.rsplit_once('.').filter(|(_, end)| Form::named(end).is_some());
+    let parts = ended.and_then(|(rest, _)| rest.split_once('-'));
     parts.is_some_and(|(ms, digest)| {
         ms.len() == DIGITS
             && ms.bytes().all(|b| b.is_ascii_digit())
@@ -316,17 +305,19 @@ impl PackBackend {
         Ok(())
     }
 
-    /// Learns what is in a pack from its beginning; where that is damaged, from its
-    /// blocks, as far as they can be found.
+    /// Learns what is in a pack from its label; where that is damaged, from its blocks, as
+    /// far as they can be found.
     async fn take_in(&self, name: &str, len: u64) -> Result<(), BackendError> {
-        let mut wanted = sealed::HEAD.min(len);
+        let form = Form::of(name);
+        let mut wanted = form.usual().min(len);
         let mut why = "it is cut off".to_owned();
         for _ in 0..3 {
-            let Some(head) = self.shelf.read(name, Some(0..wanted)).await? else { return Ok(()) };
-            match read_label(&head) {
+            let part = self.shelf.read(name, Some(form.part(wanted, len))).await?;
+            let Some(part) = part else { return Ok(()) };
+            match form.read_label(&part, len) {
                 Ok(Read::Whole(mut label)) => {
-                    let is_there = |row: &Row| row.offset + u64::from(row.len) <= len;
-                    let there = label.rows.iter().take_while(|row| is_there(row)).count();
+                    let is_there = |row: &&label::Row| form.is_within(row, len);
+                    let there = label.rows.iter().take_while(is_there).count();
                     if there < label.rows.len() {
                         tracing::warn!(pack = name, "a pack is cut off");
                         label.rows.truncate(there);
@@ -341,9 +332,10 @@ impl PackBackend {
                 }
             }
         }
-        let newer = why.ends_with(sealed::NEWER);
+        let newer = why.ends_with(NEWER);
         let whole = if newer { None } else { self.shelf.read(name, None).await? };
-        let label = whole.map(|bytes| scan(self.id, &bytes)).filter(|l| !l.rows.is_empty());
+        let found = whole.map(|bytes| form.scan(self.id, &bytes));
+        let label: Option<Label> = found.filter(|label| !label.rows.is_empty());
         let found = label.as_ref().map_or(0, |label| label.rows.len());
         tracing::warn!(pack = name, why, found, "a pack does not say what is in it");
         match label {
@@ -422,98 +414,6 @@ impl PackBackend {
         Ok(())
     }
 
-    /// In parts that fit into a pack each.
-    fn parts(&self, blocks: Vec<Block>) -> Vec<Vec<Block>> {
-        let mut parts: Vec<Vec<Block>> = Vec::new();
-        let mut bytes = 0;
-        for block in blocks {
-            let full = bytes + block.data.len() > self.limits.pack;
-            match parts.last_mut() {
-                Some(part) if !full && part.len() < BLOCKS_MAX => {
-                    bytes += block.data.len();
-                    part.push(block);
-                }
-                _ => {
-                    bytes = block.data.len();
-                    parts.push(vec![block]);
-                }
-            }
-        }
-        parts
-    }
-
-    /// Waits until these are in a pack that is there; makes it, of all that waits, when it
-    /// is this call's turn.
-    async fn commit(&self, blocks: Vec<Block>) -> Result<(), BackendError> {
-        loop {
-            let (done, mut told) = oneshot::channel();
-            self.waiting.lock().push(Waiting { blocks: blocks.clone(), done });
-            let turn = tokio::select! {
-                biased;
-                answer = &mut told => match answer {
-                    Ok(answer) => return answer.map_err(Shared::into_error),
-                    // Who made it was given up in the middle.
-                    Err(_) => continue,
-                },
-                turn = self.turns.acquire() => turn.map_err(|_| self.contended())?,
-            };
-            let batch = self.take_waiting();
-            if !batch.is_empty() {
-                self.make(batch).await;
-            }
-            drop(turn);
-            if let Ok(answer) = told.await {
-                return answer.map_err(Shared::into_error);
-            }
-        }
-    }
-
-    /// What waits, as much as one pack takes. Whoever is gone is left out.
-    fn take_waiting(&self) -> Vec<Waiting> {
-        let mut waiting = self.waiting.lock();
-        let (mut bytes, mut count, mut taken) = (0usize, 0usize, Vec::new());
-        let mut rest = Vec::new();
-        for one in waiting.drain(..) {
-            let size: usize = one.blocks.iter().map(|block| block.data.len()).sum();
-            let fits = bytes + size <= self.limits.pack && count + one.blocks.len() <= BLOCKS_MAX;
-            if one.done.is_closed() {
-                continue;
-            }
-            if taken.is_empty() || (fits && rest.is_empty()) {
-                (bytes, count) = (bytes + size, count + one.blocks.len());
-                taken.push(one);
-            } else {
-                rest.push(one);
-            }
-        }
-        *waiting = rest;
-        taken
-    }
-
-    async fn make(&self, batch: Vec<Waiting>) {
-        let mut seen = HashSet::new();
-        let all = batch.iter().flat_map(|one| &one.blocks);
-        let blocks: Vec<Block> = all.filter(|block| seen.insert(block.cid)).cloned().collect();
-        let made = self.store(&blocks).await;
-        let answer = made.map(drop).map_err(|error| Shared::of(&error));
-        for one in batch {
-            // One that went away does not hear it.
-            drop(one.done.send(answer.clone()));
-        }
-    }
-
-    /// Seals a pack and stores it.
-    async fn store(&self, blocks: &[Block]) -> Result<String, BackendError> {
-        let at = now();
-        let sealed = seal(self.id, at, blocks)
-            .map_err(|why| BackendError::new(ErrorKind::Other, format!("no pack: {why}")))?;
-        self.shelf.refuse_beyond_capacity(sealed.bytes.len() as u64).await?;
-        let name = pack_name(at, &sealed.bytes);
-        self.shelf.put(&name, sealed.bytes.clone()).await?;
-        self.learn(&name, &sealed);
-        Ok(name)
-    }
-
     fn learn(&self, name: &str, sealed: &Sealed) {
         // It is found by the next listing.
         if let Err(error) = self.index.add(name, sealed.bytes.len() as u64, &sealed.label) {
@@ -541,16 +441,19 @@ impl PackBackend {
             if part.is_empty() {
                 return Ok(Some(Bytes::new()));
             }
-            let within = at.offset + part.start..at.offset + part.end;
-            let Some(data) = self.pieces.read(&*self.shelf, &at.pack, within).await? else {
+            let form = Form::of(&at.pack);
+            let mut within = form.range((at.offset, at.len), &part);
+            // A store refuses what begins behind the end, as a part of a long range may.
+            if let Some(len) = self.index.length(&at.pack).filter(|len| *len > within.start) {
+                within.end = within.end.min(len);
+            }
+            let Some(read) = self.pieces.read(&*self.shelf, &at.pack, within).await? else {
                 self.forget([at.pack.as_str()]);
                 self.refresh(false).await?;
                 continue;
             };
-            if data.len() as u64 != part.end - part.start {
-                return Err(self.corrupt(&at.pack, "it is cut off"));
-            }
-            return Ok(Some(data));
+            let data = form.data(read, (id, at.len), &part);
+            return data.map(Some).map_err(|why| self.corrupt(&at.pack, &why));
         }
         Err(self.contended())
     }
@@ -638,6 +541,10 @@ impl Backend for PackBackend {
 
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn id(&self) -> Option<Uuid> {
+        Some(self.id)
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -22,6 +22,8 @@ struct MemoryShelf {
     requests: AtomicU64,
     puts: AtomicU64,
     reads: AtomicU64,
+    /// Where each read of a range was to end.
+    ends: Mutex<Vec<u64>>,
     place: Arc<MemoryBackend>,
     /// What a put takes.
     delay: Duration,
@@ -73,6 +75,7 @@ impl Shelf for MemoryShelf {
         range: Option<Range<u64>>,
     ) -> Result<Option<Bytes>, BackendError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
+        self.ends.lock().extend(range.as_ref().map(|range| range.end));
         self.ask(|objects| {
             objects.all.get(name).map(|bytes| {
                 let len = bytes.len() as u64;
@@ -133,17 +136,24 @@ impl Shelf for MemoryShelf {
     }
 }
 
-const SMALL: Limits = Limits { block: Some(1 << 10), pack: 1 << 14 };
+const SMALL: Limits = Limits { block: Some(1 << 10), pack: 1 << 14, form: Form::Car };
+const FORMS: [Form; 2] = [Form::Car, Form::Parquet];
 
 /// A place: what lies there outlives who opened it.
 struct Place {
     inner: Arc<MemoryBackend>,
     objects: Arc<Mutex<Objects>>,
+    /// Of packs that are made there now.
+    form: Form,
 }
 
 impl Place {
     fn new() -> Self {
-        Self { inner: Arc::new(MemoryBackend::new("m")), objects: Arc::default() }
+        Self::of(Form::Car)
+    }
+
+    fn of(form: Form) -> Self {
+        Self { inner: Arc::new(MemoryBackend::new("m")), objects: Arc::default(), form }
     }
 
     /// With an index of its own, and requests that can be cut.
@@ -155,11 +165,13 @@ impl Place {
         let objects = Arc::clone(&self.objects);
         let place = Arc::clone(&self.inner);
         let (requests, puts, reads) = Default::default();
-        let cut = Mutex::new(None);
-        let shelf = Arc::new(MemoryShelf { objects, requests, puts, reads, place, delay, cut });
+        let (cut, ends) = (Mutex::new(None), Mutex::default());
+        let shelf =
+            Arc::new(MemoryShelf { objects, requests, puts, reads, ends, place, delay, cut });
         let inner = Arc::clone(&self.inner) as Arc<dyn Backend>;
         let dynamic = Arc::clone(&shelf) as Arc<dyn Shelf>;
-        (shelf, PackBackend::new("memory", (inner, dynamic), Uuid::nil(), SMALL, None).unwrap())
+        let limits = Limits { form: self.form, ..SMALL };
+        (shelf, PackBackend::new("memory", (inner, dynamic), Uuid::nil(), limits, None).unwrap())
     }
 }
 
@@ -170,8 +182,10 @@ fn block(n: u64, len: usize) -> Block {
 
 #[tokio::test]
 async fn packs_over_a_place_do_what_every_backend_does() {
-    let made = || async { Arc::new(Place::new().open().1) as Arc<dyn Backend> };
-    conformance::run(made).await.unwrap();
+    for form in FORMS {
+        let made = || async { Arc::new(Place::of(form).open().1) as Arc<dyn Backend> };
+        conformance::run(made).await.unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,7 +268,13 @@ async fn told(place: &Place, blocks: &[Block]) -> Vec<bool> {
 
 #[tokio::test]
 async fn repacking_keeps_what_lives_and_gives_back_what_is_dead() {
-    let place = Place::new();
+    for form in FORMS {
+        repacks(form).await;
+    }
+}
+
+async fn repacks(form: Form) {
+    let place = Place::of(form);
     let (_, backend) = place.open();
     let blocks: Vec<Block> = (0..600).map(|n| block(n, 100)).collect();
     for part in blocks.chunks(5) {
@@ -277,12 +297,18 @@ async fn repacking_keeps_what_lives_and_gives_back_what_is_dead() {
 
 #[tokio::test]
 async fn a_cut_at_any_request_loses_nothing_and_brings_nothing_back() {
+    for form in FORMS {
+        is_cut(form).await;
+    }
+}
+
+async fn is_cut(form: Form) {
     let blocks: Vec<Block> = (0..200).map(|n| block(n, 100)).collect();
     let gone: Vec<Cid> = blocks[..120].iter().map(|block| block.cid).collect();
     for step in ["put", "delete", "compact"] {
         for done in [false, true] {
             for at in 1.. {
-                let place = Place::new();
+                let place = Place::of(form);
                 let (_, first) = place.open();
                 for part in blocks[..130].chunks(2) {
                     first.put_many(part).await.unwrap();
@@ -305,7 +331,7 @@ async fn a_cut_at_any_request_loses_nothing_and_brings_nothing_back() {
                         ("compact", 0..120) | (_, 130..) => Some(false),
                         _ => Some(true),
                     };
-                    let context = format!("{step} {done} {at}: block {n}");
+                    let context = format!("{form:?} {step} {done} {at}: block {n}");
                     assert!(sure.is_none_or(|sure| sure == there), "{context}");
                 }
                 // All or nothing.
@@ -327,10 +353,16 @@ async fn a_cut_at_any_request_loses_nothing_and_brings_nothing_back() {
 
 #[tokio::test]
 async fn two_that_delete_repack_and_put_at_once_agree_with_a_model() {
+    for form in FORMS {
+        agrees(form).await;
+    }
+}
+
+async fn agrees(form: Form) {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let place = Place::new();
+    let place = Place::of(form);
     let writers = [Arc::new(place.open().1), Arc::new(place.open().1)];
     // Each has blocks of its own; both repack.
     let mut model: HashMap<u64, bool> = HashMap::new();
@@ -453,7 +485,13 @@ async fn what_another_one_gave_up_is_absent_and_comes_when_it_is_put() {
 
 #[tokio::test]
 async fn what_is_put_again_at_once_lives() {
-    let place = Place::new();
+    for form in FORMS {
+        puts_again(form).await;
+    }
+}
+
+async fn puts_again(form: Form) {
+    let place = Place::of(form);
     let (_, backend) = place.open();
     let one = block(1, 100);
     for _ in 0..50 {
@@ -507,6 +545,36 @@ async fn reads_in_a_row_are_few_and_a_single_one_moves_nothing_else() {
 }
 
 #[tokio::test]
+async fn reads_in_a_row_of_a_table_are_few_and_none_goes_beyond_its_end() {
+    let place = Place::of(Form::Parquet);
+    let (shelf, backend) = place.open();
+    // Some of them are much longer than their pages.
+    let blocks: Vec<Block> =
+        (0..200).map(|n| if n % 3 == 0 { text(n) } else { block(n, 60) }).collect();
+    backend.put_many(&blocks[..30]).await.unwrap();
+    backend.put_many(&blocks[30..]).await.unwrap();
+    let before = shelf.reads.load(Ordering::SeqCst);
+    for block in &blocks {
+        assert_eq!(backend.get(&block.cid, None).await.unwrap(), block.data);
+    }
+    let reads = shelf.reads.load(Ordering::SeqCst) - before;
+    assert!((2..60).contains(&reads), "{reads}");
+    // A single one moves no more than its block and what is around it.
+    for n in [0, 29, 199] {
+        let (shelf, backend) = place.open();
+        backend.ready().await.unwrap();
+        let one = &blocks[n];
+        shelf.ends.lock().clear();
+        assert_eq!(backend.get(&one.cid, None).await.unwrap(), one.data);
+        let at = backend.index.find(&one.cid).unwrap().unwrap();
+        let len = backend.index.length(&at.pack).unwrap();
+        let most = len.min(at.offset + one.data.len() as u64 + 256);
+        let ends = shelf.ends.lock().clone();
+        assert!(ends.len() == 1 && ends[0] <= most, "{n}: {ends:?}, {most}");
+    }
+}
+
+#[tokio::test]
 async fn packs_count_as_used_and_are_refused_where_there_is_no_room() {
     let place = Place::new();
     place.inner.set_capacity(Some(10_000));
@@ -531,4 +599,104 @@ async fn packs_count_as_used_and_are_refused_where_there_is_no_room() {
     // What is dead holds its room until it is repacked, and an hour longer.
     backend.delete(&blocks[0].cid).await.unwrap();
     assert_eq!(backend.usage().await.unwrap().used_bytes, Some(used));
+}
+
+/// Text that compresses by ten.
+fn text(n: u64) -> Block {
+    Block::raw(n.to_le_bytes().repeat(100).into())
+}
+
+#[tokio::test]
+async fn a_damaged_table_is_not_believed_and_what_is_well_in_it_is_found() {
+    let place = Place::of(Form::Parquet);
+    let (_, backend) = place.open();
+    let blocks: Vec<Block> = (0..20).map(|n| block(n, 500)).collect();
+    backend.put_many(&blocks).await.unwrap();
+    let at = backend.index.find(&blocks[7].cid).unwrap().unwrap();
+    let whole = place.objects.lock().all[&at.pack].clone();
+    let write = |bytes: Vec<u8>| place.objects.lock().all.insert(at.pack.clone(), bytes.into());
+    let rotten = |at: usize| {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 0x40;
+        bytes
+    };
+    let one = &blocks[7];
+    // A block rots: no wrong byte is given, and the others are as they were.
+    for off in [0, 30, 200] {
+        write(rotten(at.offset as usize + off));
+        let read = backend.get(&one.cid, None).await;
+        assert!(
+            read.as_ref().map_or_else(
+                |error| error.kind == ErrorKind::Corrupt,
+                |data| cid::verify(&one.cid, data) != cid::Verdict::Match
+            ),
+            "{off}: {read:?}"
+        );
+        let part = backend.get(&one.cid, Some(10..20)).await;
+        assert_eq!(part.unwrap_err().kind, ErrorKind::Corrupt, "{off}");
+        assert_eq!(backend.get(&blocks[8].cid, None).await.unwrap(), blocks[8].data);
+    }
+    // It is given up, and comes anew into another pack; the bad one is left alone.
+    backend.delete(&one.cid).await.unwrap();
+    backend.put(one).await.unwrap();
+    assert_eq!(backend.get(&one.cid, None).await.unwrap(), one.data);
+    // The end is lost, or cut off with some blocks: the others are found by their pages.
+    let all: Vec<bool> = blocks.iter().map(|_| true).collect();
+    for bytes in [rotten(whole.len() - 1), rotten(whole.len() - 60), rotten(whole.len() - 6)] {
+        write(bytes);
+        assert_eq!(told(&place, &blocks).await, all);
+    }
+    let last = backend.index.find(&blocks[15].cid).unwrap().unwrap();
+    write(whole[..last.offset as usize + 9].to_vec());
+    let wanted: Vec<bool> = (0..20).map(|n| n < 15).collect();
+    assert_eq!(told(&place, &blocks).await, wanted);
+    // What is absent comes anew.
+    let (_, other) = place.open();
+    other.put_many(&blocks).await.unwrap();
+    assert_eq!(told(&place, &blocks).await, all);
+}
+
+#[tokio::test]
+async fn packs_of_both_forms_are_one_place_and_become_one_form() {
+    let mut place = Place::of(Form::Car);
+    let blocks: Vec<Block> = (0..300).map(|n| block(n, 100)).collect();
+    for (part, form) in blocks.chunks(5).zip(FORMS.iter().cycle()) {
+        place.form = *form;
+        place.open().1.put_many(part).await.unwrap();
+    }
+    // Most of each, so that all are repacked.
+    let gone = blocks.iter().enumerate().filter(|(n, _)| n % 3 > 0);
+    let gone: Vec<Cid> = gone.map(|(_, block)| block.cid).collect();
+    place.open().1.delete_many(&gone).await.unwrap();
+    let wanted: Vec<bool> = (0..300).map(|n| n % 3 == 0).collect();
+    assert_eq!(told(&place, &blocks).await, wanted);
+    place.form = Form::Parquet;
+    let (_, backend) = place.open();
+    while backend.compact().await.unwrap() {}
+    assert_eq!(told(&place, &blocks).await, wanted);
+    let retired = backend.look_at_head().await.unwrap().head.retired;
+    let left = |form: Form| {
+        let objects = place.objects.lock();
+        let packs = objects.all.keys().filter(|name| is_pack(name) && Form::of(name) == form);
+        packs.filter(|name| !retired.contains_key(*name)).count()
+    };
+    assert!(left(Form::Car) == 0 && left(Form::Parquet) > 0);
+}
+
+#[tokio::test]
+async fn full_packs_that_compressed_well_are_left_as_they_are() {
+    let place = Place::of(Form::Parquet);
+    let (_, backend) = place.open();
+    // Each pack is a tenth of what is in it.
+    let blocks: Vec<Block> = (0..400).map(text).collect();
+    backend.put_many(&blocks).await.unwrap();
+    let names = || -> Vec<String> {
+        place.objects.lock().all.keys().filter(|name| is_pack(name)).cloned().collect()
+    };
+    let before = names();
+    assert!(before.len() >= 20, "{}", before.len());
+    let bytes: usize = place.objects.lock().all.values().map(Bytes::len).sum();
+    assert!(bytes < 400 * 800 / 2, "{bytes}");
+    assert!(!backend.compact().await.unwrap());
+    assert_eq!(names(), before);
 }

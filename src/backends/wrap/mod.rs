@@ -27,6 +27,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use uuid::Uuid;
 
 pub use super::Operation;
 use super::{Backend, BackendError, Capabilities, ListPage, PlaceSettings, Presence, Usage};
@@ -96,6 +97,10 @@ impl<A: Around> Backend for Wrapped<A> {
 
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn id(&self) -> Option<Uuid> {
+        self.inner.id()
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+
 use super::super::{BackendState, Domain, Policy};
 use super::moves::Moves;
 use crate::backends::PlaceSettings;
@@ -65,7 +67,8 @@ pub struct DomainSet {
 pub struct Places {
     /// In no order that matters.
     pub all: Vec<Candidate>,
-    index: HashMap<BackendId, usize>,
+    /// Asked for each copy that is planned: a fast hash, of ids that users choose.
+    index: HashMap<BackendId, usize, Xxh3DefaultBuilder>,
     /// Of each place, the numbers of its domains.
     numbers: Vec<[usize; 4]>,
     /// Copies that are to move.

@@ -13,12 +13,19 @@ pub struct KuboDaemon<'w> {
     world: &'w World,
     repo: PathBuf,
     port: u16,
+    /// It speaks with other daemons, of loopback.
+    online: bool,
     daemon: Option<Child>,
 }
 
 impl<'w> KuboDaemon<'w> {
     /// A new one, up. `None` where Kubo is not installed (an error in CI).
     pub fn start(world: &'w World, test: &str) -> Option<Self> {
+        Self::start_as(world, test, "kubo-daemon", false)
+    }
+
+    /// The same, with its repository in a folder of this name.
+    pub fn start_as(world: &'w World, test: &str, name: &str, online: bool) -> Option<Self> {
         if Command::new("ipfs").arg("version").output().is_err() {
             skip(test, "ipfs (Kubo) is not in the PATH");
             return None;
@@ -26,7 +33,7 @@ impl<'w> KuboDaemon<'w> {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
-        let mut kubo = Self { world, repo: world.path("kubo-daemon"), port, daemon: None };
+        let mut kubo = Self { world, repo: world.path(name), port, online, daemon: None };
         kubo.init();
         kubo.up();
         Some(kubo)
@@ -40,6 +47,8 @@ impl<'w> KuboDaemon<'w> {
         let spec = self.ipfs(&["config", "Datastore.Spec"]).ok().stdout;
         let spec = spec.replace("\"sync\": false", "\"sync\": true");
         self.ipfs(&["config", "--json", "Datastore.Spec", &spec]).ok();
+        // Nobody beyond the daemons that it is told of is asked for anything.
+        self.ipfs(&["config", "Routing.Type", "none"]).ok();
     }
 
     /// `ipfs WORDS`, which asks the daemon when that is up.
@@ -57,7 +66,9 @@ impl<'w> KuboDaemon<'w> {
         let mut command = self.world.command("ipfs");
         command
             .env("IPFS_PATH", &self.repo)
-            .args(["daemon", "--offline"])
+            .env("IPFS_TELEMETRY", "off")
+            .arg("daemon")
+            .args((!self.online).then_some("--offline"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -84,6 +95,19 @@ impl<'w> KuboDaemon<'w> {
     /// What is in its repository, as files.
     pub fn repo(&self) -> &std::path::Path {
         &self.repo
+    }
+
+    /// The file of its flatfs that has a block.
+    pub fn file_of(&self, block: &cairnfs::types::Block) -> PathBuf {
+        let found: Vec<_> = fs::read_dir(self.repo.join("blocks"))
+            .unwrap()
+            .map(|shard| shard.unwrap().path())
+            .filter(|shard| shard.is_dir())
+            .flat_map(|shard| fs::read_dir(shard).unwrap().map(|file| file.unwrap().path()))
+            .filter(|path| fs::read(path).is_ok_and(|bytes| bytes == block.data))
+            .collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].clone()
     }
 
     /// A backend's URL.

@@ -1,5 +1,6 @@
 //! A home of its own for each test, the program in it, volumes and mounts.
 
+mod cluster;
 mod kubo;
 mod model;
 mod oracle;
@@ -14,6 +15,7 @@ use std::process::Command;
 use std::sync::Once;
 use std::time::Duration;
 
+pub use self::cluster::ClusterPeer;
 pub use self::kubo::KuboDaemon;
 pub use self::model::Random;
 pub use self::oracle::{Ack, Stop, Writer};
@@ -25,6 +27,13 @@ pub use self::tree::{Entry, difference, make_tree, snapshot};
 /// A temporary home with everything that a test makes in it.
 pub struct World {
     dir: tempfile::TempDir,
+}
+
+/// For what speaks HTTP on this machine.
+pub fn http_client() -> reqwest::Client {
+    // Set once in a process; who comes second finds the same one.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 impl World {
@@ -111,9 +120,9 @@ impl World {
         format!("file://{}?domain={name}", self.path(name).display())
     }
 
-    /// The same, of archives.
-    pub fn archives_url(&self, name: &str) -> String {
-        format!("car://{}?domain={name}", self.path(name).display())
+    /// The same, of archives: `car` or `parquet`.
+    pub fn archives_url(&self, form: &str, name: &str) -> String {
+        format!("{form}://{}?domain={name}", self.path(name).display())
     }
 }
 

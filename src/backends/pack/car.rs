@@ -1,92 +1,21 @@
 //! A pack: a sealed `CARv2` whose first block, its label, says what is in it.
 //!
-//! The label is the one root and links to nothing, so a tool that pins roots has nothing
-//! to look for elsewhere. It is dag-cbor in a raw block, with the blocks in their order:
-//!
-//! ```text
-//! {"format": 1, "backend": 16 bytes, "created": seconds since 1970, "id": 16 bytes,
-//!  "blocks": [[CID as bytes, length], ..]}
-//! ```
-//!
-//! No two packs have the same `id`: a block that is put again soon after it died would else
-//! come into a pack of the same name, and be as dead as it was.
-//! What is in a pack is known from its beginning, and sure when the label has the hash that
-//! the header's root has. The index at the end is for other tools.
+//! The label (`label`) is the one root, a raw block that links to nothing, so a tool that
+//! pins roots has nothing to look for elsewhere. What is in a pack is known from its
+//! beginning, and sure when the label has the hash that the header's root has. The index at
+//! the end is for other tools.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
 use ipld_core::ipld::Ipld;
 use uuid::Uuid;
 
+use super::label::{self, BLOCKS_MAX, Bad, Label, Read, Row, Sealed, lost};
 use crate::content::car::{
     V2_DATA_OFFSET, encode_header, put_section, put_v2_header, section_len, varint_len, write_index,
 };
-use crate::types::{Block, Cid, Timestamp, cid};
+use crate::types::{Block, Cid, cid};
 
-/// Version of the label.
-const FORMAT: i128 = 1;
-/// Larger blocks are objects of their own.
-pub(super) const BLOCK_MAX: usize = 128 << 10;
-/// Blocks in a pack: the label stays a block.
-pub(super) const BLOCKS_MAX: usize = 32_768;
 /// Header, root and most labels are within so many bytes from the start.
 pub(super) const HEAD: u64 = 32 << 10;
-
-/// How the words about a newer pack end.
-pub(super) const NEWER: &str = "use a newer cairn";
-
-/// A block in a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Row {
-    pub cid: Cid,
-    /// Of its bytes, from the start of the object.
-    pub offset: u64,
-    pub len: u32,
-}
-
-/// What a pack is, without its blocks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Label {
-    /// The place that it was made for.
-    pub backend: Uuid,
-    pub created: i64,
-    /// By position.
-    pub rows: Vec<Row>,
-    /// Bytes of the object up to its index.
-    pub end: u64,
-}
-
-/// A whole pack.
-#[derive(Debug, Clone)]
-pub(super) struct Sealed {
-    pub bytes: Bytes,
-    pub label: Label,
-}
-
-/// Why it is none, in words.
-type Bad = String;
-
-/// How much of the beginning has to be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Read {
-    Whole(Label),
-    /// So many bytes, from the start.
-    More(u64),
-}
-
-fn label_of(backend: Uuid, (id, created): (Uuid, i64), blocks: &[Block]) -> Ipld {
-    let rows = blocks.iter().map(|block| {
-        Ipld::List(vec![Ipld::Bytes(block.cid.to_bytes()), Ipld::Integer(block.data.len() as i128)])
-    });
-    Ipld::Map(BTreeMap::from([
-        ("format".to_owned(), Ipld::Integer(FORMAT)),
-        ("backend".to_owned(), Ipld::Bytes(backend.as_bytes().to_vec())),
-        ("created".to_owned(), Ipld::Integer(created.into())),
-        ("id".to_owned(), Ipld::Bytes(id.as_bytes().to_vec())),
-        ("blocks".to_owned(), Ipld::List(rows.collect())),
-    ]))
-}
 
 /// Rows of blocks that follow a label of `label_len` bytes behind a header of `header_len`.
 fn rows_of(blocks: &[(Cid, u32)], header_len: u64, label: &Cid, label_len: u64) -> (Vec<Row>, u64) {
@@ -100,27 +29,20 @@ fn rows_of(blocks: &[(Cid, u32)], header_len: u64, label: &Cid, label_len: u64) 
     (rows, at)
 }
 
-/// Makes a pack of distinct blocks, in their order.
+/// Makes a pack of distinct blocks, in their order, called `id`.
 ///
 /// # Errors
 /// When they do not fit; of the encoders, which do not fail.
-pub(super) fn seal(backend: Uuid, now: Timestamp, blocks: &[Block]) -> Result<Sealed, Bad> {
-    seal_as(backend, (Uuid::new_v4(), now.seconds), blocks)
-}
-
-/// The same, called `id`.
-pub(super) fn seal_as(
+pub(super) fn seal(
     backend: Uuid,
     (id, created): (Uuid, i64),
     blocks: &[Block],
 ) -> Result<Sealed, Bad> {
     let said = |error: &dyn std::fmt::Display| error.to_string();
-    if blocks.is_empty() || blocks.len() > BLOCKS_MAX {
-        return Err(format!("a pack has 1 to {BLOCKS_MAX} blocks, not {}", blocks.len()));
-    }
-    let label = serde_ipld_dagcbor::to_vec(&label_of(backend, (id, created), blocks))
-        .map_err(|error| said(&error))?;
-    let label = Block::raw(label.into());
+    let rows = blocks.iter().map(|block| {
+        vec![Ipld::Bytes(block.cid.to_bytes()), Ipld::Integer(block.data.len() as i128)]
+    });
+    let label = Block::raw(label::encode(backend, (id, created), rows)?.into());
     let header = encode_header(&[label.cid]).map_err(|error| said(&error))?;
     let lens: Vec<(Cid, u32)> =
         blocks.iter().map(|block| (block.cid, block.data.len() as u32)).collect();
@@ -199,7 +121,8 @@ pub(super) fn read_label(head: &[u8]) -> Result<Read, Bad> {
     if cid::verify(&id, data) != cid::Verdict::Match {
         return Err("its label does not match its hash".into());
     }
-    let (backend, created, blocks) = parse(data)?;
+    let (backend, created, blocks) = label::parse(data, 2)?;
+    let blocks: Vec<(Cid, u32)> = blocks.into_iter().map(|(id, len, _)| (id, len)).collect();
     let (rows, whole) = rows_of(&blocks, header_len, &id, label_len);
     if whole != V2_DATA_OFFSET + data_size {
         return Err("it is longer or shorter than its label says".into());
@@ -236,7 +159,7 @@ pub(super) fn scan(backend: Uuid, bytes: &[u8]) -> Label {
             let good = read.filter(|id| cid::verify(id, rest) == cid::Verdict::Match);
             rows.push(match good {
                 Some(cid) => Row { cid, offset, len: rest.len() as u32 },
-                None => Row { cid: cid::v1(cid::RAW, &[0; 32]), offset, len: 0 },
+                None => lost(offset),
             });
         }
         at += prefix + body.len();
@@ -244,49 +167,19 @@ pub(super) fn scan(backend: Uuid, bytes: &[u8]) -> Label {
     Label { backend, created: 0, rows, end: at as u64 }
 }
 
-fn parse(data: &[u8]) -> Result<(Uuid, i64, Vec<(Cid, u32)>), Bad> {
-    let wrong = || "its label is not one".to_owned();
-    let Ok(Ipld::Map(map)) = serde_ipld_dagcbor::from_slice::<Ipld>(data) else {
-        return Err(wrong());
-    };
-    match map.get("format") {
-        Some(Ipld::Integer(FORMAT)) => {}
-        Some(Ipld::Integer(format)) if *format > FORMAT => {
-            return Err(format!(
-                "it has format {format}, and this cairn knows up to {FORMAT}: {NEWER}"
-            ));
-        }
-        _ => return Err(wrong()),
-    }
-    let (Some(Ipld::Bytes(backend)), Some(Ipld::Integer(created)), Some(Ipld::List(list))) =
-        (map.get("backend"), map.get("created"), map.get("blocks"))
-    else {
-        return Err(wrong());
-    };
-    if list.len() > BLOCKS_MAX {
-        return Err(wrong());
-    }
-    let mut blocks = Vec::with_capacity(list.len());
-    for row in list {
-        let Ipld::List(row) = row else { return Err(wrong()) };
-        let [Ipld::Bytes(id), Ipld::Integer(len)] = &row[..] else { return Err(wrong()) };
-        let id = Cid::try_from(&id[..]).map_err(|_| wrong())?;
-        let len = u32::try_from(*len).map_err(|_| wrong())?;
-        if len as usize > Block::MAX_LEN {
-            return Err(wrong());
-        }
-        blocks.push((id, len));
-    }
-    let backend = Uuid::from_slice(backend).map_err(|_| wrong())?;
-    Ok((backend, i64::try_from(*created).map_err(|_| wrong())?, blocks))
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
+    use super::super::label::BLOCK_MAX;
     use super::*;
     use crate::content::car::CarReader;
 
-    const NOW: Timestamp = Timestamp { seconds: 1_794_000_000, nanoseconds: 5 };
+    const NOW: i64 = 1_794_000_000;
+
+    fn seal(backend: Uuid, blocks: &[Block]) -> Result<Sealed, Bad> {
+        super::seal(backend, (Uuid::new_v4(), NOW), blocks)
+    }
 
     fn blocks(count: usize) -> Vec<Block> {
         let mut random = fastrand::Rng::with_seed(count as u64);
@@ -306,8 +199,8 @@ mod tests {
         let backend = Uuid::new_v4();
         for count in [1, 2, 9, 300, 5000] {
             let blocks = blocks(count);
-            let pack = seal(backend, NOW, &blocks).unwrap();
-            assert_eq!((pack.label.backend, pack.label.created), (backend, NOW.seconds));
+            let pack = seal(backend, &blocks).unwrap();
+            assert_eq!((pack.label.backend, pack.label.created), (backend, NOW));
             for (row, block) in pack.label.rows.iter().zip(&blocks) {
                 let at = row.offset as usize;
                 assert_eq!(row.cid, block.cid);
@@ -331,14 +224,14 @@ mod tests {
             }
             assert!(reader.next_section().unwrap().is_none());
         }
-        assert!(seal(backend, NOW, &[]).is_err());
+        assert!(seal(backend, &[]).is_err());
     }
 
     #[test]
     fn a_pack_without_a_label_is_read_through() {
         let backend = Uuid::new_v4();
         let blocks = blocks(9);
-        let pack = seal(backend, NOW, &blocks).unwrap();
+        let pack = seal(backend, &blocks).unwrap();
         let first = pack.label.rows[0].offset as usize - 40;
         let last = &pack.label.rows[8];
         for (name, at, lost) in [
@@ -363,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_beginning_that_was_changed_is_no_label() {
-        let pack = seal(Uuid::nil(), NOW, &blocks(9)).unwrap();
+        let pack = seal(Uuid::nil(), &blocks(9)).unwrap();
         let Read::Whole(label) = read_label(&pack.bytes[..HEAD as usize]).unwrap() else {
             panic!("it is small");
         };
