@@ -9,7 +9,7 @@ use fjall::{
 };
 use parking_lot::{Condvar, Mutex};
 
-use crate::runtime::{descriptor_share, failpoint};
+use crate::runtime::{Room, descriptor_share, failpoint};
 use crate::telemetry::metrics;
 
 use super::conflicts::{Conflicts, Reads, Running};
@@ -166,10 +166,7 @@ impl EmbeddedEngine {
         memtable_bytes: u64,
     ) -> Result<Self, MetadataError> {
         let place = dir.to_path_buf();
-        let space = Space::new(move || {
-            let disk = rustix::fs::statvfs(&place)?;
-            Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
-        });
+        let space = Space::new(move || Ok(Room::at(&place)?.available));
         Self::open_with(dir, cache_bytes, memtable_bytes, space)
     }
 

@@ -16,6 +16,7 @@ use rustix::fs::{CWD, FallocateFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::pages::PAGE;
+use crate::runtime::Room;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,15 +40,6 @@ pub(crate) struct FileStat {
     pub links: u64,
 }
 
-/// What a filesystem has.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Space {
-    /// In all.
-    pub capacity: u64,
-    /// For us.
-    pub available: u64,
-}
-
 /// Names and directories.
 pub(crate) trait Disk: Send + Sync + Debug + 'static {
     fn open(&self, path: &Path, how: OpenHow) -> io::Result<Arc<dyn DiskFile>>;
@@ -59,7 +51,7 @@ pub(crate) trait Disk: Send + Sync + Debug + 'static {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Names in a directory that are UTF-8 (all of ours are).
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
-    fn space(&self, path: &Path) -> io::Result<Space>;
+    fn space(&self, path: &Path) -> io::Result<Room>;
 }
 
 /// One open file. All offsets are absolute; there is no cursor.
@@ -126,10 +118,8 @@ impl Disk for RealDisk {
         Ok(names)
     }
 
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        let stat = rustix::fs::statvfs(path)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Space { capacity: bytes(stat.f_blocks), available: bytes(stat.f_bavail) })
+    fn space(&self, path: &Path) -> io::Result<Room> {
+        Ok(Room::at(path)?)
     }
 }
 

@@ -22,8 +22,8 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::disk::{Disk, DiskFile, FileStat, OpenHow, RealDisk, Space};
-use crate::runtime::descriptor_share;
+use super::disk::{Disk, DiskFile, FileStat, OpenHow, RealDisk};
+use crate::runtime::{Room, descriptor_share};
 
 /// Descriptors that are held at most, where many are allowed.
 const MOST: usize = 4096;
@@ -173,7 +173,7 @@ impl Disk for PooledDisk {
         self.below.list(path)
     }
 
-    fn space(&self, path: &Path) -> io::Result<Space> {
+    fn space(&self, path: &Path) -> io::Result<Room> {
         self.below.space(path)
     }
 }

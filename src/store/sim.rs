@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::disk::{Disk, DiskFile, FileStat, OpenHow, Space};
+use super::disk::{Disk, DiskFile, FileStat, OpenHow};
+use crate::runtime::Room;
 
 /// What a disk writes at once or not at all.
 const SECTOR: usize = 512;
@@ -280,8 +281,8 @@ impl Disk for SimDisk {
         Ok(names)
     }
 
-    fn space(&self, _: &Path) -> io::Result<Space> {
-        Ok(Space { capacity: 1 << 40, available: 1 << 39 })
+    fn space(&self, _: &Path) -> io::Result<Room> {
+        Ok(Room { capacity: 1 << 40, available: 1 << 39 })
     }
 }
 

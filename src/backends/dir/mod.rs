@@ -38,6 +38,7 @@ use self::place::Place;
 use super::{
     Backend, BackendError, Capabilities, ErrorKind, Layout, ListPage, PlaceOptions, Presence, Usage,
 };
+use crate::runtime::Room;
 use crate::types::{Block, Cid};
 
 /// Why a place may be read-only without being set so.
@@ -266,10 +267,8 @@ impl Backend for DirBackend {
     async fn usage(&self) -> Result<Usage, BackendError> {
         self.run(|blocks| {
             blocks.place.check()?;
-            let disk = rustix::fs::fstatvfs(&blocks.place.blocks)
+            let Room { capacity: size, available: free } = Room::under(&blocks.place.blocks)
                 .map_err(|errno| blocks.place.fail("ask for the free space of", errno))?;
-            let size = disk.f_blocks.saturating_mul(disk.f_frsize);
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             let used = blocks.used(blocks.counter.known());
             let left = |limit: u64| used.map(|used| limit.saturating_sub(used).min(free));
             Ok(Usage {
