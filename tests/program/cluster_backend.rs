@@ -153,6 +153,39 @@ fn a_put_counts_when_enough_peers_have_it_and_what_failed_is_tried_again() {
 }
 
 #[test]
+fn a_put_is_refused_while_a_peer_that_is_needed_is_away_and_taken_when_it_is_back() {
+    let world = World::new();
+    let Some(mut peers) = ClusterPeer::start(&world, "cluster_backend::away", 2) else { return };
+    let bridge = Bridge::start(2).unwrap();
+    let place = backend(&peers[0].url("", EVERYWHERE));
+    let all = blocks(4, 3);
+    wait(&bridge, place.put(&all[0])).unwrap();
+    // The second one's Kubo alone: the peer is there and cannot pin.
+    peers[1].kubo.kill();
+    let refused = wait(&bridge, place.put(&all[1])).unwrap_err();
+    assert!(refused.kind != ErrorKind::Invalid, "it may be tried again: {refused}");
+    peers[1].kubo.up();
+    wait_until("it is pinned at both", || wait(&bridge, place.put(&all[1])).is_ok());
+    assert!(peers.iter().all(|peer| peer.kubo.has(&all[1].cid.to_string())));
+    // The whole peer.
+    peers[1].kill();
+    wait_until("the other one knows that it is away", || {
+        let told = wait(&bridge, place.probe()).err().map(|error| error.message);
+        told.is_some_and(|told| told.contains("1 of 2 peers"))
+    });
+    let refused = wait(&bridge, place.put(&all[2])).unwrap_err();
+    assert!(refused.kind != ErrorKind::Invalid, "it may be tried again: {refused}");
+    for block in &all[..2] {
+        assert_eq!(wait(&bridge, place.get(&block.cid, None)).unwrap(), block.data);
+    }
+    peers[1].up();
+    wait_until("the other one knows that it is back", || wait(&bridge, place.probe()).is_ok());
+    wait_until("it is pinned at both", || wait(&bridge, place.put(&all[2])).is_ok());
+    let found = wait(&bridge, place.presence(&cids(&all))).unwrap();
+    assert!(found.iter().all(|found| matches!(found, Presence::Present(_))), "{found:?}");
+}
+
+#[test]
 fn what_was_deleted_goes_and_what_is_lost_or_wrong_at_a_kubo_is_seen_and_put_right() {
     let world = World::new();
     let Some(mut peers) = ClusterPeer::start(&world, "cluster_backend::rot", 1) else { return };
@@ -225,12 +258,6 @@ fn a_user_or_a_token_of_a_cluster_comes_from_a_file_and_is_shown_nowhere() {
     assert!(!refused.stderr.contains("hidden"), "{refused:?}");
 }
 
-fn copies_at(volume: &Volume<'_>, id: &str) -> u64 {
-    let status = volume.status();
-    let all = status["backends"].as_array().unwrap();
-    all.iter().find(|one| one["id"] == id).and_then(|one| one["copies"].as_u64()).unwrap_or(0)
-}
-
 #[test]
 fn a_volume_on_a_cluster_goes_on_without_it_and_comes_back_from_it_alone() {
     let Some(world) = World::mountable("cluster_backend::mount") else { return };
@@ -252,7 +279,7 @@ fn a_volume_on_a_cluster_goes_on_without_it_and_comes_back_from_it_alone() {
     };
     let (first, second) = (data(2_500_000, 1), data(300_000, 2));
     write("first", &first);
-    assert_eq!(copies_at(&volume, "cluster"), 1, "fsync waits for it");
+    assert_eq!(volume.copies_at("cluster"), 1, "fsync waits for it");
     // What was written here is read by `ipfs cat` at the second peer.
     let cid = world.cairn(&["cid", &mount.text("first")]).ok().stdout;
     let cid = cid.split_whitespace().next().unwrap().to_owned();
@@ -269,7 +296,7 @@ fn a_volume_on_a_cluster_goes_on_without_it_and_comes_back_from_it_alone() {
         volume.status()["backends"].to_string().contains("\"down\"")
     });
     peers[0].up();
-    wait_until("all is there", || copies_at(&volume, "cluster") == 12);
+    wait_until("all is there", || volume.copies_at("cluster") == 12);
     mount.umount().ok();
     // The disk is lost; the cluster alone has everything, names and all: asked at the
     // other peer.

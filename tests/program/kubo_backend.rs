@@ -262,12 +262,6 @@ fn volume<'w>(world: &'w World, urls: &[String], policy: &str) -> Volume<'w> {
     volume
 }
 
-fn copies_at(volume: &Volume<'_>, id: &str) -> u64 {
-    let status = volume.status();
-    let all = status["backends"].as_array().unwrap();
-    all.iter().find(|one| one["id"] == id).and_then(|one| one["copies"].as_u64()).unwrap_or(0)
-}
-
 fn write(mount: &Mount<'_>, name: &str, len: usize, seed: u8) -> Vec<u8> {
     use std::io::Write;
     let data: Vec<u8> =
@@ -287,7 +281,7 @@ fn a_volume_on_kubo_goes_on_without_it_heals_and_comes_back_from_it_alone() {
     volume.probe_often();
     let mount = volume.mount();
     let first = write(&mount, "first", 2_500_000, 1);
-    assert_eq!(copies_at(&volume, "kubo"), 1, "fsync waits for it");
+    assert_eq!(volume.copies_at("kubo"), 1, "fsync waits for it");
     // Its address in IPFS is what the mount shows.
     let cid = world.cairn(&["cid", &mount.text("first")]).ok().stdout;
     let cid = cid.split_whitespace().next().unwrap().to_owned();
@@ -305,7 +299,7 @@ fn a_volume_on_kubo_goes_on_without_it_heals_and_comes_back_from_it_alone() {
         volume.status()["backends"].to_string().contains("\"down\"")
     });
     kubo.up();
-    wait_until("all is there", || copies_at(&volume, "kubo") == 22);
+    wait_until("all is there", || volume.copies_at("kubo") == 22);
     kubo.gc();
     mount.umount().ok();
     // The disk is lost; Kubo alone has everything, names and all.
@@ -317,7 +311,7 @@ fn a_volume_on_kubo_goes_on_without_it_heals_and_comes_back_from_it_alone() {
     for (n, wanted) in small.iter().enumerate() {
         assert_eq!(fs::read(mount.path(&format!("small-{n}"))).unwrap(), *wanted, "small-{n}");
     }
-    assert_eq!(copies_at(&volume, "kubo"), 22, "it is known under its id");
+    assert_eq!(volume.copies_at("kubo"), 22, "it is known under its id");
     // Its repository is lost: that is found by looking, and healed.
     kubo.lose_repo();
     let look = ["pin", "verify", &mount.text(""), "--backend", "kubo", "--wait"];

@@ -11,6 +11,7 @@ mod access_times;
 mod acl;
 mod attributes;
 mod backends;
+mod bits;
 mod cache;
 mod cars;
 mod cluster_backend;

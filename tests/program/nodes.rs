@@ -11,15 +11,17 @@ use std::time::{Duration, Instant};
 use cairnfs::backends::{BackendSpec, conformance};
 
 use crate::s3::certificates;
-use crate::support::{Proxy, Run, Volume, World, http_client, patient, run, skip, wait_until};
+use crate::support::{
+    Proxy, Run, World, all_read, content, http_client, patient, run, skip, wait_until, write_files,
+};
 
 const TOKEN: &str = "0123456789-token-of-a-test";
 
 /// `cairn serve`, which ends with its test.
-struct Node<'w> {
+pub(crate) struct Node<'w> {
     world: &'w World,
     name: String,
-    port: u16,
+    pub(crate) port: u16,
     tls: Option<(PathBuf, PathBuf, PathBuf)>,
     /// With what it says: nobody may hang up on it.
     child: Option<(Child, BufReader<ChildStdout>)>,
@@ -31,7 +33,7 @@ fn secret(path: &Path, text: &str) {
 }
 
 impl<'w> Node<'w> {
-    fn start(world: &'w World, name: &str) -> Self {
+    pub(crate) fn start(world: &'w World, name: &str) -> Self {
         Self::start_with(world, name, None)
     }
 
@@ -80,7 +82,7 @@ impl<'w> Node<'w> {
         self.url_by(self.port)
     }
 
-    fn url_by(&self, port: u16) -> String {
+    pub(crate) fn url_by(&self, port: u16) -> String {
         let (scheme, more) = match &self.tls {
             Some((_, _, ca)) => ("cairn+https", format!("&ca={}", ca.display())),
             None => ("cairn", String::new()),
@@ -106,31 +108,6 @@ impl Drop for Node<'_> {
     }
 }
 
-fn content(n: usize) -> Vec<u8> {
-    let len: u32 = if n % 8 == 7 { 700_000 } else { 500 };
-    (0..len).flat_map(|i| (i * 31 + n as u32).to_le_bytes()).collect()
-}
-
-fn write(at: &Path, files: std::ops::Range<usize>) {
-    for n in files {
-        let mut file = fs::File::create(at.join(format!("f{n}"))).unwrap();
-        std::io::Write::write_all(&mut file, &content(n)).unwrap();
-        file.sync_all().unwrap();
-    }
-}
-
-fn all_read(at: &Path, count: usize) {
-    for n in 0..count {
-        assert!(fs::read(at.join(format!("f{n}"))).unwrap() == content(n), "f{n}");
-    }
-}
-
-fn copies_at(volume: &Volume<'_>, id: &str) -> u64 {
-    let status = volume.status();
-    let all = status["backends"].as_array().unwrap();
-    all.iter().find(|one| one["id"] == id).and_then(|one| one["copies"].as_u64()).unwrap_or(0)
-}
-
 #[test]
 fn three_nodes_are_a_replicated_store_that_a_dead_one_comes_back_to() {
     let Some(world) = World::mountable("nodes::three") else { return };
@@ -138,11 +115,11 @@ fn three_nodes_are_a_replicated_store_that_a_dead_one_comes_back_to() {
     let urls = [nodes[0].url(), nodes[1].url(), nodes[2].url()];
     let volume = world.volume_on(&urls, "min=2,target=4,max=4");
     let mount = volume.mount();
-    write(&mount.at, 0..8);
-    let there = |count: u64| ["n1", "n2", "n3"].iter().all(|id| copies_at(&volume, id) == count);
+    write_files(&mount.at, 0..8);
+    let there = |count: u64| ["n1", "n2", "n3"].iter().all(|id| volume.copies_at(id) == count);
     wait_until("all nodes have all", || there(8));
     nodes[2].kill();
-    write(&mount.at, 8..16);
+    write_files(&mount.at, 8..16);
     let status = volume.status();
     assert_ne!(status["queue"]["pending"], 0, "{status}");
     nodes[2].up();
@@ -151,7 +128,7 @@ fn three_nodes_are_a_replicated_store_that_a_dead_one_comes_back_to() {
     eprintln!("caught up after {:.1} s", since.elapsed().as_secs_f64());
     // Again, by hand.
     nodes[2].kill();
-    write(&mount.at, 16..24);
+    write_files(&mount.at, 16..24);
     nodes[2].up();
     let since = Instant::now();
     volume.cairn(&["backend", "recover", "n3"]).ok();
@@ -239,8 +216,8 @@ fn what_a_node_gives_as_a_car_is_unpacked_by_others() {
     let node = Node::start(&world, "n2");
     let volume = world.volume_on(&[node.url()], "min=2,target=2,max=2");
     let mount = volume.mount();
-    write(&mount.at, 0..8);
-    wait_until("all are there", || copies_at(&volume, "n2") == 8);
+    write_files(&mount.at, 0..8);
+    wait_until("all are there", || volume.copies_at("n2") == 8);
     let cid = world.cairn(&["cid", &mount.text("f7")]).ok().stdout;
     let cid = cid.split_whitespace().next().unwrap().to_owned();
     let url = format!("http://127.0.0.1:{}/ipfs/{cid}?format=car", node.port);

@@ -13,7 +13,9 @@ use cairnfs::backends::{
 };
 use cairnfs::types::{Block, Cid, cid};
 
-use crate::support::{Proxy, SECRET, Software, Store, Volume, World, patient, skip, wait_until};
+use crate::support::{
+    Proxy, SECRET, Software, Store, World, all_read, patient, skip, wait_until, write_files,
+};
 
 fn opened(url: &str, create: bool) -> Arc<dyn Backend> {
     open(&BackendSpec::parse(url, &[]).unwrap(), create).unwrap()
@@ -85,62 +87,6 @@ fn a_store_behind_a_bad_network_does_what_every_backend_does() {
         }
         assert!(proxy.harmed() > 20, "{} were harmed", proxy.harmed());
     });
-}
-
-#[test]
-fn answers_with_changed_bits_are_served_to_nobody_and_lose_nothing() {
-    for software in Software::ALL {
-        let Some(world) = World::mountable("s3::bits") else { return };
-        let Some(store) = Store::start(&world, software, "s3::bits") else { continue };
-        let proxy = Proxy::counting(store.port());
-        let url = store.url_by(proxy.port(), "bits", "&id=s3");
-        let volume = world.volume(&[], "min=1,target=2,max=2");
-        volume.cairn(&["backend", "add", &url]).ok();
-        let mount = volume.mount();
-        write(&mount.at, 0);
-        write(&mount.at, FILES);
-        wait_until("all are proven", || settled(&volume));
-        volume.cairn(&["checkpoint", "--now"]).ok();
-        mount.umount().ok();
-        fs::remove_dir_all(&volume.dir).unwrap();
-        proxy.flip(true);
-        // A manifest that does not match is not believed; an older one may be.
-        wait_until("it is recovered", || {
-            drop(fs::remove_dir_all(&volume.dir));
-            world.cairn(&["recover", "--from", &url, "--volume", &volume.text()]).code == 0
-                && volume.cairn(&["--json", "fsck"]).code == 0
-                && volume.status()["pins"]["total"] == 2 * FILES
-        });
-        let mount = volume.mount();
-        for n in 0..2 * FILES {
-            let mut errors = 0;
-            wait_until("it is read", || match fs::read(mount.at.join(format!("f{n}"))) {
-                Ok(bytes) => {
-                    assert!(bytes == content(n), "f{n} has wrong bytes");
-                    true
-                }
-                Err(error) => {
-                    errors += 1;
-                    eprintln!("f{n}: {error}");
-                    assert!(errors < 20, "f{n}: {error}");
-                    false
-                }
-            });
-        }
-        // Its copies are read back: what came changed is not taken for lost.
-        drop(world.cairn(&["pin", "verify", &mount.text(""), "--wait"]));
-        wait_until("all are proven", || settled(&volume));
-        assert!(proxy.harmed() > 5, "{} were harmed", proxy.harmed());
-        mount.umount().ok();
-        // By a good way all is there.
-        proxy.flip(false);
-        fs::remove_dir_all(&volume.dir).unwrap();
-        world.cairn(&["recover", "--from", &url, "--volume", &volume.text()]).ok();
-        let mount = volume.mount();
-        all_read(&mount.at, 2 * FILES);
-        mount.umount().ok();
-        volume.cairn(&["fsck"]).ok();
-    }
 }
 
 #[test]
@@ -351,38 +297,6 @@ fn a_backend_in_a_store_is_tested_by_a_verb_that_says_what_fails_and_shows_no_se
 
 const FILES: usize = 8;
 
-fn content(n: usize) -> Vec<u8> {
-    // The last one has more than one block.
-    let len: u32 = if n % FILES == FILES - 1 { 700_000 } else { 500 };
-    (0..len).flat_map(|i| (i * 31 + n as u32).to_le_bytes()).collect()
-}
-
-/// Written, and durable on as many places as the policy asks for or can have.
-fn write(at: &Path, from: usize) {
-    for n in from..from + FILES {
-        let mut file = fs::File::create(at.join(format!("f{n}"))).unwrap();
-        std::io::Write::write_all(&mut file, &content(n)).unwrap();
-        file.sync_all().unwrap();
-    }
-}
-
-fn all_read(at: &Path, count: usize) {
-    for n in 0..count {
-        assert!(fs::read(at.join(format!("f{n}"))).unwrap() == content(n), "f{n}");
-    }
-}
-
-fn copies_at(volume: &Volume<'_>, id: &str) -> u64 {
-    let status = volume.status();
-    let all = status["backends"].as_array().unwrap();
-    all.iter().find(|one| one["id"] == id).and_then(|one| one["copies"].as_u64()).unwrap_or(0)
-}
-
-fn settled(volume: &Volume<'_>) -> bool {
-    let status = volume.status();
-    status["queue"]["pending"] == 0 && status["pins"]["unverified"] == 0
-}
-
 fn has_secret(dir: &Path) -> Option<PathBuf> {
     fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).find_map(|path| {
         if path.is_dir() {
@@ -403,17 +317,17 @@ fn a_volume_goes_on_while_its_store_is_away_heals_and_is_got_back_from_the_store
         volume.cairn(&["backend", "add", &url]).ok();
         // The library shows its keys to who looks closely.
         let mount = volume.mount_with(&["--log-level", "debug,reqsign_core=trace"]);
-        write(&mount.at, 0);
-        wait_until("all are proven", || settled(&volume));
-        assert_eq!(copies_at(&volume, "s3"), FILES as u64);
+        write_files(&mount.at, 0..FILES);
+        wait_until("all are proven", || volume.is_settled());
+        assert_eq!(volume.copies_at("s3"), FILES as u64);
         store.kill();
-        write(&mount.at, FILES);
+        write_files(&mount.at, FILES..2 * FILES);
         all_read(&mount.at, 2 * FILES);
         let status = volume.status();
         assert_ne!(status["queue"]["pending"], 0, "{status}");
         store.start_again();
         wait_until("it has healed", || {
-            copies_at(&volume, "s3") == 2 * FILES as u64 && settled(&volume)
+            volume.copies_at("s3") == 2 * FILES as u64 && volume.is_settled()
         });
         volume.cairn(&["checkpoint", "--now"]).ok();
         let shown = volume.cairn(&["config", "show"]).ok().stdout;
@@ -432,8 +346,8 @@ fn a_volume_goes_on_while_its_store_is_away_heals_and_is_got_back_from_the_store
         assert_eq!(backends.matches("s3://").count(), 1, "{backends}");
         let mount = volume.mount();
         all_read(&mount.at, 2 * FILES);
-        write(&mount.at, 2 * FILES);
-        wait_until("it is written to again", || copies_at(&volume, "s3") == 3 * FILES as u64);
+        write_files(&mount.at, 2 * FILES..3 * FILES);
+        wait_until("it is written to again", || volume.copies_at("s3") == 3 * FILES as u64);
         mount.umount().ok();
         volume.cairn(&["fsck"]).ok();
     }

@@ -3,6 +3,7 @@
 mod cluster;
 mod kubo;
 mod model;
+mod numbered;
 mod oracle;
 mod proxy;
 mod run;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use self::cluster::ClusterPeer;
 pub use self::kubo::KuboDaemon;
 pub use self::model::Random;
+pub use self::numbered::{all_read, content, write_files};
 pub use self::oracle::{Ack, Stop, Writer};
 pub use self::proxy::{Proxy, patient};
 pub use self::run::{Run, run};

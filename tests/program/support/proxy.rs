@@ -18,8 +18,12 @@ use cairnfs::backends::{Backend, BackendError, BackendSpec, Operation, open};
 const EACH: u64 = 13;
 /// One answer of so many has another bit.
 const EACH_FLIPPED: u64 = 5;
-/// One harm of so many is silence, which takes all of a deadline.
+/// One harm of so many is silence, which takes all of a deadline, and another one is an
+/// answer that does not come to its end within it.
 const SILENT: u64 = 100;
+const DRIPPING: u64 = 20;
+/// Between two bytes of that.
+const DRIP: Duration = Duration::from_millis(500);
 /// Of a call: many times what the slowest takes on a machine that does much else.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Nobody waits for longer.
@@ -38,6 +42,8 @@ enum Harm {
     Status(u16),
     /// Nobody answers, for as long as anybody waits.
     Silence,
+    /// It is carried out, and the answer comes byte by byte, for as long as anybody waits.
+    Drip,
     /// One bit of what is answered is another one.
     Flip,
 }
@@ -92,7 +98,11 @@ impl Counts {
         }
         let number = self.harmed.len() as u64;
         let quick = Harm::QUICK[(number % Harm::QUICK.len() as u64) as usize];
-        Some(if number.is_multiple_of(SILENT) { Harm::Silence } else { quick })
+        Some(match number % SILENT {
+            0 => Harm::Silence,
+            DRIPPING => Harm::Drip,
+            _ => quick,
+        })
     }
 }
 
@@ -225,7 +235,7 @@ fn serve(mut client: TcpStream, server: u16, counts: &Mutex<Counts>) -> io::Resu
                     .as_bytes(),
             );
         }
-        Some(Harm::Swallowed | Harm::Half | Harm::Flip) | None => {}
+        Some(Harm::Swallowed | Harm::Half | Harm::Drip | Harm::Flip) | None => {}
     }
     let mut upstream = TcpStream::connect(("127.0.0.1", server))?;
     upstream.set_read_timeout(Some(PATIENCE))?;
@@ -242,6 +252,18 @@ fn serve(mut client: TcpStream, server: u16, counts: &Mutex<Counts>) -> io::Resu
     match harm {
         Some(Harm::Swallowed) => Ok(()),
         Some(Harm::Half) => client.write_all(&answer[..answer.len() / 2]),
+        Some(Harm::Drip) => {
+            client.set_read_timeout(Some(DRIP))?;
+            for byte in answer {
+                client.write_all(&[byte])?;
+                // It says nothing more, until it hangs up.
+                match client.read(&mut [0]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    other => return other.map(drop),
+                }
+            }
+            Ok(())
+        }
         Some(Harm::Flip) => {
             let head = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap_or(0) + 4;
             let at = head + (request.print % (answer.len() - head).max(1) as u64) as usize;
