@@ -361,6 +361,16 @@ impl BackendSpec {
         Ok(Self { id, url: url.into() })
     }
 
+    /// The id that a user typed with a URL, if it has one.
+    ///
+    /// # Errors
+    /// As [`BackendSpec::parse`].
+    pub fn given_id(text: &str) -> Result<Option<BackendId>, InvalidBackendUrl> {
+        Self::parse(text, &[])?;
+        // What is no URL is a path, which has no parameters.
+        Ok(parse(text).ok().and_then(|parsed| parsed.id))
+    }
+
     /// The same place, opened so that nothing is written there.
     #[must_use]
     pub fn read_only(&self) -> Self {
@@ -427,6 +437,31 @@ impl BackendSpec {
             .map(|(key, value)| (key.into_owned(), value.into_owned()))
             .collect();
         self.keeping(|key| !ACCESS.contains(&key), &taken)
+    }
+
+    /// This backend at another address: that of `other` with all that its URL says. What
+    /// that leaves open (its tier, prices, limits) stays as it was.
+    #[must_use]
+    pub fn moved_to(&self, other: &Self) -> Self {
+        let (Ok(from), Ok(to)) = (Url::parse(&self.url), Url::parse(&other.url)) else {
+            return Self { id: self.id.clone(), url: other.url.clone() };
+        };
+        let one_kind = kind_of(&self.url) == kind_of(&other.url);
+        // `endpoint` is a part of the address; the rest says what the place is to the volume.
+        let stays = |key: &str, value: &str| {
+            matches!(key, "domain" | "capacity" | "read_only")
+                || PlaceSettings::default().set(key, value).is_some()
+                || one_kind && key != "endpoint" && !ACCESS.contains(&key)
+        };
+        let said = |key: &str| to.query_pairs().any(|(given, _)| given == key);
+        let kept: Vec<(String, String)> = from
+            .query_pairs()
+            .filter(|(key, value)| stays(key, value) && !said(key))
+            .map(|(key, value)| (key.into_owned(), value.into_owned()))
+            .collect();
+        let url = other.keeping(|_| true, &kept).url;
+        let url = if parse(&url).is_ok() { url } else { other.url.clone() };
+        Self { id: self.id.clone(), url }
     }
 
     /// With those of its parameters, and these.

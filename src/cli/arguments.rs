@@ -374,7 +374,9 @@ pub(super) enum Verb {
     /// that the interval (`checkpoint.delta_interval_s`) writes, or with --now one
     /// that is written at once and brought to the backends in reach. A volume that
     /// is not mounted has no interval: it is always written at once.
-    #[command(after_help = "Example:\n  cairn checkpoint --now --volume ~/volume")]
+    #[command(
+        after_help = "Examples:\n  cairn checkpoint --now ~/data\n  cairn checkpoint --now --volume ~/volume"
+    )]
     Checkpoint {
         /// Do not wait for the interval: write it at once.
         #[arg(long)]
@@ -382,9 +384,8 @@ pub(super) enum Verb {
         /// Write a new base, not a delta; at once.
         #[arg(long)]
         base: bool,
-        /// The volume's folder.
-        #[arg(long)]
-        volume: Option<PathBuf>,
+        #[command(flatten)]
+        target: MountOrVolume,
     },
     /// Make a volume from what a backend holds.
     Recover(Recover),

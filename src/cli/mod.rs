@@ -138,9 +138,9 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Verb::Import { file, dest } => car::import(&file, &dest, &output),
         Verb::Car { verb } => car::car(&verb, &output),
-        Verb::Checkpoint { now, base, volume } => {
-            let value =
-                Target::of_volume(volume)?.send(&Command::Checkpoint { base, now }, &output)?;
+        Verb::Checkpoint { now, base, target } => {
+            let target = Target::of_volume_or_path(target.mountpoint, target.volume)?;
+            let value = target.send(&Command::Checkpoint { base, now }, &output)?;
             output.fields(&value, &["sequence", "cid", "copies"]);
             Ok(())
         }

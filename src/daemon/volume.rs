@@ -519,7 +519,7 @@ impl Volume {
         let lock = Lock::take(dir)?;
         let clock = SystemClock;
         let bridge = Bridge::start(2).map_err(failed)?;
-        let recovered = {
+        let (recovered, specs) = {
             let engine: Arc<dyn Engine> =
                 Arc::new(EmbeddedEngine::open(&dir.join("meta"), 64 << 20).map_err(failed)?);
             let namespace = Namespace::open(Arc::clone(&engine), clock.now()).map_err(failed)?;
@@ -550,16 +550,11 @@ impl Volume {
             let event = EventRecord::new(clock.now(), EventKind::Recover, spec.id.as_str())
                 .detail(format!("checkpoint {}", recovered.manifest.sequence));
             namespace.append_event(&event).map_err(failed)?;
+            let places = Places::known(&options.from, &spec, recovered.backends.clone())?;
+            places.note(&namespace, clock.now()).map_err(failed)?;
             engine.persist().map_err(failed)?;
-            recovered
+            (recovered, places.specs)
         };
-        let mut specs = recovered.backends.clone();
-        if let Some(known) = specs.iter_mut().find(|known| known.is_same_place(&spec)) {
-            *known = known.with_auth_of(&spec);
-        } else {
-            let taken: Vec<_> = specs.iter().map(|known| known.id.clone()).collect();
-            specs.push(BackendSpec::parse(&options.from, &taken).map_err(usage)?);
-        }
         Self::write_settings(dir, &specs, &recovered.policy, &recovered.definitions)?;
         Config::set_local(dir, &options.local).map_err(failed)?;
         failpoint::reach("recover.settled");
@@ -580,6 +575,63 @@ impl Volume {
         volume.checkpointer.checkpoint(true).map_err(failed)?;
         volume.close()?;
         Ok(recovered)
+    }
+}
+
+/// The backends of a volume that is made again.
+struct Places {
+    specs: Vec<BackendSpec>,
+    /// The one that has another address than the checkpoint says.
+    moved: Option<BackendId>,
+    /// What was known at its new address: the same place by another name.
+    dropped: Vec<BackendId>,
+}
+
+impl Places {
+    /// The backends that a checkpoint names, with the one that it was read `from`: known by
+    /// the id that the user gave, or by its place; else it is one more.
+    fn known(from: &str, spec: &BackendSpec, mut specs: Vec<BackendSpec>) -> Result<Self, Failure> {
+        let (mut moved, mut dropped) = (None, Vec::new());
+        let given = BackendSpec::given_id(from).map_err(usage)?;
+        if let Some(known) = specs.iter_mut().find(|known| Some(&known.id) == given.as_ref()) {
+            if known.is_same_place(spec) {
+                *known = known.with_auth_of(spec);
+            } else {
+                let id = known.id.clone();
+                *known = known.moved_to(spec);
+                let twins = specs.iter().filter(|twin| twin.is_same_place(spec) && twin.id != id);
+                dropped.extend(twins.map(|twin| twin.id.clone()));
+                specs.retain(|spec| !dropped.contains(&spec.id));
+                moved = Some(id);
+            }
+        } else if let Some(known) = specs.iter_mut().find(|known| known.is_same_place(spec)) {
+            *known = known.with_auth_of(spec);
+        } else {
+            let taken: Vec<_> = specs.iter().map(|known| known.id.clone()).collect();
+            let one_more = BackendSpec::parse(from, &taken).map_err(usage)?;
+            let known = taken.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            tracing::warn!(
+                backend = %one_more.id, %known,
+                "the volume does not know this place: it is one more backend; was it one of \
+                 those that are known, at another address, recover into a new folder with id=ID \
+                 in the URL"
+            );
+            specs.push(one_more);
+        }
+        Ok(Self { specs, moved, dropped })
+    }
+
+    /// What they held before is looked at before it counts.
+    fn note(&self, namespace: &Namespace, now: Timestamp) -> Result<(), MetadataError> {
+        for id in &self.dropped {
+            namespace.forget_backend(id)?;
+            namespace.set_backend_record(id, None)?;
+        }
+        let Some(moved) = &self.moved else { return Ok(()) };
+        let known = namespace.backend_records()?.into_iter().find(|(id, _)| id == moved);
+        let known = known.map_or_else(BackendRecord::default, |(_, record)| record);
+        let record = BackendRecord { trusted_since: now, ..known };
+        namespace.set_backend_record(moved, Some(&record))
     }
 }
 

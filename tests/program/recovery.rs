@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{World, difference, make_tree, run, snapshot};
+use crate::support::{World, difference, make_tree, run, snapshot, wait_until};
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let mut command = Command::new("cp");
@@ -75,6 +75,42 @@ fn recovery_refuses_a_full_folder_an_empty_backend_and_a_missing_one() {
     let missing = recover(world.path("missing").to_str().unwrap());
     assert!(missing.code != 0 && missing.stderr.contains("missing"), "{missing:?}");
     assert!(!fresh.join("volume.json").exists(), "nothing that looks like a volume is left");
+}
+
+#[test]
+fn a_place_that_has_moved_is_the_same_one_when_its_id_says_so() {
+    let Some(world) = World::mountable("recovery::moved") else { return };
+    let before = format!("{}&tier=disk", world.backend_url("b"));
+    let volume = world.volume_on(&[before, world.backend_url("c")], "min=2,target=3,max=3");
+    let mount = volume.mount();
+    fs::write(mount.path("precious"), b"acknowledged").unwrap();
+    volume.cairn(&["sync"]).ok();
+    world.cairn(&["checkpoint", "--now", &mount.text("")]).ok();
+    mount.umount().ok();
+    fs::remove_dir_all(&volume.dir).unwrap();
+    fs::rename(world.path("b"), world.path("elsewhere")).unwrap();
+
+    let moved = world.backend_url("elsewhere");
+    let told = volume.cairn(&["recover", "--from", &moved]).ok();
+    assert!(told.stderr.contains("with id=ID") && told.stderr.contains("b, c"), "{told:?}");
+    let settings = || fs::read_to_string(volume.dir.join("cairn.toml")).unwrap();
+    assert_eq!(settings().matches("\nid = ").count(), 3, "{}", settings());
+    fs::remove_dir_all(&volume.dir).unwrap();
+
+    // What that recovery wrote there names it; who gives the id now is believed.
+    let told = volume.cairn(&["recover", "--from", &format!("{moved}&id=b")]).ok();
+    assert!(!told.stderr.contains("with id=ID"), "{told:?}");
+    let settings = settings();
+    assert_eq!(settings.matches("\nid = ").count(), 2, "{settings}");
+    let is_moved = settings.contains("elsewhere?domain=elsewhere&tier=disk");
+    assert!(is_moved, "{settings}");
+    let mount = volume.mount();
+    assert_eq!(fs::read(mount.path("precious")).unwrap(), b"acknowledged");
+    // What was proven before it moved is proven anew, and then all is as it was.
+    wait_until("both are proven", || volume.is_settled());
+    assert_eq!((volume.copies_at("b"), volume.copies_at("c")), (1, 1));
+    mount.umount().ok();
+    volume.cairn(&["fsck"]).ok();
 }
 
 #[test]
