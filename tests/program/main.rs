@@ -50,5 +50,6 @@ mod semantics;
 mod soak;
 mod sparse;
 mod stuck;
+mod tls;
 mod unixfs_attributes;
 mod verbs;

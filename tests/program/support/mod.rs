@@ -8,6 +8,7 @@ mod oracle;
 mod proxy;
 mod run;
 mod store;
+mod tls;
 mod tree;
 
 use std::fs;
@@ -24,6 +25,7 @@ pub use self::oracle::{Ack, Stop, Writer};
 pub use self::proxy::{Proxy, patient};
 pub use self::run::{Run, run};
 pub use self::store::{SECRET, Software, Store};
+pub use self::tls::TlsFront;
 pub use self::tree::{Entry, difference, make_tree, snapshot};
 
 /// A temporary home with everything that a test makes in it.
