@@ -210,6 +210,9 @@ async fn blocks_parts_and_dags_are_read_as_the_gateway_specification_says() {
         ("/ipfs/nothing?format=raw".to_owned(), 400),
         (format!("/ipfs/{}", folder.cid), 406),
         (format!("/ipfs/{}?format=car&dag-scope=half", folder.cid), 400),
+        (format!("/ipfs/{}/a?format=car&entity-bytes=4", folder.cid), 400),
+        (format!("/ipfs/{}/a?format=car&entity-bytes=11:*", folder.cid), 400),
+        (format!("/ipfs/{}/a?format=car&entity-bytes=0:-12", folder.cid), 400),
     ] {
         assert_eq!(served.ask(&path, READ, None).await.status(), status, "{path}");
     }
@@ -222,6 +225,18 @@ async fn blocks_parts_and_dags_are_read_as_the_gateway_specification_says() {
         ("/a&dag-scope=entity", vec![&folder, &file, &leaves[0], &leaves[1]]),
         ("/a&dag-scope=block", vec![&folder, &file]),
         ("/b", vec![&folder, &other]),
+        // Bytes of a file; its first leaf has six.
+        ("/a&entity-bytes=0:5", vec![&folder, &file, &leaves[0]]),
+        ("/a&entity-bytes=5:6", vec![&folder, &file, &leaves[0], &leaves[1]]),
+        ("/a&entity-bytes=6:*", vec![&folder, &file, &leaves[1]]),
+        ("/a&entity-bytes=-5:*", vec![&folder, &file, &leaves[1]]),
+        ("/a&entity-bytes=-99:0", vec![&folder, &file, &leaves[0]]),
+        ("/a&entity-bytes=0:-6", vec![&folder, &file, &leaves[0]]),
+        ("/a&entity-bytes=0:99", vec![&folder, &file, &leaves[0], &leaves[1]]),
+        ("/a&entity-bytes=7:3", vec![&folder, &file]),
+        ("/a&dag-scope=all&entity-bytes=10:10", vec![&folder, &file, &leaves[1]]),
+        ("/b&entity-bytes=1:2", vec![&folder, &other]),
+        ("&entity-bytes=1:2", vec![&folder]),
     ] {
         let (path, more) =
             path.split_once('&').map_or((path, String::new()), |(p, m)| (p, format!("&{m}")));

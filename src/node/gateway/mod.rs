@@ -84,6 +84,37 @@ enum Scope {
     All,
 }
 
+/// `entity-bytes=`: which bytes of a file are wanted, as blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct EntityBytes {
+    /// The first; below zero it is counted from the end.
+    from: i64,
+    /// The last; none is the end.
+    to: Option<i64>,
+}
+
+impl EntityBytes {
+    fn parse(text: &str) -> Option<Self> {
+        let (from, to) = text.split_once(':')?;
+        let to = if to == "*" { None } else { Some(to.parse().ok()?) };
+        Some(Self { from: from.parse().ok()?, to })
+    }
+
+    /// Of a file of `len` bytes; empty where it asks for none. `None`: all that it asks for
+    /// is beyond the file.
+    fn of(self, len: u64) -> Option<Range<u64>> {
+        let end = i128::from(len);
+        let at = |n: i64| if n < 0 { end + i128::from(n) } else { i128::from(n) };
+        let (from, last) = (at(self.from), self.to.map_or(end - 1, at));
+        if from >= end.max(1) || (last < 0 && len > 0) {
+            return None;
+        }
+        let inside = |n: i128| u64::try_from(n.clamp(0, end)).unwrap_or(len);
+        let (from, to) = (inside(from), inside(last + 1));
+        Some(from..to.max(from))
+    }
+}
+
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -118,13 +149,20 @@ fn form(
     Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, ErrorKind::Unsupported, message))
 }
 
-fn scope(query: &HashMap<String, String>) -> Result<Scope, Refusal> {
-    match query.get("dag-scope").map(String::as_str) {
-        None | Some("all") => Ok(Scope::All),
-        Some("entity") => Ok(Scope::Entity),
-        Some("block") => Ok(Scope::Block),
-        Some(_) => Err(invalid("dag-scope is block, entity or all")),
+/// How much of a DAG; `entity-bytes=` implies `dag-scope=entity`.
+fn scope(query: &HashMap<String, String>) -> Result<(Scope, Option<EntityBytes>), Refusal> {
+    if let Some(text) = query.get("entity-bytes") {
+        let part = EntityBytes::parse(text)
+            .ok_or_else(|| invalid("entity-bytes is FROM:TO, numbers or, for TO, *"))?;
+        return Ok((Scope::Entity, Some(part)));
     }
+    let scope = match query.get("dag-scope").map(String::as_str) {
+        None | Some("all") => Scope::All,
+        Some("entity") => Scope::Entity,
+        Some("block") => Scope::Block,
+        Some(_) => return Err(invalid("dag-scope is block, entity or all")),
+    };
+    Ok((scope, None))
 }
 
 async fn block(source: &dyn Source, id: &Cid) -> Result<Bytes, BackendError> {
@@ -234,8 +272,7 @@ async fn by_cid(
         let chain = resolve(&*served.source, root, &names).await?;
         unixfs::answer(&served.source, chain, &path, &headers).await?
     } else {
-        let scope = scope(&query)?;
-        dag(&served.source, root, &names, (form, scope), &headers).await?
+        dag(&served.source, root, &names, (form, scope(&query)?), &headers).await?
     };
     let path = HeaderValue::from_str(&format!("/ipfs/{}", encoded(path.as_bytes())));
     let path = path.map_err(|error| invalid(format!("a header: {error}")))?;
@@ -248,7 +285,7 @@ async fn dag(
     source: &Arc<dyn Source>,
     root: Cid,
     names: &[&str],
-    (form, scope): (Form, Scope),
+    (form, (mut scope, part)): (Form, (Scope, Option<EntityBytes>)),
     headers: &HeaderMap,
 ) -> Answer {
     if form == Form::Raw {
@@ -266,17 +303,38 @@ async fn dag(
         return Ok(response);
     }
     // Other blocks in another order are the same DAG.
-    let tag = format!("W/\"{root}.{}.car.{scope:?}\"", names.len());
+    let of_part = part.map_or_else(String::new, |part| {
+        format!(".{}:{}", part.from, part.to.map_or("*".to_owned(), |to| to.to_string()))
+    });
+    let tag = format!("W/\"{root}.{}.car.{scope:?}{of_part}\"", names.len());
     if names.is_empty() && is_known(headers, &tag, None) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     let chain = resolve(&**source, root, names).await?;
     let id = chain.last().map_or(root, |(id, _)| *id);
-    let mut response = car::car(source, root, chain, scope)?;
+    let bytes = match (part, chain.last()) {
+        (Some(part), Some((id, data))) => bytes_of(part, id, data)?,
+        _ => None,
+    };
+    if bytes.as_ref().is_some_and(Range::is_empty) {
+        scope = Scope::Block;
+    }
+    let mut response = car::car(source, root, chain, (scope, bytes))?;
     let kind = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
     say(&mut response, &format!("{id}.car"), (kind, &tag))?;
     response.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
     Ok(response)
+}
+
+/// Which bytes of a file are wanted; `None` for what is none, and comes whole.
+fn bytes_of(part: EntityBytes, id: &Cid, data: &Bytes) -> Result<Option<Range<u64>>, Refusal> {
+    let len = match parse_node(id, data) {
+        Ok(Node::Raw(data)) => data.len() as u64,
+        Ok(Node::File { size, .. }) => size,
+        _ => return Ok(None),
+    };
+    let beyond = || invalid(format!("the file has {len} bytes: entity-bytes is beyond them"));
+    part.of(len).map(Some).ok_or_else(beyond)
 }
 
 /// What every answer of blocks has in its head.
