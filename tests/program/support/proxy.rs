@@ -179,7 +179,9 @@ impl Drop for Proxy {
 /// Asks again as long as a queue would; so often it has to be enough.
 struct Patient;
 
-const TRIES: usize = 100;
+/// A call ends at its first failure, and each of its requests may be harmed once: of
+/// hundreds of them in one call, as many tries are needed at the worst.
+const TRIES: usize = 1000;
 
 #[async_trait]
 impl Around for Patient {
