@@ -20,6 +20,7 @@ mod operation;
 mod overlap;
 mod pack;
 pub mod peer;
+mod pinning;
 mod settings;
 mod web;
 pub mod wrap;
@@ -32,6 +33,7 @@ pub use self::memory::MemoryBackend;
 pub use self::open::{BackendSpec, InvalidBackendUrl, kind_of, open, open_in};
 pub use self::operation::Operation;
 pub use self::overlap::{overlaps, refuse_overlap};
+pub use self::pinning::PinningBackend;
 pub use self::settings::{Micros, PlaceOptions, PlaceSettings, Price, Scrub};
 
 use std::ops::Range;

@@ -12,14 +12,15 @@ use super::kubo::{self, Address, KUBO, KuboBackend};
 use super::object::{self, ObjectBackend, S3Settings};
 use super::pack::{self, Form, PACK_SIZE, PackBackend};
 use super::peer::{self, PeerBackend};
+use super::pinning::{PinningBackend, PinningSettings};
 use super::settings::{PlaceOptions, PlaceSettings, is_name};
 use super::{Backend, BackendError, DirBackend, ErrorKind, web};
 use crate::runtime::{SecretSource, is_secret_name};
 use crate::types::{BackendId, ByteSize, printable};
 
 /// Settings that say how a place is reached and with whose rights, not what it is.
-const ACCESS: [&str; 8] =
-    ["auth", "profile", "region", "style", "ca", "conditional", "kubo", "kubo_auth"];
+const ACCESS: [&str; 9] =
+    ["auth", "profile", "region", "style", "ca", "conditional", "kubo", "kubo_auth", "gateway"];
 /// Those of them that say whose keys are used.
 const KEYS: [&str; 3] = ["auth", "profile", "kubo_auth"];
 /// `gather=` of a place where small blocks share objects.
@@ -32,7 +33,8 @@ pub struct BackendSpec {
     /// Its id in the volume.
     pub id: BackendId,
     /// `file:///path`, `car:///path`, `parquet:///path`, `s3://bucket/prefix`,
-    /// `ipfs://host:5001/folder` or `ipfs-cluster://host:9094/folder`.
+    /// `ipfs://host:5001/folder`, `ipfs-cluster://host:9094/folder` or
+    /// `pinning+https://host/root`.
     /// Query parameters are settings: `domain=`, `capacity=`, `read_only=1`, those of
     /// [`PlaceSettings`], and of its kind.
     pub url: String,
@@ -87,6 +89,7 @@ enum Kind {
     /// Another Cairn.
     Peer(Box<peer::Address>),
     Cluster(Box<ClusterSettings>),
+    Pinning(Box<PinningSettings>),
 }
 
 impl Kind {
@@ -101,13 +104,16 @@ impl Kind {
             Self::Kubo(address) => address.set(key, value),
             Self::Peer(address) => address.set(key, value),
             Self::Cluster(settings) => settings.set(key, value),
+            Self::Pinning(settings) => settings.set(key, value),
         }
     }
 
     /// Whether small blocks share objects there.
     fn has_packs(&self) -> bool {
         match self {
-            Self::Dir(_) | Self::Kubo(_) | Self::Peer(_) | Self::Cluster(_) => false,
+            Self::Dir(_) | Self::Kubo(_) | Self::Peer(_) | Self::Cluster(_) | Self::Pinning(_) => {
+                false
+            }
             Self::Archives(..) => true,
             Self::S3(settings) => settings.packs(),
         }
@@ -119,6 +125,7 @@ impl Kind {
             Self::Dir(_) | Self::Archives(..) | Self::Kubo(_) | Self::Peer(_) => Ok(()),
             Self::S3(settings) => settings.check(),
             Self::Cluster(settings) => settings.check(),
+            Self::Pinning(settings) => settings.check(),
         }
     }
 
@@ -137,6 +144,7 @@ impl Kind {
                 "auth, ca, durable, kubo, kubo_auth, fetch, replication_min, replication_max, \
                  allocations, metadata, expire_in, "
             }
+            Self::Pinning(_) => "auth, ca, folder, gateway, kubo, kubo_auth, keep, ",
         }
     }
 
@@ -147,7 +155,7 @@ impl Kind {
                 "what a place over a network asks for (a directory asks for nothing)"
             }
             Self::S3(_) => object::GIVES,
-            Self::Kubo(_) | Self::Cluster(_) => kubo::GIVES,
+            Self::Kubo(_) | Self::Cluster(_) | Self::Pinning(_) => kubo::GIVES,
             Self::Peer(_) => peer::GIVES,
         }
     }
@@ -163,6 +171,7 @@ impl Kind {
             (Self::Kubo(one), Self::Kubo(two)) => one.is_same_place(two),
             (Self::Peer(one), Self::Peer(two)) => one.is_same_place(two),
             (Self::Cluster(one), Self::Cluster(two)) => one.is_same_place(two),
+            (Self::Pinning(one), Self::Pinning(two)) => one.is_same_place(two),
             _ => false,
         }
     }
@@ -219,12 +228,15 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
         "ipfs-cluster" | "ipfs-cluster+https" => {
             Kind::Cluster(Box::new(ClusterSettings::of(&url).map_err(invalid)?))
         }
+        "pinning+http" | "pinning+https" => {
+            Kind::Pinning(Box::new(PinningSettings::of(&url).map_err(invalid)?))
+        }
         scheme => {
             return Err(invalid(format!(
                 "`{scheme}` is not a kind of backend: write file:///path, a path \
                  (./ before a relative one with a colon), car:///path, parquet:///path, \
-                 s3://BUCKET/PREFIX, ipfs://HOST:5001, ipfs-cluster://HOST:9094 or \
-                 cairn://HOST:7180"
+                 s3://BUCKET/PREFIX, ipfs://HOST:5001, ipfs-cluster://HOST:9094, \
+                 pinning+https://HOST or cairn://HOST:7180"
             )));
         }
     };
@@ -306,6 +318,7 @@ fn slug(kind: &Kind) -> String {
         Kind::Kubo(address) => address.slug().to_owned(),
         Kind::Peer(address) => address.slug(),
         Kind::Cluster(settings) => settings.slug().to_owned(),
+        Kind::Pinning(settings) => settings.slug().to_owned(),
     };
     let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
     let clean: String = name.chars().map(plain).collect();
@@ -399,6 +412,9 @@ impl BackendSpec {
             Kind::Cluster(settings) => {
                 (!settings.is_loopback()).then(|| settings.host().to_owned())
             }
+            Kind::Pinning(settings) => {
+                (!settings.is_loopback()).then(|| settings.host().to_owned())
+            }
         }
     }
 
@@ -407,7 +423,9 @@ impl BackendSpec {
     pub fn path(&self) -> Option<PathBuf> {
         match parse(&self.url).ok()?.kind {
             Kind::Dir(path) | Kind::Archives(_, path, _) => Some(path),
-            Kind::S3(_) | Kind::Kubo(_) | Kind::Peer(_) | Kind::Cluster(_) => None,
+            Kind::S3(_) | Kind::Kubo(_) | Kind::Peer(_) | Kind::Cluster(_) | Kind::Pinning(_) => {
+                None
+            }
         }
     }
 
@@ -489,6 +507,7 @@ pub fn kind_of(url: &str) -> &'static str {
         Ok(Kind::Kubo(_)) => "kubo",
         Ok(Kind::Archives(form, ..)) => form.name(),
         Ok(Kind::Cluster(_)) => "cluster",
+        Ok(Kind::Pinning(_)) => "pinning",
         Ok(Kind::Peer(_)) => "cairn",
         Ok(Kind::Dir(_)) | Err(_) => "dir",
     }
@@ -550,6 +569,9 @@ pub fn open_in(
         Kind::Peer(address) => Ok(Arc::new(PeerBackend::open(&address, parsed.options)?)),
         Kind::Cluster(settings) => {
             Ok(Arc::new(ClusterBackend::open(&settings, parsed.options, create)?))
+        }
+        Kind::Pinning(settings) => {
+            Ok(Arc::new(PinningBackend::open(&settings, parsed.options, create)?))
         }
     }
 }

@@ -39,6 +39,7 @@ mod names;
 mod nodes;
 mod packages;
 mod packs;
+mod pinning_backend;
 mod pins;
 mod policies;
 mod postgres;

@@ -28,8 +28,8 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::kubo::{
-    Address, Holders, Listings, NamePin, Pin, Pinned, Pins, Room, Rpc, Turns, cluster_key, flushes,
-    is_too_old, names,
+    Address, Holders, Listings, NamePin, Named, Pin, Pinned, Pins, Room, Rpc, Turns, cluster_key,
+    flushes, is_too_old, names,
 };
 use super::{
     Backend, BackendError, Capabilities, ErrorKind, Layout, ListPage, PlaceOptions, Presence,
@@ -250,10 +250,6 @@ impl Pinned for ClusterBackend {
         self.rpc.at()
     }
 
-    fn holders(&self) -> &Holders {
-        &self.holders
-    }
-
     fn order(&self, id: &Cid) -> Vec<u8> {
         cluster_key(id)
     }
@@ -261,6 +257,13 @@ impl Pinned for ClusterBackend {
     async fn pins(&self) -> Result<Pins, BackendError> {
         let only = [("filter", "pin")];
         Ok(Pins(self.rpc.request(Method::GET, "allocations", &only, None).await?))
+    }
+}
+
+#[async_trait]
+impl Named for ClusterBackend {
+    fn holders(&self) -> &Holders {
+        &self.holders
     }
 
     async fn name_pins(&self, prefix: &str) -> Result<Vec<NamePin>, BackendError> {

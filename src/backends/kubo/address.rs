@@ -55,6 +55,8 @@ pub struct Address {
     tls: bool,
     host: String,
     port: u16,
+    /// Where its API begins, when the URL says it.
+    root: Option<String>,
     /// What keeps volumes at one Kubo apart; empty for the only one.
     pub(in crate::backends) folder: String,
     /// `auth=`: where the Authorization header comes from.
@@ -81,15 +83,25 @@ impl Address {
             Some(Host::Ipv6(ip)) => format!("[{ip}]"),
             _ => return Err(scheme.usage.into()),
         };
-        let folder = url.path().trim_matches('/').to_owned();
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
-        if folder.len() > FOLDER_MAX || !folder.bytes().all(plain) {
-            return Err(format!(
-                "the folder after the port has at most {FOLDER_MAX} of a-z, 0-9, `-`, `_`, `.`"
-            ));
-        }
+        let folder = folder(url.path().trim_matches('/'))
+            .map_err(|why| format!("the folder after the port {why}"))?;
         let port = url.port().unwrap_or(if tls { TLS_PORT } else { scheme.port });
-        Ok(Self { scheme, tls, host, port, folder, auth: None, ca: None, durable: false })
+        let (root, auth, ca) = (None, None, None);
+        Ok(Self { scheme, tls, host, port, root, folder, auth, ca, durable: false })
+    }
+
+    /// The same for servers whose API begins at the path of the URL.
+    ///
+    /// # Errors
+    /// As [`Address::of`].
+    pub(in crate::backends) fn with_root(
+        scheme: &'static Scheme,
+        url: &Url,
+    ) -> Result<Self, String> {
+        let mut place = url.clone();
+        place.set_path("");
+        let root = format!("{}/", url.path().trim_end_matches('/'));
+        Ok(Self { root: Some(root), ..Self::of(scheme, &place)? })
     }
 
     /// Takes a parameter of the URL; `None` when it is not one of a Kubo's.
@@ -116,6 +128,7 @@ impl Address {
             tls: false,
             host: self.host.clone(),
             port,
+            root: None,
             folder: String::new(),
             auth: None,
             ca: None,
@@ -131,12 +144,18 @@ impl Address {
     /// Whether both are one folder of one Kubo.
     pub fn is_same_place(&self, other: &Self) -> bool {
         let host = self.host_for_domain() == other.host_for_domain();
-        host && (self.port, &self.folder) == (other.port, &other.folder)
+        let here = |one: &Self| (one.port, one.root.clone(), one.folder.clone());
+        host && here(self) == here(other)
     }
 
     /// As people write it, without parameters.
     pub(in crate::backends) fn shown(&self) -> String {
         let scheme = if self.tls { self.scheme.tls } else { self.scheme.plain };
+        if let Some(root) = &self.root {
+            let root = root.trim_end_matches('/');
+            let which = if self.folder.is_empty() { "" } else { "?folder=" };
+            return format!("{scheme}://{}:{}{root}{which}{}", self.host, self.port, self.folder);
+        }
         let slash = if self.folder.is_empty() { "" } else { "/" };
         format!("{scheme}://{}:{}{slash}{}", self.host, self.port, self.folder)
     }
@@ -144,7 +163,8 @@ impl Address {
     /// The root of its API.
     pub(super) fn base(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        format!("{scheme}://{}:{}{}", self.host, self.port, self.scheme.root)
+        let root = self.root.as_deref().unwrap_or(self.scheme.root);
+        format!("{scheme}://{}:{}{root}", self.host, self.port)
     }
 
     /// What its failures mean.
@@ -179,6 +199,18 @@ impl Address {
     pub(in crate::backends) fn failure_domain(&self) -> String {
         format!("host:{}", self.host_for_domain())
     }
+}
+
+/// What keeps volumes at one server apart.
+///
+/// # Errors
+/// With what it may be.
+pub(in crate::backends) fn folder(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+    if text.len() > FOLDER_MAX || !text.bytes().all(plain) {
+        return Err(format!("has at most {FOLDER_MAX} of a-z, 0-9, `-`, `_`, `.`"));
+    }
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]

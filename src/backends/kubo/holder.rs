@@ -97,6 +97,11 @@ impl Holders {
         Self { codec: cid::RAW, ..Self::new(&format!("cluster:{folder}")) }
     }
 
+    /// Of a folder at a pinning service: as at a cluster, and no folder of one.
+    pub fn at_service(folder: &str) -> Self {
+        Self { codec: cid::RAW, ..Self::new(&format!("service:{folder}")) }
+    }
+
     /// What is pinned for a block of this length.
     ///
     /// # Errors

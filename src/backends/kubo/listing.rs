@@ -61,17 +61,11 @@ impl Pin {
     }
 }
 
-/// A place that keeps blocks and names by pins.
+/// A place that keeps names by pins.
 #[async_trait]
-pub(in crate::backends) trait Pinned: Send + Sync {
-    /// Where it is, without secrets.
-    fn at(&self) -> &str;
+pub(in crate::backends) trait Named: Send + Sync {
     /// Its folder's pins.
     fn holders(&self) -> &Holders;
-    /// Where its index of pins has a CID.
-    fn order(&self, id: &Cid) -> Vec<u8>;
-    /// Pins of blocks, and maybe others, in that order.
-    async fn pins(&self) -> Result<Pins, BackendError>;
     /// Pins of names that begin with `prefix`.
     async fn name_pins(&self, prefix: &str) -> Result<Vec<NamePin>, BackendError>;
     /// Pins what is pinned for a name, durably; of one that is listed makes sure.
@@ -83,6 +77,17 @@ pub(in crate::backends) trait Pinned: Send + Sync {
     ) -> Result<(), BackendError>;
     /// Ends a pin; false when there was none.
     async fn unpin(&self, holder: &Cid) -> Result<bool, BackendError>;
+}
+
+/// One that lists the pins of blocks as a stream.
+#[async_trait]
+pub(in crate::backends) trait Pinned: Named {
+    /// Where it is, without secrets.
+    fn at(&self) -> &str;
+    /// Where its index of pins has a CID.
+    fn order(&self, id: &Cid) -> Vec<u8>;
+    /// Pins of blocks, and maybe others, in that order.
+    async fn pins(&self) -> Result<Pins, BackendError>;
 }
 
 /// Pins, as they come.

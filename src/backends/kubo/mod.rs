@@ -22,13 +22,13 @@ mod store;
 pub(crate) mod tests;
 mod turns;
 
-pub(super) use self::address::{Address, GIVES, KUBO, Scheme};
+pub(super) use self::address::{Address, GIVES, KUBO, Scheme, folder};
 pub(super) use self::car::form;
 use self::error::is_not_pinned;
 pub(super) use self::error::{Words, is_absent, of_status};
 use self::holder::index_key;
 pub(super) use self::holder::{Holders, NamePin, cluster_key};
-pub(super) use self::listing::{LENGTH, Listings, Pin, Pinned, Pins};
+pub(super) use self::listing::{LENGTH, Listings, Named, Pin, Pinned, Pins};
 pub(super) use self::rpc::Rpc;
 pub(super) use self::store::generations;
 pub(super) use self::turns::{Room, Turns};
@@ -215,10 +215,6 @@ impl Pinned for KuboBackend {
         self.rpc.at()
     }
 
-    fn holders(&self) -> &Holders {
-        &self.holders
-    }
-
     fn order(&self, id: &Cid) -> Vec<u8> {
         index_key(id)
     }
@@ -226,6 +222,13 @@ impl Pinned for KuboBackend {
     async fn pins(&self) -> Result<Pins, BackendError> {
         let arguments = [("type", "recursive"), ("stream", "true")];
         Ok(Pins(self.rpc.send("pin/ls", &arguments, None).await?))
+    }
+}
+
+#[async_trait]
+impl Named for KuboBackend {
+    fn holders(&self) -> &Holders {
+        &self.holders
     }
 
     async fn name_pins(&self, prefix: &str) -> Result<Vec<NamePin>, BackendError> {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::holder::NamePin;
-use super::listing::Pinned;
+use super::listing::Named;
 use crate::backends::{BackendError, check};
 use crate::types::Cid;
 
 /// Names that begin with `prefix`, sorted, with their CIDs.
 pub(in crate::backends) async fn all(
-    place: &dyn Pinned,
+    place: &dyn Named,
     prefix: &str,
 ) -> Result<Vec<(String, Cid)>, BackendError> {
     let mut newest: BTreeMap<String, NamePin> = BTreeMap::new();
@@ -27,7 +27,7 @@ pub(in crate::backends) async fn all(
 /// Pins the new one before the old one goes: a crash leaves both, and the higher number
 /// holds.
 pub(in crate::backends) async fn point(
-    place: &dyn Pinned,
+    place: &dyn Named,
     name: &str,
     target: &Cid,
 ) -> Result<(), BackendError> {
@@ -51,10 +51,7 @@ pub(in crate::backends) async fn point(
 }
 
 /// Removes a name.
-pub(in crate::backends) async fn forget(
-    place: &dyn Pinned,
-    name: &str,
-) -> Result<(), BackendError> {
+pub(in crate::backends) async fn forget(place: &dyn Named, name: &str) -> Result<(), BackendError> {
     check::name(name)?;
     for pin in pins_of(place, name).await? {
         place.unpin(&pin.holder).await?;
@@ -62,7 +59,7 @@ pub(in crate::backends) async fn forget(
     Ok(())
 }
 
-async fn pins_of(place: &dyn Pinned, name: &str) -> Result<Vec<NamePin>, BackendError> {
+async fn pins_of(place: &dyn Named, name: &str) -> Result<Vec<NamePin>, BackendError> {
     let mut pins = place.name_pins(name).await?;
     pins.retain(|pin| pin.name == name);
     Ok(pins)

@@ -13,8 +13,9 @@ use ::cid::multibase::Base;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body as _;
 use parking_lot::RwLock;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use reqwest::{Body, Client, Method, StatusCode, Url};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::address::Address;
@@ -141,6 +142,29 @@ impl Rpc {
         arguments: &[(&str, &str)],
         form: Option<Pieces>,
     ) -> Result<Answer, BackendError> {
+        let body = form.map(|form| (car::CONTENT_TYPE, Body::wrap(form)));
+        self.exchange(method, (path, arguments), &[], body).await
+    }
+
+    /// Sends a request with a JSON value.
+    pub async fn post_json<T: Serialize + Sync>(
+        &self,
+        path: &str,
+        value: &T,
+    ) -> Result<Answer, BackendError> {
+        let text = serde_json::to_vec(value).map_err(|error| invalid(error.to_string()))?;
+        let body = ("application/json", Body::from(text));
+        self.exchange(Method::POST, (path, &[]), &[], Some(body)).await
+    }
+
+    /// Sends a request with these headers, and a body of this type.
+    pub async fn exchange(
+        &self,
+        method: Method,
+        (path, arguments): (&str, &[(&str, &str)]),
+        headers: &[(HeaderName, &'static str)],
+        body: Option<(&'static str, Body)>,
+    ) -> Result<Answer, BackendError> {
         let mut url = self
             .base
             .join(path)
@@ -152,8 +176,11 @@ impl Rpc {
         if let Some(secret) = self.secret.read().clone() {
             request = request.header(AUTHORIZATION, secret);
         }
-        if let Some(form) = form {
-            request = request.header(CONTENT_TYPE, car::CONTENT_TYPE).body(Body::wrap(form));
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        if let Some((kind, body)) = body {
+            request = request.header(CONTENT_TYPE, kind).body(body);
         }
         let response =
             request.send().await.map_err(|cut| error::of_transport(self.words, &self.at, cut))?;

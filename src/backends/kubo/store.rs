@@ -12,7 +12,7 @@ use super::KuboBackend;
 use super::car::form;
 use super::error::{is_absent, is_not_pinned, of_message};
 use super::holder::raw;
-use super::listing::Pinned;
+use super::listing::{Named, Pinned};
 use crate::backends::{BackendError, ErrorKind, Presence, check};
 use crate::content::parse_node;
 use crate::types::{Block, Cid, cid};

@@ -20,8 +20,10 @@ pub struct ClusterPeer<'w> {
     pub port: u16,
     /// Of the IPFS proxy.
     pub proxy: u16,
+    /// Of the Pinning Service API.
+    pub service: u16,
     swarm: u16,
-    /// `USER:PASSWORD` that the REST API asks for.
+    /// `USER:PASSWORD` that both APIs ask for.
     credentials: Option<String>,
     /// Address of another peer.
     first: Option<String>,
@@ -71,10 +73,20 @@ impl<'w> ClusterPeer<'w> {
             return None;
         }
         let kubo = KuboDaemon::start_as(world, test, &format!("{name}-kubo"), true)?;
-        let (port, proxy, swarm) = (free(), free(), free());
+        let (port, proxy, service, swarm) = (free(), free(), free(), free());
         let name = name.to_owned();
-        let mut peer =
-            Self { world, name, kubo, port, proxy, swarm, credentials, first, daemon: None };
+        let mut peer = Self {
+            world,
+            name,
+            kubo,
+            port,
+            proxy,
+            service,
+            swarm,
+            credentials,
+            first,
+            daemon: None,
+        };
         peer.init();
         peer.up();
         Some(peer)
@@ -114,12 +126,14 @@ impl<'w> ClusterPeer<'w> {
         all["consensus"]["crdt"]["rebroadcast_interval"] = json!("1s");
         let api = &mut all["api"];
         api["restapi"]["http_listen_multiaddress"] = tcp(self.port);
+        api["pinsvcapi"]["http_listen_multiaddress"] = tcp(self.service);
         if let Some((user, password)) = self.credentials.as_ref().and_then(|c| c.split_once(':')) {
-            api["restapi"]["basic_auth_credentials"] = json!({ user: password });
+            for name in ["restapi", "pinsvcapi"] {
+                api[name]["basic_auth_credentials"] = json!({ user: password });
+            }
         }
         api["ipfsproxy"]["listen_multiaddress"] = tcp(self.proxy);
         api["ipfsproxy"]["node_multiaddress"] = tcp(self.kubo.port());
-        api.as_object_mut().unwrap().remove("pinsvcapi");
         let kubo = &mut all["ipfs_connector"]["ipfshttp"];
         kubo["node_multiaddress"] = tcp(self.kubo.port());
         kubo["connect_swarms_delay"] = json!("1s");

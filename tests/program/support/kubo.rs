@@ -13,6 +13,7 @@ pub struct KuboDaemon<'w> {
     world: &'w World,
     repo: PathBuf,
     port: u16,
+    gateway: u16,
     /// It speaks with other daemons, of loopback.
     online: bool,
     daemon: Option<Child>,
@@ -30,10 +31,13 @@ impl<'w> KuboDaemon<'w> {
             skip(test, "ipfs (Kubo) is not in the PATH");
             return None;
         }
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let mut kubo = Self { world, repo: world.path(name), port, online, daemon: None };
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let both = (free(), free());
+        let port = both.0.local_addr().unwrap().port();
+        let gateway = both.1.local_addr().unwrap().port();
+        drop(both);
+        let repo = world.path(name);
+        let mut kubo = Self { world, repo, port, gateway, online, daemon: None };
         kubo.init();
         kubo.up();
         Some(kubo)
@@ -43,6 +47,8 @@ impl<'w> KuboDaemon<'w> {
         self.ipfs(&["init", "--empty-repo", "--profile=test,unixfs-v1-2025"]).ok();
         let api = format!("/ip4/127.0.0.1/tcp/{}", self.port);
         self.ipfs(&["config", "Addresses.API", &api]).ok();
+        let gateway = format!("/ip4/127.0.0.1/tcp/{}", self.gateway);
+        self.ipfs(&["config", "Addresses.Gateway", &gateway]).ok();
         // As its message asks for.
         let spec = self.ipfs(&["config", "Datastore.Spec"]).ok().stdout;
         let spec = spec.replace("\"sync\": false", "\"sync\": true");
@@ -117,6 +123,11 @@ impl<'w> KuboDaemon<'w> {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The address of its gateway.
+    pub fn gateway(&self) -> String {
+        format!("http://127.0.0.1:{}", self.gateway)
     }
 
     /// Kubo's own collection.
