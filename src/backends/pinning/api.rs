@@ -17,8 +17,11 @@ use crate::types::{Cid, Timestamp};
 const ALL: &str = "queued,pinning,pinned,failed";
 /// CIDs of one request: the most that the API allows.
 const ASKED: usize = 10;
-/// Requests of one answer: with the addresses of the service a request has some kilobytes.
-const LISTED: usize = 200;
+/// Requests of one answer: the most that the API allows. Some services (IPFS Cluster) tell
+/// times in whole seconds, and all of one have to fit.
+const LISTED: usize = 1000;
+/// The longest answer: with the addresses of the service a request has some kilobytes.
+const ANSWER_MAX: usize = 8 << 20;
 /// Addresses of ours that are sent: the most that the API allows.
 pub(super) const ORIGINS: usize = 20;
 /// As they are in a path.
@@ -148,19 +151,17 @@ pub(super) struct Which<'w> {
 }
 
 impl PinningBackend {
-    /// Asks for a pin; with `instead`, in the place of that request.
+    /// Asks for a pin.
     pub(super) async fn ask_for(
         &self,
         holder: &Cid,
         name: &str,
         len: Option<u64>,
-        instead: Option<&str>,
     ) -> Result<Request, BackendError> {
         let origins = self.origins().await;
         let meta = len.map(|len| (LENGTH, len.to_string())).into_iter().collect();
         let wanted = Wanted { cid: holder.to_string(), name, origins: &origins, meta };
-        let path = instead.map_or("pins".to_owned(), path_of);
-        let request: Request = self.rpc.post_json(&path, &wanted).await?.json().await?;
+        let request: Request = self.rpc.post_json("pins", &wanted).await?.json().await?;
         if request.cid().as_ref() != Some(holder) {
             let message = format!(
                 "{} was asked to pin {holder} and says that it pins {}",
@@ -170,6 +171,30 @@ impl PinningBackend {
             return Err(BackendError::new(ErrorKind::Other, message));
         }
         Ok(request)
+    }
+
+    /// Asks once more for what failed. Not in its place (`POST /pins/{requestid}`): where the
+    /// id is the CID, as at IPFS Cluster, that ends what it has just made.
+    pub(super) async fn ask_anew(
+        &self,
+        failed: &Request,
+        holder: &Cid,
+        (name, len): (&str, Option<u64>),
+    ) -> Result<Request, BackendError> {
+        self.end(failed).await?;
+        self.ask_for(holder, name, len).await
+    }
+
+    async fn listed(&self, arguments: &[(&str, &str)]) -> Result<Listed, BackendError> {
+        let answer = self.rpc.request(Method::GET, "pins", arguments, None).await?;
+        let text = answer.whole(ANSWER_MAX).await?;
+        serde_json::from_slice(&text).map_err(|error| {
+            let message = format!(
+                "{} answered what a pinning service does not answer ({error})",
+                self.rpc.at()
+            );
+            BackendError::new(ErrorKind::Other, message)
+        })
     }
 
     /// The requests of these, whatever they are called.
@@ -182,8 +207,18 @@ impl PinningBackend {
             let cids = some.iter().map(Cid::to_string).collect::<Vec<_>>().join(",");
             let limit = LISTED.to_string();
             let arguments = [("cid", cids.as_str()), ("status", ALL), ("limit", limit.as_str())];
-            let answer = self.rpc.request(Method::GET, "pins", &arguments, None).await?;
-            for request in answer.json::<Listed>().await?.results.unwrap_or_default() {
+            let Listed { count, results } = self.listed(&arguments).await?;
+            let results = results.unwrap_or_default();
+            if count > results.len() as u64 {
+                let message = format!(
+                    "{} tells of {} of {count} requests for {} pins: nothing is known of the rest",
+                    self.rpc.at(),
+                    results.len(),
+                    some.len()
+                );
+                return Err(BackendError::new(ErrorKind::Other, message));
+            }
+            for request in results {
                 if let Some(id) = request.cid().filter(|id| some.contains(id)) {
                     all.entry(id).or_default().push(request);
                 }
@@ -256,8 +291,7 @@ impl PinningBackend {
             ("before", &before),
             ("limit", &limit),
         ];
-        let answer = self.rpc.request(Method::GET, "pins", &arguments, None).await?;
-        let Listed { count, results } = answer.json().await?;
+        let Listed { count, results } = self.listed(&arguments).await?;
         let results = results.unwrap_or_default();
         let is_whole = count <= results.len() as u64;
         let mut part = Vec::new();

@@ -173,7 +173,7 @@ impl Named for PinningBackend {
             return Err(BackendError::new(ErrorKind::Invalid, message));
         }
         if !is_listed {
-            self.ask_for(holder, pin_name, None, None).await?;
+            self.ask_for(holder, pin_name, None).await?;
         }
         self.settle(&HashMap::from([(*holder, 0)]), pin_name).await
     }

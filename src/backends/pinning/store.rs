@@ -118,12 +118,12 @@ impl PinningBackend {
         let holders: Vec<Cid> =
             blocks.iter().map(|block| self.holder(&block.cid)).collect::<Result<_, _>>()?;
         let seen = self.seen(&holders).await?;
-        let due: Vec<(&Block, Cid)> = blocks
+        let (due, there): (Vec<_>, Vec<_>) = blocks
             .iter()
             .zip(holders)
-            .filter(|(_, holder)| !is_pinned(seen.get(holder)))
             .map(|(block, holder)| (*block, holder))
-            .collect();
+            .partition(|(_, holder)| !is_pinned(seen.get(holder)));
+        self.let_go(there.iter().map(|(block, _)| block.cid).collect()).await;
         if due.is_empty() {
             return Ok(());
         }
@@ -149,6 +149,16 @@ impl PinningBackend {
         Ok(())
     }
 
+    /// What our Kubo held for a put that gave up waiting is not needed there any more.
+    async fn let_go(&self, cids: Vec<Cid>) {
+        let Some(staging) = self.staging.get().filter(|_| !self.keep && !cids.is_empty()) else {
+            return;
+        };
+        if let Err(error) = staging.delete_many(&cids).await {
+            tracing::debug!(%error, "what our Kubo holds stays there");
+        }
+    }
+
     /// Asks for a pin, unless it is asked for already; again for one that failed.
     async fn ask_again(
         &self,
@@ -159,10 +169,10 @@ impl PinningBackend {
         let name = self.holders.block_name();
         match known {
             Some(request) if request.state() == State::Failed => {
-                self.ask_for(holder, name, Some(len), Some(&request.requestid)).await
+                self.ask_anew(request, holder, (name, Some(len))).await
             }
             Some(request) => Ok(request.clone()),
-            None => self.ask_for(holder, name, Some(len), None).await,
+            None => self.ask_for(holder, name, Some(len)).await,
         }
     }
 
@@ -221,7 +231,7 @@ impl PinningBackend {
                     return Err(BackendError::new(ErrorKind::Other, message));
                 }
                 let len = wanted.get(holder).copied().filter(|_| name == self.holders.block_name());
-                self.ask_for(holder, name, len, Some(&request.requestid)).await?;
+                self.ask_anew(request, holder, (name, len)).await?;
             }
             if since.elapsed() >= SETTLED {
                 let message = format!(

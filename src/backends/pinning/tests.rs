@@ -96,9 +96,9 @@ fn a_pin_is_followed_to_its_end_and_asked_for_once() {
         // Somebody asked for it before a crash, or gave up waiting.
         (&["queued", "pinning", "pinned"], &[]),
         (&["pinned"], &[]),
-        // It failed before, or does now: once more, in its place.
-        (&["failed", "pinned"], &["POST /pins/r%201"]),
-        (&["", "failed", "queued", "pinned"], &["POST /pins", "POST /pins/r%201"]),
+        // It failed before, or does now: once more.
+        (&["failed", "pinned"], &["DELETE /pins/r%201", "POST /pins"]),
+        (&["", "failed", "queued", "pinned"], &["POST /pins", "DELETE /pins/r%201", "POST /pins"]),
     ] {
         let service = says(looks, &told);
         wait(opened(&service).put(&block())).unwrap();
