@@ -238,7 +238,7 @@ impl PinningBackend {
     }
 
     /// Requests that were made from `from` on, with their times, in the order of those and of
-    /// their CIDs, until there are more than `most`.
+    /// their CIDs, until there are more than `most` of those that count.
     ///
     /// A service says how many there are, and gives the newest of them, or any (IPFS
     /// Cluster): so time is cut until all of a part come.
@@ -247,6 +247,7 @@ impl PinningBackend {
         which: &Which<'_>,
         from: i64,
         most: usize,
+        mut counts: impl FnMut(i64, &Cid) -> bool,
     ) -> Result<Vec<(i64, Cid, Request)>, BackendError> {
         let soon = SystemTime::now() + Duration::from_hours(24);
         let end = Timestamp::from_system(soon).as_nanos();
@@ -256,7 +257,7 @@ impl PinningBackend {
             let high = low.saturating_add(width);
             let (part, is_whole) = self.list_between(which, low, high).await?;
             if is_whole {
-                found.extend(part);
+                found.extend(part.into_iter().filter(|(at, id, _)| counts(*at, id)));
                 if found.len() > most {
                     break;
                 }

@@ -153,7 +153,7 @@ impl Named for PinningBackend {
         let filter = self.holders.pin_name(prefix);
         // One that is asked for says already what it points to.
         let which = Which { name: &filter, matching: "partial", status: "queued,pinning,pinned" };
-        let requests = self.list_from(&which, 0, NAMES_MAX).await?;
+        let requests = self.list_from(&which, 0, NAMES_MAX, |_, _| true).await?;
         if requests.len() > NAMES_MAX {
             let message = format!("{} has more than {NAMES_MAX} names", self.rpc.at());
             return Err(BackendError::new(ErrorKind::Invalid, message));

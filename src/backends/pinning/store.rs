@@ -82,6 +82,11 @@ impl PinningBackend {
         Ok(if is_empty(id) { Cid::new_v1(cid::RAW, *holder.hash()) } else { holder })
     }
 
+    /// The block that a holder is of, with the length that it tells, 0 for none.
+    fn block_at(&self, holder: &Cid) -> Option<(Cid, u64)> {
+        self.holders.block_of(&Cid::new_v1(cid::DAG_PB, *holder.hash()))
+    }
+
     /// Addresses of our Kubo, where the service finds what it is asked to pin.
     pub(super) async fn origins(&self) -> Vec<String> {
         let told = async {
@@ -364,17 +369,17 @@ impl PinningBackend {
         let last = from.map(cursor).transpose()?;
         let which = Which { name: self.holders.block_name(), matching: "exact", status: "pinned" };
         let since = last.as_ref().map_or(0, |(at, _)| *at);
-        // Of one moment there may be some that were on the page before.
-        let found = self.list_from(&which, since, limit + 64).await?;
-        let mut page = ListPage::default();
+        // Those of one moment, thousands maybe, come with each page that begins within it: one
+        // that was on a page before does not count, or the end would seem to be reached.
         let mut distinct = HashSet::new();
+        let is_new = |at: i64, holder: &Cid| {
+            let is_past = last.as_ref().is_none_or(|last| (at, holder.to_bytes()) > *last);
+            is_past && self.block_at(holder).is_some() && distinct.insert(*holder)
+        };
+        let found = self.list_from(&which, since, limit, is_new).await?;
+        let mut page = ListPage::default();
         for (at, holder, request) in found {
-            let key = (at, holder.to_bytes());
-            if last.as_ref().is_some_and(|last| key <= *last) || !distinct.insert(holder) {
-                continue;
-            }
-            let node = Cid::new_v1(cid::DAG_PB, *holder.hash());
-            let Some((id, len)) = self.holders.block_of(&node) else { continue };
+            let Some((id, len)) = self.block_at(&holder) else { continue };
             if page.blocks.len() == limit {
                 return Ok(page);
             }
