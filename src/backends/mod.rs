@@ -9,6 +9,7 @@
 pub(crate) mod check;
 mod cluster;
 pub mod conformance;
+mod counted;
 mod dir;
 mod error;
 mod kubo;
@@ -22,6 +23,7 @@ mod pack;
 pub mod peer;
 mod pinning;
 mod settings;
+mod sftp;
 mod web;
 pub mod wrap;
 

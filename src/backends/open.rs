@@ -14,15 +14,28 @@ use super::pack::{self, Form, PACK_SIZE, PackBackend};
 use super::peer::{self, PeerBackend};
 use super::pinning::{PinningBackend, PinningSettings};
 use super::settings::{PlaceOptions, PlaceSettings, is_name};
+use super::sftp::{self, SftpBackend, SftpSettings};
 use super::{Backend, BackendError, DirBackend, ErrorKind, web};
 use crate::runtime::{SecretSource, is_secret_name};
 use crate::types::{BackendId, ByteSize, printable};
 
 /// Settings that say how a place is reached and with whose rights, not what it is.
-const ACCESS: [&str; 9] =
-    ["auth", "profile", "region", "style", "ca", "conditional", "kubo", "kubo_auth", "gateway"];
-/// Those of them that say whose keys are used.
-const KEYS: [&str; 3] = ["auth", "profile", "kubo_auth"];
+const ACCESS: [&str; 12] = [
+    "auth",
+    "profile",
+    "region",
+    "style",
+    "ca",
+    "conditional",
+    "kubo",
+    "kubo_auth",
+    "gateway",
+    "identity",
+    "config",
+    "known_hosts",
+];
+/// Those of them that say whose keys are used, or name what is run.
+const KEYS: [&str; 6] = ["auth", "profile", "kubo_auth", "identity", "config", "known_hosts"];
 /// `gather=` of a place where small blocks share objects.
 const GATHER: Duration = Duration::from_secs(1);
 
@@ -33,8 +46,8 @@ pub struct BackendSpec {
     /// Its id in the volume.
     pub id: BackendId,
     /// `file:///path`, `car:///path`, `parquet:///path`, `s3://bucket/prefix`,
-    /// `ipfs://host:5001/folder`, `ipfs-cluster://host:9094/folder` or
-    /// `pinning+https://host/root`.
+    /// `ipfs://host:5001/folder`, `ipfs-cluster://host:9094/folder`,
+    /// `pinning+https://host/root` or `sftp://user@host/folder`.
     /// Query parameters are settings: `domain=`, `capacity=`, `read_only=1`, those of
     /// [`PlaceSettings`], and of its kind.
     pub url: String,
@@ -90,6 +103,7 @@ enum Kind {
     Peer(Box<peer::Address>),
     Cluster(Box<ClusterSettings>),
     Pinning(Box<PinningSettings>),
+    Sftp(Box<SftpSettings>),
 }
 
 impl Kind {
@@ -105,15 +119,19 @@ impl Kind {
             Self::Peer(address) => address.set(key, value),
             Self::Cluster(settings) => settings.set(key, value),
             Self::Pinning(settings) => settings.set(key, value),
+            Self::Sftp(settings) => settings.set(key, value),
         }
     }
 
     /// Whether small blocks share objects there.
     fn has_packs(&self) -> bool {
         match self {
-            Self::Dir(_) | Self::Kubo(_) | Self::Peer(_) | Self::Cluster(_) | Self::Pinning(_) => {
-                false
-            }
+            Self::Dir(_)
+            | Self::Kubo(_)
+            | Self::Peer(_)
+            | Self::Cluster(_)
+            | Self::Pinning(_)
+            | Self::Sftp(_) => false,
             Self::Archives(..) => true,
             Self::S3(settings) => settings.packs(),
         }
@@ -122,7 +140,9 @@ impl Kind {
     /// What is wrong about all parameters together.
     fn check(&self) -> Result<(), String> {
         match self {
-            Self::Dir(_) | Self::Archives(..) | Self::Kubo(_) | Self::Peer(_) => Ok(()),
+            Self::Dir(_) | Self::Archives(..) | Self::Kubo(_) | Self::Peer(_) | Self::Sftp(_) => {
+                Ok(())
+            }
             Self::S3(settings) => settings.check(),
             Self::Cluster(settings) => settings.check(),
             Self::Pinning(settings) => settings.check(),
@@ -145,6 +165,7 @@ impl Kind {
                  allocations, metadata, expire_in, "
             }
             Self::Pinning(_) => "auth, ca, folder, gateway, kubo, kubo_auth, keep, ",
+            Self::Sftp(_) => "identity, config, known_hosts, ",
         }
     }
 
@@ -157,6 +178,7 @@ impl Kind {
             Self::S3(_) => object::GIVES,
             Self::Kubo(_) | Self::Cluster(_) | Self::Pinning(_) => kubo::GIVES,
             Self::Peer(_) => peer::GIVES,
+            Self::Sftp(_) => sftp::GIVES,
         }
     }
 
@@ -172,6 +194,7 @@ impl Kind {
             (Self::Peer(one), Self::Peer(two)) => one.is_same_place(two),
             (Self::Cluster(one), Self::Cluster(two)) => one.is_same_place(two),
             (Self::Pinning(one), Self::Pinning(two)) => one.is_same_place(two),
+            (Self::Sftp(one), Self::Sftp(two)) => one.is_same_place(two),
             _ => false,
         }
     }
@@ -231,12 +254,13 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
         "pinning+http" | "pinning+https" => {
             Kind::Pinning(Box::new(PinningSettings::of(&url).map_err(invalid)?))
         }
+        "sftp" => Kind::Sftp(Box::new(SftpSettings::of(&url).map_err(invalid)?)),
         scheme => {
             return Err(invalid(format!(
                 "`{scheme}` is not a kind of backend: write file:///path, a path \
                  (./ before a relative one with a colon), car:///path, parquet:///path, \
                  s3://BUCKET/PREFIX, ipfs://HOST:5001, ipfs-cluster://HOST:9094, \
-                 pinning+https://HOST or cairn://HOST:7180"
+                 pinning+https://HOST, sftp://USER@HOST/folder or cairn://HOST:7180"
             )));
         }
     };
@@ -319,6 +343,7 @@ fn slug(kind: &Kind) -> String {
         Kind::Peer(address) => address.slug(),
         Kind::Cluster(settings) => settings.slug().to_owned(),
         Kind::Pinning(settings) => settings.slug().to_owned(),
+        Kind::Sftp(settings) => settings.slug().to_lowercase(),
     };
     let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
     let clean: String = name.chars().map(plain).collect();
@@ -415,6 +440,7 @@ impl BackendSpec {
             Kind::Pinning(settings) => {
                 (!settings.is_loopback()).then(|| settings.host().to_owned())
             }
+            Kind::Sftp(settings) => (!settings.is_loopback()).then(|| settings.host().to_owned()),
         }
     }
 
@@ -423,9 +449,12 @@ impl BackendSpec {
     pub fn path(&self) -> Option<PathBuf> {
         match parse(&self.url).ok()?.kind {
             Kind::Dir(path) | Kind::Archives(_, path, _) => Some(path),
-            Kind::S3(_) | Kind::Kubo(_) | Kind::Peer(_) | Kind::Cluster(_) | Kind::Pinning(_) => {
-                None
-            }
+            Kind::S3(_)
+            | Kind::Kubo(_)
+            | Kind::Peer(_)
+            | Kind::Cluster(_)
+            | Kind::Pinning(_)
+            | Kind::Sftp(_) => None,
         }
     }
 
@@ -509,6 +538,7 @@ pub fn kind_of(url: &str) -> &'static str {
         Ok(Kind::Cluster(_)) => "cluster",
         Ok(Kind::Pinning(_)) => "pinning",
         Ok(Kind::Peer(_)) => "cairn",
+        Ok(Kind::Sftp(_)) => "sftp",
         Ok(Kind::Dir(_)) | Err(_) => "dir",
     }
 }
@@ -573,5 +603,6 @@ pub fn open_in(
         Kind::Pinning(settings) => {
             Ok(Arc::new(PinningBackend::open(&settings, parsed.options, create)?))
         }
+        Kind::Sftp(settings) => Ok(Arc::new(SftpBackend::open(*settings, parsed.options, create)?)),
     }
 }

@@ -64,9 +64,10 @@ pub fn init_logging_to(filter: &str, format: LogFormat, target: &LogTarget) -> R
     // A plain level is about us: libraries speak from warnings on.
     let is_level = filter.parse::<tracing::Level>().is_ok();
     // An answer that the kernel does not want any more, since its caller was killed,
-    // is an error of `fuser::reply`; it is none of ours.
+    // is an error of `fuser::reply`; it is none of ours. A connection that ends is told by
+    // who had it.
     let full = if is_level {
-        format!("warn,fuser=error,fuser::reply=off,cairnfs={filter}")
+        format!("warn,fuser=error,fuser::reply=off,russh_sftp=error,cairnfs={filter}")
     } else {
         filter.to_owned()
     };

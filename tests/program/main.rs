@@ -48,6 +48,7 @@ mod quota;
 mod recovery;
 mod s3;
 mod semantics;
+mod sftp_backend;
 mod soak;
 mod sparse;
 mod stuck;

@@ -8,6 +8,7 @@ use opendal::options::{ListOptions, ReadOptions, WriteOptions};
 
 use super::failure::{is_broken, status_of};
 use super::{AT_ONCE, Place};
+use crate::backends::counted::make_room;
 use crate::backends::dir::shard_of;
 use crate::backends::{BackendError, ErrorKind, ListPage, Presence, check};
 use crate::types::{Block, Cid, cid, printable};
@@ -36,7 +37,7 @@ impl Place {
     /// before it are there: what a crash leaves is a prefix in the trait's sense.
     pub(super) async fn put_all(self: &Arc<Self>, blocks: &[Block]) -> Result<(), BackendError> {
         blocks.iter().try_for_each(check::block)?;
-        self.make_room(blocks).await?;
+        make_room(self, blocks).await?;
         let mut rest = blocks;
         while !rest.is_empty() {
             let raw = rest.iter().take_while(|block| block.cid.codec() == cid::RAW).count();
@@ -49,33 +50,6 @@ impl Place {
             rest = later;
         }
         Ok(())
-    }
-
-    /// Refuses what goes beyond the capacity; what is there already takes no room.
-    async fn make_room(self: &Arc<Self>, blocks: &[Block]) -> Result<(), BackendError> {
-        let sum = |blocks: &[&Block]| blocks.iter().map(|block| block.data.len() as u64).sum();
-        let all: Vec<&Block> = blocks.iter().collect();
-        match self.refuse_beyond_capacity(sum(&all)).await {
-            Err(error) if error.kind == ErrorKind::Full => {}
-            other => return other,
-        }
-        let mut seen = BTreeSet::new();
-        let distinct: Vec<&Block> = all.into_iter().filter(|b| seen.insert(b.cid)).collect();
-        let asked: Vec<_> = distinct
-            .iter()
-            .map(|block| async move { self.length(&key_of_cid(&block.cid)).await })
-            .collect();
-        let found: Vec<Option<u64>> = stream::iter(asked)
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await
-            .map_err(|error| self.fail("ask for blocks in", error))?;
-        let pairs = distinct.into_iter().zip(found);
-        let new: Vec<&Block> = pairs
-            .filter(|(block, len)| *len != Some(block.data.len() as u64))
-            .map(|(block, _)| block)
-            .collect();
-        if new.is_empty() { Ok(()) } else { self.refuse_beyond_capacity(sum(&new)).await }
     }
 
     async fn put_one(&self, block: &Block) -> Result<(), BackendError> {
@@ -120,7 +94,7 @@ impl Place {
     }
 
     /// The length of an object; `None` when it is not there.
-    async fn length(&self, key: &str) -> Result<Option<u64>, opendal::Error> {
+    pub(super) async fn length(&self, key: &str) -> Result<Option<u64>, opendal::Error> {
         match self.store.blocks.stat(key).await {
             Ok(found) => Ok(Some(found.content_length())),
             Err(error) if is_missing(&error) => Ok(None),

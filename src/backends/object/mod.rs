@@ -23,7 +23,6 @@ mod s3;
 #[cfg(test)]
 mod tests;
 mod transport;
-mod usage;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,7 +37,7 @@ use uuid::Uuid;
 use self::names::Known;
 use self::place::settle;
 pub(super) use self::s3::{GIVES, S3Settings};
-use self::usage::Counter;
+use super::counted::{self, Counted, Counter};
 use super::{
     Backend, BackendError, Capabilities, Layout, ListPage, PlaceOptions, Presence, Usage, web,
 };
@@ -122,6 +121,29 @@ impl ObjectBackend {
 
     fn refuse_writes(&self) -> Result<(), BackendError> {
         self.options.refuse_writes(&self.place.store.about.location)
+    }
+}
+
+impl Counted for Place {
+    fn counter(&self) -> &Counter {
+        &self.counter
+    }
+
+    fn at(&self) -> &str {
+        &self.store.about.location
+    }
+
+    fn key(cid: &Cid) -> String {
+        blocks::key_of_cid(cid)
+    }
+
+    async fn page(&self, from: Option<&str>, limit: usize) -> Result<ListPage, BackendError> {
+        self.list(from, limit).await
+    }
+
+    async fn length_of(&self, cid: &Cid) -> Result<Option<u64>, BackendError> {
+        let found = self.length(&blocks::key_of_cid(cid)).await;
+        found.map_err(|error| self.fail("ask for blocks in", error))
     }
 }
 
@@ -224,7 +246,7 @@ impl Backend for ObjectBackend {
     async fn usage(&self) -> Result<Usage, BackendError> {
         self.place.check().await?;
         let Some(capacity) = self.options.capacity else { return Ok(Usage::default()) };
-        usage::start(&self.place);
+        counted::start(&self.place);
         let used = self.place.counter.known();
         let left = used.map(|used| capacity.saturating_sub(used));
         Ok(Usage { used_bytes: used, capacity_bytes: Some(capacity), available_bytes: left })

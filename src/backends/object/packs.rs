@@ -10,6 +10,7 @@ use opendal::options::{ListOptions, ReadOptions, WriteOptions};
 
 use super::failure::{is_broken, status_of};
 use super::{AT_ONCE, Place};
+use crate::backends::counted::refuse_beyond_capacity;
 use crate::backends::pack::{HeadNow, Shelf, Tag, is_pack};
 use crate::backends::{BackendError, ErrorKind};
 
@@ -181,7 +182,7 @@ impl Shelf for Packs {
     }
 
     async fn refuse_beyond_capacity(&self, more: u64) -> Result<(), BackendError> {
-        self.0.refuse_beyond_capacity(more).await
+        refuse_beyond_capacity(&self.0, more).await
     }
 }
 

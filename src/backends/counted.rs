@@ -1,20 +1,46 @@
-//! Bytes of all blocks and packs, where `capacity=` asks for them: no store tells the sum under a
-//! prefix. Counted once after opening by a listing (a thousand objects a request),
-//! behind everything else, then kept. What another process puts there meanwhile is
-//! counted at the next opening.
+//! Bytes of all blocks and packs, where `capacity=` asks for them and the place does not
+//! tell them. Counted once after opening by a listing (a thousand blocks a page), behind
+//! everything else, then kept. What another process puts there meanwhile is counted at
+//! the next opening.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::Place;
-use crate::backends::{BackendError, ErrorKind};
+use super::{BackendError, ErrorKind, ListPage};
+use crate::types::{Block, Cid};
 
 /// Blocks a page of the count.
 const PAGE: usize = 1000;
+/// Blocks that are asked for at a time.
+const AT_ONCE: usize = 16;
 
+/// A place whose bytes are counted.
+pub(super) trait Counted: Send + Sync + 'static {
+    /// Its count.
+    fn counter(&self) -> &Counter;
+    /// For people, without secrets.
+    fn at(&self) -> &str;
+    /// Where a block lies; in the order of the listing.
+    fn key(cid: &Cid) -> String;
+    /// A page of its listing.
+    fn page(
+        &self,
+        from: Option<&str>,
+        limit: usize,
+    ) -> impl Future<Output = Result<ListPage, BackendError>> + Send;
+    /// The length of a block there; `None` when it is not.
+    fn length_of(
+        &self,
+        cid: &Cid,
+    ) -> impl Future<Output = Result<Option<u64>, BackendError>> + Send;
+}
+
+/// The bytes at a place, as far as they are known.
 pub(super) struct Counter {
     capacity: Option<u64>,
     /// Of packs, which their index counts.
@@ -102,36 +128,37 @@ impl Counter {
 }
 
 /// Starts the count, unless it was started.
-pub(super) fn start(place: &Arc<Place>) {
-    if !place.counter.counts() || std::mem::replace(&mut place.counter.state.lock().started, true) {
+pub(super) fn start<P: Counted>(place: &Arc<P>) {
+    let counter = place.counter();
+    if !counter.counts() || std::mem::replace(&mut counter.state.lock().started, true) {
         return;
     }
-    place.counter.ended.send_replace(false);
+    counter.ended.send_replace(false);
     let weak = Arc::downgrade(place);
     tokio::spawn(async move {
         if let Err(error) = count(&weak).await
             && let Some(place) = weak.upgrade()
         {
-            let at = &place.store.about.location;
+            let at = place.at();
             tracing::warn!(place = at, %error, "the blocks of a backend could not be counted");
-            place.counter.failed();
+            place.counter().failed();
         }
         if let Some(place) = weak.upgrade() {
-            place.counter.ended.send_replace(true);
+            place.counter().ended.send_replace(true);
         }
     });
 }
 
-async fn count(weak: &Weak<Place>) -> Result<(), BackendError> {
+async fn count<P: Counted>(weak: &Weak<P>) -> Result<(), BackendError> {
     let mut from: Option<String> = None;
     loop {
         // Only borrowed for a page: a backend that nobody has is not listed on.
         let Some(place) = weak.upgrade() else { return Ok(()) };
-        let page = place.list(from.as_deref(), PAGE).await?;
+        let page = place.page(from.as_deref(), PAGE).await?;
         let bytes = page.blocks.iter().map(|(_, len)| len).sum();
-        let last = page.blocks.last().map(|(cid, _)| super::blocks::key_of_cid(cid));
+        let last = page.blocks.last().map(|(cid, _)| P::key(cid));
         let more = page.next.is_some();
-        place.counter.add_page(bytes, last.filter(|_| more));
+        place.counter().add_page(bytes, last.filter(|_| more));
         match page.next {
             Some(next) => from = Some(next),
             None => return Ok(()),
@@ -139,35 +166,63 @@ async fn count(weak: &Weak<Place>) -> Result<(), BackendError> {
     }
 }
 
-impl Place {
-    pub(super) async fn refuse_beyond_capacity(
-        self: &Arc<Self>,
-        bytes: u64,
-    ) -> Result<(), BackendError> {
-        let Some(capacity) = self.counter.capacity else { return Ok(()) };
-        start(self);
-        let mut ended = self.counter.ended.subscribe();
-        while self.counter.known().is_none() && !*ended.borrow_and_update() {
-            // It ends with the count, or with the caller's deadline.
-            ended.changed().await.map_err(|error| {
-                BackendError::new(ErrorKind::Unavailable, "the backend was closed").caused_by(error)
-            })?;
-        }
-        let place = &self.store.about.location;
-        let Some(used) = self.counter.known() else {
-            let message = format!(
-                "the blocks in {place} could not be counted, so its capacity cannot be kept: see the log"
-            );
-            return Err(BackendError::new(ErrorKind::Unavailable, message));
-        };
-        if used.saturating_add(bytes) <= capacity {
-            return Ok(());
-        }
-        let message = format!(
-            "{place} holds {used} of the {capacity} bytes that its setting `capacity` allows"
-        );
-        Err(BackendError::new(ErrorKind::Full, message))
+/// Refuses blocks that go beyond the capacity; what is there already takes no room.
+///
+/// # Errors
+/// Those of [`refuse_beyond_capacity`], and of asking what is there.
+pub(super) async fn make_room<P: Counted>(
+    place: &Arc<P>,
+    blocks: &[Block],
+) -> Result<(), BackendError> {
+    let sum = |blocks: &[&Block]| blocks.iter().map(|block| block.data.len() as u64).sum();
+    let all: Vec<&Block> = blocks.iter().collect();
+    match refuse_beyond_capacity(place, sum(&all)).await {
+        Err(error) if error.kind == ErrorKind::Full => {}
+        other => return other,
     }
+    let mut seen = BTreeSet::new();
+    let distinct: Vec<&Block> = all.into_iter().filter(|block| seen.insert(block.cid)).collect();
+    let asked: Vec<_> = distinct.iter().map(|block| place.length_of(&block.cid)).collect();
+    let found: Vec<Option<u64>> = iter(asked).buffered(AT_ONCE).try_collect().await?;
+    let pairs = distinct.into_iter().zip(found);
+    let new: Vec<&Block> = pairs
+        .filter(|(block, len)| *len != Some(block.data.len() as u64))
+        .map(|(block, _)| block)
+        .collect();
+    if new.is_empty() { Ok(()) } else { refuse_beyond_capacity(place, sum(&new)).await }
+}
+
+/// Refuses so many bytes more where they are beyond the capacity. Waits for the count.
+///
+/// # Errors
+/// `Full`; `Unavailable` when the blocks could not be counted.
+pub(super) async fn refuse_beyond_capacity<P: Counted>(
+    place: &Arc<P>,
+    bytes: u64,
+) -> Result<(), BackendError> {
+    let counter = place.counter();
+    let Some(capacity) = counter.capacity else { return Ok(()) };
+    start(place);
+    let mut ended = counter.ended.subscribe();
+    while counter.known().is_none() && !*ended.borrow_and_update() {
+        // It ends with the count, or with the caller's deadline.
+        ended.changed().await.map_err(|error| {
+            BackendError::new(ErrorKind::Unavailable, "the backend was closed").caused_by(error)
+        })?;
+    }
+    let at = place.at();
+    let Some(used) = counter.known() else {
+        let message = format!(
+            "the blocks in {at} could not be counted, so its capacity cannot be kept: see the log"
+        );
+        return Err(BackendError::new(ErrorKind::Unavailable, message));
+    };
+    if used.saturating_add(bytes) <= capacity {
+        return Ok(());
+    }
+    let message =
+        format!("{at} holds {used} of the {capacity} bytes that its setting `capacity` allows");
+    Err(BackendError::new(ErrorKind::Full, message))
 }
 
 #[cfg(test)]
