@@ -9,7 +9,7 @@ use url::Url;
 
 use super::cluster::{ClusterBackend, ClusterSettings};
 use super::kubo::{self, Address, KUBO, KuboBackend};
-use super::object::{self, ObjectBackend, S3Settings};
+use super::object::{self, AzureSettings, GoogleSettings, ObjectBackend, S3Settings};
 use super::pack::{self, Form, PACK_SIZE, PackBackend};
 use super::peer::{self, PeerBackend};
 use super::pinning::{PinningBackend, PinningSettings};
@@ -20,7 +20,8 @@ use crate::runtime::{SecretSource, is_secret_name};
 use crate::types::{BackendId, ByteSize, printable};
 
 /// Settings that say how a place is reached and with whose rights, not what it is.
-const ACCESS: [&str; 12] = [
+const ACCESS: [&str; 13] = [
+    "anonymous",
     "auth",
     "profile",
     "region",
@@ -46,6 +47,7 @@ pub struct BackendSpec {
     /// Its id in the volume.
     pub id: BackendId,
     /// `file:///path`, `car:///path`, `parquet:///path`, `s3://bucket/prefix`,
+    /// `azblob://container/prefix`, `gcs://bucket/prefix`,
     /// `ipfs://host:5001/folder`, `ipfs-cluster://host:9094/folder`,
     /// `pinning+https://host/root` or `sftp://user@host/folder`.
     /// Query parameters are settings: `domain=`, `capacity=`, `read_only=1`, those of
@@ -98,6 +100,8 @@ enum Kind {
     /// A directory of archives of this form, of about so many bytes.
     Archives(Form, PathBuf, usize),
     S3(Box<S3Settings>),
+    Azure(Box<AzureSettings>),
+    Google(Box<GoogleSettings>),
     Kubo(Box<Address>),
     /// Another Cairn.
     Peer(Box<peer::Address>),
@@ -115,6 +119,8 @@ impl Kind {
             }
             Self::Dir(_) | Self::Archives(..) => None,
             Self::S3(settings) => settings.set(key, value),
+            Self::Azure(settings) => settings.set(key, value),
+            Self::Google(settings) => settings.set(key, value),
             Self::Kubo(address) => address.set(key, value),
             Self::Peer(address) => address.set(key, value),
             Self::Cluster(settings) => settings.set(key, value),
@@ -134,6 +140,8 @@ impl Kind {
             | Self::Sftp(_) => false,
             Self::Archives(..) => true,
             Self::S3(settings) => settings.packs(),
+            Self::Azure(settings) => settings.common.packs,
+            Self::Google(settings) => settings.common.packs,
         }
     }
 
@@ -144,6 +152,8 @@ impl Kind {
                 Ok(())
             }
             Self::S3(settings) => settings.check(),
+            Self::Azure(settings) => settings.check(),
+            Self::Google(settings) => settings.check(),
             Self::Cluster(settings) => settings.check(),
             Self::Pinning(settings) => settings.check(),
         }
@@ -157,6 +167,10 @@ impl Kind {
             Self::S3(_) => {
                 "endpoint, region, style, ca, auth, profile, storage_class, sse, sse_key, \
                  checksum, conditional, packs, pack_size, "
+            }
+            Self::Azure(_) => "account, endpoint, auth, ca, conditional, packs, pack_size, ",
+            Self::Google(_) => {
+                "endpoint, auth, anonymous, storage_class, ca, conditional, packs, pack_size, "
             }
             Self::Kubo(_) => "auth, ca, durable, ",
             Self::Peer(_) => "auth, ca, ",
@@ -176,6 +190,8 @@ impl Kind {
                 "what a place over a network asks for (a directory asks for nothing)"
             }
             Self::S3(_) => object::GIVES,
+            Self::Azure(_) => object::AZURE_GIVES,
+            Self::Google(_) => object::GOOGLE_GIVES,
             Self::Kubo(_) | Self::Cluster(_) | Self::Pinning(_) => kubo::GIVES,
             Self::Peer(_) => peer::GIVES,
             Self::Sftp(_) => sftp::GIVES,
@@ -190,6 +206,8 @@ impl Kind {
                 Self::Dir(two) | Self::Archives(_, two, _),
             ) => one == two,
             (Self::S3(one), Self::S3(two)) => one.identity() == two.identity(),
+            (Self::Azure(one), Self::Azure(two)) => one.identity() == two.identity(),
+            (Self::Google(one), Self::Google(two)) => one.identity() == two.identity(),
             (Self::Kubo(one), Self::Kubo(two)) => one.is_same_place(two),
             (Self::Peer(one), Self::Peer(two)) => one.is_same_place(two),
             (Self::Cluster(one), Self::Cluster(two)) => one.is_same_place(two),
@@ -240,6 +258,8 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
             }
         }
         "s3" => Kind::S3(Box::new(S3Settings::of(&url).map_err(invalid)?)),
+        "azblob" => Kind::Azure(Box::new(AzureSettings::of(&url).map_err(invalid)?)),
+        "gcs" => Kind::Google(Box::new(GoogleSettings::of(&url).map_err(invalid)?)),
         "memory" => {
             return Err(invalid(
                 "`memory:` is for tests and forgets everything: write file:///path or a path"
@@ -259,7 +279,8 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
             return Err(invalid(format!(
                 "`{scheme}` is not a kind of backend: write file:///path, a path \
                  (./ before a relative one with a colon), car:///path, parquet:///path, \
-                 s3://BUCKET/PREFIX, ipfs://HOST:5001, ipfs-cluster://HOST:9094, \
+                 s3://BUCKET/PREFIX, azblob://CONTAINER/PREFIX?account=NAME, gcs://BUCKET/PREFIX, \
+                 ipfs://HOST:5001, ipfs-cluster://HOST:9094, \
                  pinning+https://HOST, sftp://USER@HOST/folder or cairn://HOST:7180"
             )));
         }
@@ -339,6 +360,8 @@ fn slug(kind: &Kind) -> String {
             path.file_name().unwrap_or_default().to_string_lossy().to_lowercase()
         }
         Kind::S3(settings) => settings.bucket().to_lowercase(),
+        Kind::Azure(settings) => settings.container().to_owned(),
+        Kind::Google(settings) => settings.bucket().to_owned(),
         Kind::Kubo(address) => address.slug().to_owned(),
         Kind::Peer(address) => address.slug(),
         Kind::Cluster(settings) => settings.slug().to_owned(),
@@ -432,6 +455,8 @@ impl BackendSpec {
         match parse(&self.url).ok()?.kind {
             Kind::Dir(_) | Kind::Archives(..) => None,
             Kind::S3(settings) => (!settings.is_loopback()).then(|| settings.host()),
+            Kind::Azure(settings) => (!settings.common.is_loopback()).then(|| settings.host()),
+            Kind::Google(settings) => (!settings.common.is_loopback()).then(|| settings.host()),
             Kind::Kubo(address) => (!address.is_loopback()).then(|| address.host().to_owned()),
             Kind::Peer(address) => (!address.is_loopback()).then(|| address.host()),
             Kind::Cluster(settings) => {
@@ -450,6 +475,8 @@ impl BackendSpec {
         match parse(&self.url).ok()?.kind {
             Kind::Dir(path) | Kind::Archives(_, path, _) => Some(path),
             Kind::S3(_)
+            | Kind::Azure(_)
+            | Kind::Google(_)
             | Kind::Kubo(_)
             | Kind::Peer(_)
             | Kind::Cluster(_)
@@ -533,6 +560,8 @@ impl BackendSpec {
 pub fn kind_of(url: &str) -> &'static str {
     match parse(url).map(|parsed| parsed.kind) {
         Ok(Kind::S3(_)) => "s3",
+        Ok(Kind::Azure(_)) => "azblob",
+        Ok(Kind::Google(_)) => "gcs",
         Ok(Kind::Kubo(_)) => "kubo",
         Ok(Kind::Archives(form, ..)) => form.name(),
         Ok(Kind::Cluster(_)) => "cluster",
@@ -587,13 +616,24 @@ pub fn open_in(
         }
         Kind::S3(settings) => {
             let (keys, packs) = (settings.keys()?, settings.packs());
-            let small = pack::Limits::small_blocks(settings.pack_size());
+            let size = settings.pack_size();
             let make = move || settings.store(keys.as_ref());
             let place = Arc::new(ObjectBackend::open(make, parsed.options, create)?);
-            // Packs that are there are read in any case.
-            let limits = if packs { small } else { pack::Limits::none(small.pack) };
-            let (id, shelf) = (place.id(), place.packs());
-            Ok(Arc::new(PackBackend::new("s3", (place, shelf), id, limits, dir.as_deref())?))
+            in_objects("s3", place, (packs, size), dir.as_deref())
+        }
+        Kind::Azure(settings) => {
+            let (key, packs) = (settings.key()?, settings.common.packs);
+            let size = settings.common.pack_size;
+            let make = move || settings.store(key.as_ref());
+            let place = Arc::new(ObjectBackend::open(make, parsed.options, create)?);
+            in_objects("azblob", place, (packs, size), dir.as_deref())
+        }
+        Kind::Google(settings) => {
+            let (key, packs) = (settings.key()?, settings.common.packs);
+            let size = settings.common.pack_size;
+            let make = move || settings.store(key.as_ref());
+            let place = Arc::new(ObjectBackend::open(make, parsed.options, create)?);
+            in_objects("gcs", place, (packs, size), dir.as_deref())
         }
         Kind::Kubo(address) => Ok(Arc::new(KuboBackend::open(&address, parsed.options, create)?)),
         Kind::Peer(address) => Ok(Arc::new(PeerBackend::open(&address, parsed.options)?)),
@@ -605,4 +645,18 @@ pub fn open_in(
         }
         Kind::Sftp(settings) => Ok(Arc::new(SftpBackend::open(*settings, parsed.options, create)?)),
     }
+}
+
+/// A place in an object store, where small blocks share objects of about so many bytes.
+fn in_objects(
+    kind: &'static str,
+    place: Arc<ObjectBackend>,
+    (packs, size): (bool, usize),
+    dir: Option<&Path>,
+) -> Result<Arc<dyn Backend>, BackendError> {
+    let small = pack::Limits::small_blocks(size);
+    // Packs that are there are read in any case.
+    let limits = if packs { small } else { pack::Limits::none(small.pack) };
+    let (id, shelf) = (place.id(), place.packs());
+    Ok(Arc::new(PackBackend::new(kind, (place, shelf), id, limits, dir)?))
 }

@@ -61,6 +61,8 @@ pub(super) enum Cut {
     Name,
     /// No trust in who answers, or no common version of TLS.
     Tls,
+    /// What answers speaks no TLS.
+    Plain,
     /// The connection took too long.
     Late,
     /// The connection broke.
@@ -81,7 +83,10 @@ impl Cut {
         }
         texts.dedup();
         let text = texts.join(": ");
-        let cut = if tls {
+        // rustls: the first bytes are of no record that it knows.
+        let cut = if tls && text.contains("InvalidContentType") {
+            Self::Plain
+        } else if tls {
             Self::Tls
         } else if text.contains("dns error") || text.contains("failed to lookup address") {
             Self::Name
@@ -100,7 +105,7 @@ impl Cut {
     /// What it means for the place.
     pub fn kind(self) -> ErrorKind {
         match self {
-            Self::Refused | Self::Name | Self::Tls => ErrorKind::Unavailable,
+            Self::Refused | Self::Name | Self::Tls | Self::Plain => ErrorKind::Unavailable,
             Self::Late => ErrorKind::Timeout,
             Self::Broken => ErrorKind::Other,
             Self::Unsent => ErrorKind::Invalid,
@@ -114,6 +119,10 @@ impl Cut {
             Self::Name => "its host has no address: is it written right, does DNS work?",
             Self::Tls => {
                 "no secure connection: for a certificate of your own name its authority with ca="
+            }
+            Self::Plain => {
+                "what listens there speaks no TLS: write the URL without https, if the way there \
+                 is safe, or the port that has it"
             }
             Self::Late => "it does not answer in time: is the network up, is a proxy needed?",
             Self::Broken => "the connection broke off: it is tried again",

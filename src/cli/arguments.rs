@@ -66,8 +66,8 @@ pub(super) struct Init {
     /// A backend besides the local store: a path, <file:///path?id=NAME&domain=NAME&capacity=SIZE&read_only=1>,
     /// <s3://BUCKET/PREFIX?endpoint=URL&region=NAME&auth=file:PATH>, <ipfs://HOST:5001/FOLDER?auth=file:PATH>,
     /// <ipfs-cluster://HOST:9094/FOLDER?auth=file:PATH>,
-    /// <pinning+https://HOST/ROOT?gateway=URL&auth=file:PATH>, <car:///PATH>, <parquet:///PATH>,
-    /// <sftp://USER@HOST/PATH> or <cairn://HOST:7180?auth=file:PATH>.
+    /// <pinning+https://HOST/ROOT?gateway=URL&auth=file:PATH>, <car:///PATH>, <parquet:///PATH>, <sftp://USER@HOST/PATH>,
+    /// <azblob://CONTAINER/PREFIX?account=NAME>, <gcs://BUCKET/PREFIX> or <cairn://HOST:7180?auth=file:PATH>.
     #[arg(long = "backend", value_name = "URL")]
     pub backends: Vec<String>,
     /// Copies: `min=2,target=3,max=5,level=QUORUM,wait_on=close,on_degraded=queue`; any part.

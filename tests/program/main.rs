@@ -14,6 +14,7 @@ mod backends;
 mod bits;
 mod cache;
 mod cars;
+mod clouds;
 mod cluster_backend;
 mod cold_reads;
 mod collect;

@@ -57,12 +57,18 @@ impl Failure {
     /// The store said no. `body`: what came with it, XML or JSON or nothing.
     pub fn of_status(status: u16, body: &[u8], headers: &HeaderMap) -> Self {
         let body = String::from_utf8_lossy(body);
-        let code = element(&body, "Code").unwrap_or_default();
-        let mut text = element(&body, "Message").unwrap_or_default();
+        let code = element(&body, "Code").or_else(|| {
+            // Azure's word, also in an answer that has no body.
+            headers.get("x-ms-error-code").and_then(|v| v.to_str().ok()).map(str::to_owned)
+        });
+        let code = code.unwrap_or_default();
+        let mut text = element(&body, "Message").or_else(|| google(&body)).unwrap_or_default();
         if let Some(region) = headers.get("x-amz-bucket-region").and_then(|v| v.to_str().ok()) {
             text = format!("{text} (the bucket is in region {region})");
         }
-        let mut failure = Self::new(What::Status(status, said(&code)), &text);
+        // Azure's goes on with what only its support reads.
+        let first = text.trim().lines().next().unwrap_or_default();
+        let mut failure = Self::new(What::Status(status, said(&code)), first);
         failure.retry_after_ms = web::retry_after_ms(headers);
         failure
     }
@@ -111,9 +117,18 @@ fn element(text: &str, name: &str) -> Option<String> {
     Some(plain.replace("&apos;", "'").replace("&amp;", "&"))
 }
 
+/// What Google's JSON says ("HTTP status and error codes for JSON").
+fn google(text: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    value.get("error")?.get("message")?.as_str().map(str::to_owned)
+}
+
 /// Whether a 404 says that the object is not there. HEAD has no word in its answer.
 fn is_about_the_object(code: &str) -> bool {
-    matches!(code, "" | "NoSuchKey" | "NotFound" | "NoSuchObject" | "NoSuchVersion")
+    matches!(
+        code,
+        "" | "NoSuchKey" | "NotFound" | "NoSuchObject" | "NoSuchVersion" | "BlobNotFound"
+    )
 }
 
 /// What a store's refusal means, and what to do. Its own word goes before the status.
@@ -123,6 +138,27 @@ fn of_status(status: u16, code: &str) -> (ErrorKind, &'static str) {
         Unsupported,
     };
     match (status, code) {
+        (_, "ContainerNotFound" | "ContainerBeingDeleted") => {
+            (Unavailable, "there is no such container: make it, or correct the name or account=")
+        }
+        (_, "AuthenticationFailed" | "AuthorizationFailure" | "InvalidAuthenticationInfo") => (
+            Denied,
+            "the key is not the account's, the token has expired, or nobody is let in from here: \
+             look at the key and at the account's network rules",
+        ),
+        (_, "AccountIsDisabled" | "ResourceNotFound") => {
+            (Unavailable, "the account is not there or switched off: correct account= or endpoint=")
+        }
+        (_, "BlobArchived" | "BlobBeingRehydrated") => {
+            (Unavailable, "the object lies in the archive tier: bring it back before it is read")
+        }
+        (_, "Md5Mismatch" | "Crc64Mismatch") => {
+            (Corrupt, "the bytes changed on their way; they are sent again")
+        }
+        (_, "ServerBusy") => {
+            (Throttled, "the store asks for fewer requests: set requests= or parallel=")
+        }
+        (_, "OperationTimedOut") => (Timeout, "the store was too slow; it is tried again"),
         (_, "NoSuchBucket") => {
             (Unavailable, "there is no such bucket: make it, or correct the name or the endpoint")
         }
@@ -207,6 +243,16 @@ pub(super) fn status_of(error: &opendal::Error) -> Option<u16> {
     }
 }
 
+/// Whether something was there that was not to be written over. Of a 409 it is Azure's word
+/// that says so; S3's means that somebody else writes just now.
+pub(super) fn was_there(error: &opendal::Error) -> bool {
+    failure_of(error).is_some_and(|failure| match &failure.what {
+        What::Status(412, _) => true,
+        What::Status(409, code) => code == "BlobAlreadyExists",
+        _ => false,
+    })
+}
+
 /// Whether the connection ended before the answer: nobody knows what was done.
 pub(super) fn is_broken(error: &opendal::Error) -> bool {
     failure_of(error).is_some_and(|failure| failure.what == What::NoAnswer(Cut::Broken))
@@ -228,7 +274,10 @@ pub(super) fn explain(place: &str, action: &str, error: opendal::Error) -> Backe
     } else {
         let text = said(error.message());
         let (kind, hint) = of_library(&error);
-        (kind, text, hint, None)
+        // The words of who signs are the same for each store.
+        let unsigned = UNSIGNED.iter().find(|(scheme, _)| place.starts_with(scheme));
+        let unsigned = unsigned.filter(|_| kind == ErrorKind::Denied);
+        (kind, text, unsigned.map_or(hint, |(_, hint)| *hint), None)
     };
     let message = format!("cannot {action} {place}: {text}; {hint}");
     // The cause keeps only what was made here: a library's text may show headers.
@@ -239,6 +288,21 @@ pub(super) fn explain(place: &str, action: &str, error: opendal::Error) -> Backe
     explained.retry_after_ms = wait;
     explained
 }
+
+/// What to do without credentials elsewhere than at S3.
+const UNSIGNED: [(&str, &str); 2] = [
+    (
+        "azblob:",
+        "no credentials: write auth=file:PATH (of mode 0600) in the URL, with the line \
+         AZURE_STORAGE_ACCOUNT_KEY=... or AZURE_STORAGE_SAS_TOKEN=..., or set one of them in the \
+         environment",
+    ),
+    (
+        "gcs:",
+        "no credentials: write auth=file:PATH (of mode 0600), the key of a service account, or set \
+         GOOGLE_APPLICATION_CREDENTIALS",
+    ),
+];
 
 /// Errors that the library makes itself, or whose cause it kept to itself.
 fn of_library(error: &opendal::Error) -> (ErrorKind, &'static str) {
@@ -322,6 +386,14 @@ mod tests {
             (503, "SlowDown", Throttled, "requests="),
             (504, "", Other, "trouble"),
             (507, "", Full, "add a backend"),
+            (403, "AuthenticationFailed", Denied, "account's"),
+            (404, "BlobNotFound", NotFound, "not there"),
+            (404, "ContainerNotFound", Unavailable, "no such container"),
+            (404, "ResourceNotFound", Unavailable, "account="),
+            (409, "BlobArchived", Unavailable, "archive tier"),
+            (400, "Md5Mismatch", Corrupt, "sent again"),
+            (503, "ServerBusy", Throttled, "requests="),
+            (500, "OperationTimedOut", Timeout, "tried again"),
         ] {
             let error = told(status, &xml(code));
             assert_eq!(error.kind, kind, "{status} {code}: {error}");
@@ -341,6 +413,7 @@ mod tests {
             (What::NoAnswer(Cut::Refused), Unavailable, "running"),
             (What::NoAnswer(Cut::Name), Unavailable, "DNS"),
             (What::NoAnswer(Cut::Tls), Unavailable, "ca="),
+            (What::NoAnswer(Cut::Plain), Unavailable, "speaks no TLS"),
             (What::NoAnswer(Cut::Late), Timeout, "network"),
             (What::NoAnswer(Cut::Broken), Other, "tried again"),
             (What::Short, Corrupt, "asked again"),

@@ -14,12 +14,16 @@
 //! A kind is a file that makes a [`Store`] of a URL; all else is shared. The library
 //! (opendal) signs, lists and parses; it tries nothing again, and [`transport`] sends.
 
+mod azblob;
 mod blocks;
 mod failure;
+mod gcs;
+mod listing;
 mod names;
 mod packs;
 mod place;
 mod s3;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -31,9 +35,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use opendal::Operator;
+use opendal::options::{ReadOptions, WriteOptions};
+use opendal::{Metadata, Operator};
 use uuid::Uuid;
 
+pub(super) use self::azblob::{AZURE_GIVES, AzureSettings};
+pub(super) use self::gcs::{GOOGLE_GIVES, GoogleSettings};
+use self::listing::Paused;
 use self::names::Known;
 use self::place::settle;
 pub(super) use self::s3::{GIVES, S3Settings};
@@ -67,6 +75,44 @@ pub(super) struct Store {
     about: Description,
     /// Whether the store is asked to write only what is not there or not changed.
     conditional: bool,
+    tags: Tags,
+}
+
+/// What tells two versions of an object apart, and what conditions are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tags {
+    Etags,
+    /// Numbers of its versions.
+    Versions,
+}
+
+impl Tags {
+    /// Of what was looked at or listed.
+    fn of(self, found: &Metadata) -> Option<String> {
+        let tag = match self {
+            Self::Etags => found.etag(),
+            Self::Versions => found.version(),
+        };
+        tag.map(str::to_owned)
+    }
+
+    /// To read this version only.
+    fn read(self, tag: Option<String>) -> ReadOptions {
+        match self {
+            Self::Etags => ReadOptions { if_match: tag, ..ReadOptions::default() },
+            Self::Versions => ReadOptions { if_version_match: tag, ..ReadOptions::default() },
+        }
+    }
+
+    /// To write over this version only.
+    fn write(self, tag: String) -> WriteOptions {
+        match self {
+            Self::Etags => WriteOptions { if_match: Some(tag), ..WriteOptions::default() },
+            Self::Versions => {
+                WriteOptions { if_version_match: Some(tag), ..WriteOptions::default() }
+            }
+        }
+    }
 }
 
 /// A place that was opened.
@@ -76,6 +122,7 @@ struct Place {
     id: Uuid,
     conditional: AtomicBool,
     known: Known,
+    paused: Paused,
     counter: Counter,
 }
 
@@ -105,7 +152,8 @@ impl ObjectBackend {
         let id = web::at_opening(&store.about.location, OPEN_DEADLINE, settle)?;
         let conditional = AtomicBool::new(store.conditional);
         let counter = Counter::new(options.capacity);
-        let place = Place { store, id, conditional, known: Known::default(), counter };
+        let (known, paused) = (Known::default(), Paused::default());
+        let place = Place { store, id, conditional, known, paused, counter };
         Ok(Self { place: Arc::new(place), options })
     }
 

@@ -1,10 +1,10 @@
 use std::collections::HashMap;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use opendal::options::{ListOptions, ReadOptions, WriteOptions};
+use opendal::options::{ListOptions, WriteOptions};
 use parking_lot::Mutex;
 
-use super::failure::status_of;
+use super::failure::{status_of, was_there};
 use super::{AT_ONCE, Place};
 use crate::backends::{BackendError, ErrorKind, check};
 use crate::types::{Cid, printable};
@@ -50,10 +50,12 @@ impl Place {
             match self.store.small.write_options(&key, text.clone(), new).await {
                 Ok(_) => return Ok(()),
                 Err(error) => match status_of(&error) {
-                    Some(412) => match self.replace_name(name, &key, cid).await? {
-                        Replaced::Done => return Ok(()),
-                        Replaced::NoTag => {}
-                    },
+                    Some(409 | 412) if was_there(&error) => {
+                        match self.replace_name(name, &key, cid).await? {
+                            Replaced::Done => return Ok(()),
+                            Replaced::NoTag => {}
+                        }
+                    }
                     Some(501) => self.without_conditions(),
                     _ => return Err(fail(error)),
                 },
@@ -80,8 +82,8 @@ impl Place {
         if self.read_name(name, None).await? == Some(*cid) {
             return Ok(Replaced::Done);
         }
-        let Some(tag) = before.etag() else { return Ok(Replaced::NoTag) };
-        let options = WriteOptions { if_match: Some(tag.to_owned()), ..WriteOptions::default() };
+        let Some(tag) = self.store.tags.of(&before) else { return Ok(Replaced::NoTag) };
+        let options = self.store.tags.write(tag);
         match self.store.small.write_options(key, format!("{cid}\n"), options).await {
             Ok(_) => Ok(Replaced::Done),
             Err(error) if status_of(&error) == Some(501) => Ok(Replaced::NoTag),
@@ -91,7 +93,7 @@ impl Place {
 
     /// The value; of the version with this tag only, else `Other`.
     async fn read_name(&self, name: &str, tag: Option<&str>) -> Result<Option<Cid>, BackendError> {
-        let options = ReadOptions { if_match: tag.map(str::to_owned), ..ReadOptions::default() };
+        let options = self.store.tags.read(tag.map(str::to_owned));
         let data = match self.store.small.read_options(&format!("{NAMES}{name}"), options).await {
             Ok(data) => data.to_vec(),
             // Taken away meanwhile.
@@ -137,7 +139,7 @@ impl Place {
                 let message = format!("{place} has more than {NAMES_MAX} names under `{prefix}`");
                 return Err(BackendError::new(ErrorKind::Invalid, message));
             }
-            let tag = entry.metadata().etag().unwrap_or_default().to_owned();
+            let tag = self.store.tags.of(entry.metadata()).unwrap_or_default();
             listed.push((name.to_owned(), tag));
         }
         let reads = listed.into_iter().map(|(name, tag)| async move {

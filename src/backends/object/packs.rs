@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use opendal::options::{ListOptions, ReadOptions, WriteOptions};
+use opendal::options::{ReadOptions, WriteOptions};
 
 use super::failure::{is_broken, status_of};
 use super::{AT_ONCE, Place};
@@ -87,21 +87,17 @@ impl Shelf for Packs {
 
     async fn list(&self, after: &str, limit: usize) -> Result<Vec<(String, u64)>, BackendError> {
         let fail = |error| self.0.fail("list the packs of", error);
-        let options = ListOptions {
-            limit: Some(limit.min(1000)),
-            start_after: Some(format!("{PACKS}{after}")),
-            recursive: true,
-            ..ListOptions::default()
-        };
-        let mut lister = self.0.store.blocks.lister_options(PACKS, options).await.map_err(fail)?;
+        let start = Some(format!("{PACKS}{after}"));
+        let mut listing = self.0.after(PACKS, start, limit).await.map_err(fail)?;
         let mut page = Vec::new();
-        while let Some(entry) = lister.try_next().await.map_err(fail)? {
+        while let Some(entry) = listing.next().await.map_err(fail)? {
             let name = entry.path().strip_prefix(PACKS).unwrap_or_default();
             if !is_pack(name) || name <= after {
                 continue;
             }
             page.push((name.to_owned(), entry.metadata().content_length()));
             if page.len() == limit {
+                listing.pause(entry.path().to_owned());
                 break;
             }
         }
@@ -114,7 +110,7 @@ impl Shelf for Packs {
             return Ok(());
         }
         let keys: Vec<String> = names.iter().map(|name| format!("{PACKS}{name}")).collect();
-        match self.0.store.blocks.delete_iter(keys).await {
+        match self.0.remove(keys).await {
             Err(error) if is_missing(&error) => self.0.check().await,
             other => other.map_err(|error| self.0.fail("remove packs from", error)),
         }
@@ -129,11 +125,12 @@ impl Shelf for Packs {
                 }
                 other => other.map_err(|error| self.fail("ask for", "head", error))?,
             };
-            let tag = found.etag().map(str::to_owned);
+            let tags = self.0.store.tags;
+            let tag = tags.of(&found);
             if tag.is_some() && known.map(|Tag(known)| known) == tag.as_ref() {
                 return Ok(HeadNow::Same);
             }
-            let options = ReadOptions { if_match: tag.clone(), ..ReadOptions::default() };
+            let options = tags.read(tag.clone());
             match self.0.store.small.read_options(HEAD, options).await {
                 Ok(data) => {
                     return Ok(HeadNow::Is(data.to_bytes(), Tag(tag.unwrap_or_default())));
@@ -150,9 +147,7 @@ impl Shelf for Packs {
         let place = &self.0;
         let condition = match before {
             None => WriteOptions { if_not_exists: true, ..WriteOptions::default() },
-            Some(Tag(tag)) => {
-                WriteOptions { if_match: Some(tag.clone()), ..WriteOptions::default() }
-            }
+            Some(Tag(tag)) => place.store.tags.write(tag.clone()),
         };
         let compares = before.is_none_or(|Tag(tag)| !tag.is_empty());
         if place.is_conditional() && compares {

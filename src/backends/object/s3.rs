@@ -18,8 +18,9 @@ use reqsign_aws_v4::{
 use reqsign_core::ProvideCredentialChain;
 use url::Url;
 
+use super::settings::{endpoint, flag, host, is_plain, prefix};
 use super::transport::Transport;
-use super::{Description, Store};
+use super::{Description, Store, Tags};
 use crate::backends::{BackendError, ErrorKind, pack, web};
 use crate::runtime::SecretSource;
 use crate::types::Secret;
@@ -27,9 +28,6 @@ use crate::types::Secret;
 /// What `auth=` gives.
 pub(in crate::backends) const GIVES: &str = "the lines AWS_ACCESS_KEY_ID=... and \
     AWS_SECRET_ACCESS_KEY=... (or set them in the environment, or write profile=NAME)";
-
-/// Bytes of a key; ours need some 100 behind the prefix.
-const PREFIX_MAX: usize = 512;
 
 /// Storage classes from which a block can be read at once. Those of archives are left
 /// out: what is there has to be ordered hours before, which no reader of a file does.
@@ -82,17 +80,6 @@ pub(in crate::backends) struct S3Settings {
     pack_size: usize,
 }
 
-fn is_plain(text: &str, more: &str) -> bool {
-    text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-}
-
-fn flag(key: &str, value: &str) -> Result<bool, String> {
-    match value {
-        "0" | "1" => Ok(value == "1"),
-        _ => Err(format!("{key}={value}: write 1 or 0")),
-    }
-}
-
 impl S3Settings {
     /// `packs=`: small blocks share objects.
     pub(in crate::backends) fn packs(&self) -> bool {
@@ -124,18 +111,9 @@ impl S3Settings {
             let reason = "a directory bucket (S3 Express) lists in no order: use another bucket";
             return Err(reason.to_owned());
         }
-        let prefix = url.path().trim_matches('/');
-        let parts_fit = prefix.split('/').all(|part| !matches!(part, "" | "." | ".."));
-        if !prefix.is_empty()
-            && (!is_plain(prefix, "-_./=") || !parts_fit || prefix.len() > PREFIX_MAX)
-        {
-            return Err(format!(
-                "`{prefix}` is not a prefix: use letters, digits, -_.= and single slashes"
-            ));
-        }
         Ok(Self {
             bucket: bucket.to_owned(),
-            prefix: prefix.to_owned(),
+            prefix: prefix(url)?,
             endpoint: None,
             region: None,
             style: None,
@@ -159,7 +137,7 @@ impl S3Settings {
         value: &str,
     ) -> Option<Result<(), String>> {
         let result = match key {
-            "endpoint" => endpoint(value).map(|url| self.endpoint = Some(url)),
+            "endpoint" => endpoint(value, GIVES).map(|url| self.endpoint = Some(url)),
             "region" if !value.is_empty() && is_plain(value, "-_") => {
                 self.region = Some(value.to_owned());
                 Ok(())
@@ -243,8 +221,7 @@ impl S3Settings {
     /// The store's host, with its port when it is not the usual one.
     pub(in crate::backends) fn host(&self) -> String {
         let Some(endpoint) = &self.endpoint else { return "s3.amazonaws.com".to_owned() };
-        let host = endpoint.host_str().unwrap_or_default();
-        endpoint.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        host(endpoint)
     }
 
     /// Which place it is, whoever asks and however.
@@ -323,6 +300,7 @@ impl S3Settings {
                 domain: format!("s3:{}/{}", self.host(), self.bucket),
             },
             conditional: self.conditional,
+            tags: Tags::Etags,
         })
     }
 
@@ -408,23 +386,6 @@ impl Keys {
         let secret = found.remove("aws_secret_access_key")?;
         Some(Self { id, secret, token: found.remove("aws_session_token") })
     }
-}
-
-fn endpoint(value: &str) -> Result<Url, String> {
-    let wrong = |what: &str| {
-        Err(format!("the endpoint {what}: write endpoint=https://HOST or http://HOST:PORT"))
-    };
-    let Ok(url) = Url::parse(value) else { return wrong("is no URL") };
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(web::no_place_for_secrets(GIVES));
-    }
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return wrong("is not http or https");
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return wrong("has more than a host and a port");
-    }
-    Ok(url)
 }
 
 #[cfg(test)]

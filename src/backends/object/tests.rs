@@ -78,6 +78,49 @@ fn a_wrong_s3_url_says_what_to_write() {
 }
 
 #[test]
+fn urls_of_other_clouds_say_where_and_how() {
+    for (text, id, place) in [
+        ("azblob://box/a/b?account=mine&tier=cloud", "box", "azblob://box/a/b/?account=mine"),
+        (
+            "azblob://box?account=mine&endpoint=http://127.0.0.1:1/me&auth=file:/k&packs=0&id=x",
+            "x",
+            "azblob://box?account=mine&endpoint=http://127.0.0.1:1/me",
+        ),
+        ("gcs://buck.et/p?storage_class=NEARLINE&auth=env:K", "buck-et", "gcs://buck.et/p"),
+        (
+            "gcs://bucket?endpoint=https://h&ca=/ca.pem&anonymous=1&conditional=0",
+            "bucket",
+            "gcs://bucket?endpoint=https://h",
+        ),
+    ] {
+        let parsed = spec(text);
+        assert_eq!(parsed.id.as_str(), id, "{text}");
+        assert_eq!(spec(&parsed.url).url, parsed.url, "what is stored is read back the same");
+        assert!(parsed.is_same_place(&spec(place)) && parsed.path().is_none(), "{place}");
+    }
+    for (url, hint) in [
+        ("azblob://box/x", "write account=NAME"),
+        ("azblob://Box?account=mine", "not a container's name"),
+        ("azblob://bo_x?account=mine", "not a container's name"),
+        ("azblob://box:80?account=mine", "not a container's name"),
+        ("azblob://box?account=Me!", "write its name"),
+        ("azblob://box?account=mine&endpoint=ftp://h", "not http or https"),
+        ("azblob://box?account=mine&endpoint=http://h&ca=/x", "https"),
+        ("azblob://box?account=mine&region=x", "account, endpoint, auth"),
+        ("azblob://box/a b?account=mine", "not a prefix"),
+        ("gcs://Bucket", "not a bucket's name"),
+        ("gcs://b", "not a bucket's name"),
+        ("gcs://bucket?storage_class=COOL", "STANDARD, NEARLINE"),
+        ("gcs://bucket?anonymous=1&auth=file:/k", "leave one of them out"),
+        ("gcs://bucket?anonymous=maybe", "write 1 or 0"),
+    ] {
+        let message = BackendSpec::parse(url, &[]).unwrap_err().to_string();
+        assert!(message.contains(hint), "{url}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
 fn a_url_with_a_secret_is_refused_with_advice_and_not_shown() {
     for url in [
         "s3://AKIA:hidden@bucket/x",
@@ -89,6 +132,10 @@ fn a_url_with_a_secret_is_refused_with_advice_and_not_shown() {
         "s3://bucket?auth=hidden",
         "s3://bucket?endpoint=https://me:hidden@host",
         "s3://bucket?endpoint=https%3A%2F%2Fme%3Ahidden%40host",
+        "azblob://me:hidden@box?account=mine",
+        "azblob://box?account=mine&sas_token=hidden",
+        "gcs://bucket?credential=hidden",
+        "gcs://hidden@bucket",
         "file:///x?secret=hidden",
     ] {
         let error = BackendSpec::parse(url, &[]).unwrap_err();

@@ -220,6 +220,6 @@ mod tests {
         assert_eq!(fails(&format!("http://{nobody}/b")).await, What::NoAnswer(Cut::Refused));
         assert_eq!(fails("http://no-such-host.invalid/b").await, What::NoAnswer(Cut::Name));
         let plain = once(b"HTTP/1.1 400 no\r\ncontent-length: 0\r\n\r\n", false).await;
-        assert_eq!(fails(&plain.replace("http:", "https:")).await, What::NoAnswer(Cut::Tls));
+        assert_eq!(fails(&plain.replace("http:", "https:")).await, What::NoAnswer(Cut::Plain));
     }
 }

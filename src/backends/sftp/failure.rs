@@ -139,9 +139,9 @@ mod tests {
 
     #[test]
     fn each_way_to_fail_has_its_kind_and_says_what_to_do() {
+        use ErrorKind::{Corrupt, Denied, Invalid, Other, Timeout, Unavailable, Unsupported};
         let broken = |text: &str| Failure::Broken(text.to_owned());
         let status = |code: StatusCode| Failure::Status(code, code.to_string());
-        use ErrorKind::{Corrupt, Denied, Invalid, Other, Timeout, Unavailable, Unsupported};
         for (failure, kind, hint) in [
             (status(StatusCode::PermissionDenied), Denied, "owner and mode"),
             (status(StatusCode::NoSuchFile), Unavailable, "mounted"),

@@ -44,6 +44,7 @@ const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
 /// What a server can do beyond version 3 (OpenSSH's PROTOCOL, section 4).
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate ability")]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Abilities {
     pub fsync: bool,

@@ -1,5 +1,6 @@
 //! A home of its own for each test, the program in it, volumes and mounts.
 
+mod cloud;
 mod cluster;
 mod kubo;
 mod model;
@@ -18,6 +19,7 @@ use std::process::Command;
 use std::sync::Once;
 use std::time::Duration;
 
+pub use self::cloud::{CLOUD_KEY, Cloud, Kind as CloudKind};
 pub use self::cluster::ClusterPeer;
 pub use self::kubo::KuboDaemon;
 pub use self::model::Random;
