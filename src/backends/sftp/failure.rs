@@ -23,6 +23,9 @@ pub(super) enum Failure {
     /// Larger than any that is ours, or no file.
     #[error("it is larger than any block, or not a file")]
     TooLong,
+    /// A folder with more than anybody puts into one.
+    #[error("a folder there has more than a million entries")]
+    TooMany,
     /// There is no `ssh` on this machine.
     #[error("there is no `ssh` on this machine")]
     NoSsh,
@@ -107,6 +110,7 @@ impl Failure {
             Self::Short | Self::TooLong => {
                 (ErrorKind::Corrupt, "the copy is looked at and brought anew")
             }
+            Self::TooMany => (ErrorKind::Invalid, "is it a folder of its own?"),
             Self::NoSsh => (ErrorKind::Invalid, "install OpenSSH's client (openssh-client)"),
         }
     }
@@ -150,6 +154,7 @@ mod tests {
             (Failure::Late, Timeout, "network"),
             (Failure::Short, Corrupt, "anew"),
             (Failure::TooLong, Corrupt, "anew"),
+            (Failure::TooMany, Invalid, "of its own"),
             (Failure::NoSsh, Invalid, "openssh-client"),
             (broken("u@h: Permission denied (publickey)."), Denied, "identity="),
             (broken("Host key verification failed."), Denied, "known_hosts="),

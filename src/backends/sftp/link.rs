@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
@@ -37,6 +38,8 @@ const CHUNK: u64 = 32 << 10;
 const CHUNK_MAX: u64 = 255 << 10;
 /// Of one file at a time.
 const AT_ONCE: usize = 8;
+/// Entries of one folder: 100 times what 10,000,000 blocks put into one.
+const ENTRIES_MAX: usize = 1_000_000;
 /// What is read of what `ssh` says.
 const SAID_MAX: usize = 4096;
 /// Files and folders are their owner's.
@@ -136,6 +139,10 @@ impl Link {
         }
         link.session.set_timeout(ANSWER);
         Ok(link)
+    }
+
+    fn is_up(&self) -> bool {
+        !self.is_broken.load(Ordering::Relaxed)
     }
 
     /// What `ssh` said before it ended.
@@ -248,6 +255,9 @@ impl Link {
             let Some(page) = self.done(page)? else { break };
             let ours = page.files.into_iter().filter(|one| !matches!(&*one.filename, "." | ".."));
             found.extend(ours.map(|one| (one.filename, one.attrs)));
+            if found.len() > ENTRIES_MAX {
+                return Err(Failure::TooMany);
+            }
         }
         folder.close().await?;
         found.sort_unstable_by(|one, two| one.0.cmp(&two.0));
@@ -430,44 +440,64 @@ impl Drop for Temporary {
     }
 }
 
+/// Room for a connection.
+#[derive(Default)]
+struct Line {
+    link: Option<Arc<Link>>,
+    /// When the last try to make one failed, and why.
+    failed: Option<(Instant, Failure)>,
+}
+
 /// The connections of a place, made when they are needed.
 pub(super) struct Links {
     settings: SftpSettings,
-    slots: [Slot<Option<Arc<Link>>>; LINKS],
+    lines: [Slot<Line>; LINKS],
     next: AtomicUsize,
 }
 
 impl Links {
     pub fn new(settings: SftpSettings) -> Self {
-        Self { settings, slots: Default::default(), next: AtomicUsize::new(0) }
+        Self { settings, lines: Default::default(), next: AtomicUsize::new(0) }
     }
 
-    /// Does it over a connection; once more over a new one when that had ended while nobody
-    /// used it. All that is asked may be done twice.
+    /// Does it over a connection; once more over another one when that had ended while
+    /// nobody used it, as all have when the server was away. What is asked may be done twice.
     pub async fn on<T, Doing>(&self, work: impl Fn(Arc<Link>) -> Doing) -> Result<T, Failure>
     where
         Doing: Future<Output = Result<T, Failure>>,
     {
-        let (link, is_new) = self.link().await?;
-        match work(link).await {
-            Err(Failure::Broken(_)) if !is_new => {
-                let (link, _) = self.link().await?;
-                work(link).await
+        for _ in 0..LINKS {
+            let (link, is_new) = self.link().await?;
+            match work(link).await {
+                Err(Failure::Broken(_)) if !is_new => {}
+                other => return other,
             }
-            other => other,
         }
+        work(self.link().await?.0).await
     }
 
     async fn link(&self) -> Result<(Arc<Link>, bool), Failure> {
-        let at = self.next.fetch_add(1, Ordering::Relaxed) % LINKS;
-        let mut slot = self.slots[at].lock().await;
-        if let Some(link) = slot.as_ref().filter(|link| !link.is_broken.load(Ordering::Relaxed)) {
+        let (asked, at) = (Instant::now(), self.next.fetch_add(1, Ordering::Relaxed) % LINKS);
+        let mut line = self.lines[at].lock().await;
+        if let Some(link) = line.link.as_ref().filter(|link| link.is_up()) {
             return Ok((Arc::clone(link), false));
         }
-        // Not before: two at a time would be one more than there are slots.
-        *slot = None;
-        let link = Arc::new(Link::connect(&self.settings).await?);
-        *slot = Some(Arc::clone(&link));
-        Ok((link, true))
+        // Who waited for a try that failed does not make another one.
+        if let Some((_, failure)) = line.failed.as_ref().filter(|(when, _)| *when >= asked) {
+            return Err(failure.clone());
+        }
+        // Not before: two at a time would be one more than there are lines.
+        line.link = None;
+        match Link::connect(&self.settings).await {
+            Ok(link) => {
+                let link = Arc::new(link);
+                line.link = Some(Arc::clone(&link));
+                Ok((link, true))
+            }
+            Err(failure) => {
+                line.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
     }
 }
