@@ -6,6 +6,7 @@
 //! in `wrap/` forwards every method. `conformance` is the suite that each
 //! implementation passes.
 
+mod bundle;
 pub(crate) mod check;
 mod cluster;
 pub mod conformance;
@@ -21,6 +22,7 @@ mod operation;
 mod overlap;
 mod pack;
 pub mod peer;
+mod pinata;
 mod pinning;
 mod settings;
 mod sftp;

@@ -12,6 +12,7 @@ use super::kubo::{self, Address, KUBO, KuboBackend};
 use super::object::{self, AzureSettings, GoogleSettings, ObjectBackend, S3Settings};
 use super::pack::{self, Form, PACK_SIZE, PackBackend};
 use super::peer::{self, PeerBackend};
+use super::pinata::{self, PinataSettings};
 use super::pinning::{PinningBackend, PinningSettings};
 use super::settings::{PlaceOptions, PlaceSettings, is_name};
 use super::sftp::{self, SftpBackend, SftpSettings};
@@ -20,7 +21,7 @@ use crate::runtime::{SecretSource, is_secret_name};
 use crate::types::{BackendId, ByteSize, printable};
 
 /// Settings that say how a place is reached and with whose rights, not what it is.
-const ACCESS: [&str; 13] = [
+const ACCESS: [&str; 14] = [
     "anonymous",
     "auth",
     "profile",
@@ -31,12 +32,14 @@ const ACCESS: [&str; 13] = [
     "kubo",
     "kubo_auth",
     "gateway",
+    "gateway_auth",
     "identity",
     "config",
     "known_hosts",
 ];
 /// Those of them that say whose keys are used, or name what is run.
-const KEYS: [&str; 6] = ["auth", "profile", "kubo_auth", "identity", "config", "known_hosts"];
+const KEYS: [&str; 7] =
+    ["auth", "profile", "kubo_auth", "gateway_auth", "identity", "config", "known_hosts"];
 /// `gather=` of a place where small blocks share objects.
 const GATHER: Duration = Duration::from_secs(1);
 
@@ -49,7 +52,7 @@ pub struct BackendSpec {
     /// `file:///path`, `car:///path`, `parquet:///path`, `s3://bucket/prefix`,
     /// `azblob://container/prefix`, `gcs://bucket/prefix`,
     /// `ipfs://host:5001/folder`, `ipfs-cluster://host:9094/folder`,
-    /// `pinning+https://host/root` or `sftp://user@host/folder`.
+    /// `pinning+https://host/root`, `pinata://folder` or `sftp://user@host/folder`.
     /// Query parameters are settings: `domain=`, `capacity=`, `read_only=1`, those of
     /// [`PlaceSettings`], and of its kind.
     pub url: String,
@@ -107,6 +110,7 @@ enum Kind {
     Peer(Box<peer::Address>),
     Cluster(Box<ClusterSettings>),
     Pinning(Box<PinningSettings>),
+    Pinata(Box<PinataSettings>),
     Sftp(Box<SftpSettings>),
 }
 
@@ -125,6 +129,7 @@ impl Kind {
             Self::Peer(address) => address.set(key, value),
             Self::Cluster(settings) => settings.set(key, value),
             Self::Pinning(settings) => settings.set(key, value),
+            Self::Pinata(settings) => settings.set(key, value),
             Self::Sftp(settings) => settings.set(key, value),
         }
     }
@@ -138,7 +143,7 @@ impl Kind {
             | Self::Cluster(_)
             | Self::Pinning(_)
             | Self::Sftp(_) => false,
-            Self::Archives(..) => true,
+            Self::Archives(..) | Self::Pinata(_) => true,
             Self::S3(settings) => settings.packs(),
             Self::Azure(settings) => settings.common.packs,
             Self::Google(settings) => settings.common.packs,
@@ -156,6 +161,7 @@ impl Kind {
             Self::Google(settings) => settings.check(),
             Self::Cluster(settings) => settings.check(),
             Self::Pinning(settings) => settings.check(),
+            Self::Pinata(settings) => settings.check(),
         }
     }
 
@@ -179,6 +185,7 @@ impl Kind {
                  allocations, metadata, expire_in, "
             }
             Self::Pinning(_) => "auth, ca, folder, gateway, kubo, kubo_auth, keep, ",
+            Self::Pinata(_) => "auth, gateway, gateway_auth, api, uploads, ca, ",
             Self::Sftp(_) => "identity, config, known_hosts, ",
         }
     }
@@ -193,6 +200,7 @@ impl Kind {
             Self::Azure(_) => object::AZURE_GIVES,
             Self::Google(_) => object::GOOGLE_GIVES,
             Self::Kubo(_) | Self::Cluster(_) | Self::Pinning(_) => kubo::GIVES,
+            Self::Pinata(_) => pinata::GIVES,
             Self::Peer(_) => peer::GIVES,
             Self::Sftp(_) => sftp::GIVES,
         }
@@ -212,6 +220,7 @@ impl Kind {
             (Self::Peer(one), Self::Peer(two)) => one.is_same_place(two),
             (Self::Cluster(one), Self::Cluster(two)) => one.is_same_place(two),
             (Self::Pinning(one), Self::Pinning(two)) => one.is_same_place(two),
+            (Self::Pinata(one), Self::Pinata(two)) => one.is_same_place(two),
             (Self::Sftp(one), Self::Sftp(two)) => one.is_same_place(two),
             _ => false,
         }
@@ -274,6 +283,7 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
         "pinning+http" | "pinning+https" => {
             Kind::Pinning(Box::new(PinningSettings::of(&url).map_err(invalid)?))
         }
+        "pinata" => Kind::Pinata(Box::new(PinataSettings::of(&url).map_err(invalid)?)),
         "sftp" => Kind::Sftp(Box::new(SftpSettings::of(&url).map_err(invalid)?)),
         scheme => {
             return Err(invalid(format!(
@@ -281,7 +291,8 @@ fn parse(text: &str) -> Result<Parsed, InvalidBackendUrl> {
                  (./ before a relative one with a colon), car:///path, parquet:///path, \
                  s3://BUCKET/PREFIX, azblob://CONTAINER/PREFIX?account=NAME, gcs://BUCKET/PREFIX, \
                  ipfs://HOST:5001, ipfs-cluster://HOST:9094, \
-                 pinning+https://HOST, sftp://USER@HOST/folder or cairn://HOST:7180"
+                 pinning+https://HOST, pinata://FOLDER, sftp://USER@HOST/folder or \
+                 cairn://HOST:7180"
             )));
         }
     };
@@ -366,6 +377,7 @@ fn slug(kind: &Kind) -> String {
         Kind::Peer(address) => address.slug(),
         Kind::Cluster(settings) => settings.slug().to_owned(),
         Kind::Pinning(settings) => settings.slug().to_owned(),
+        Kind::Pinata(settings) => settings.slug().to_owned(),
         Kind::Sftp(settings) => settings.slug().to_lowercase(),
     };
     let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
@@ -465,6 +477,7 @@ impl BackendSpec {
             Kind::Pinning(settings) => {
                 (!settings.is_loopback()).then(|| settings.host().to_owned())
             }
+            Kind::Pinata(settings) => (!settings.is_loopback()).then(|| settings.host().to_owned()),
             Kind::Sftp(settings) => (!settings.is_loopback()).then(|| settings.host().to_owned()),
         }
     }
@@ -481,6 +494,7 @@ impl BackendSpec {
             | Kind::Peer(_)
             | Kind::Cluster(_)
             | Kind::Pinning(_)
+            | Kind::Pinata(_)
             | Kind::Sftp(_) => None,
         }
     }
@@ -566,6 +580,7 @@ pub fn kind_of(url: &str) -> &'static str {
         Ok(Kind::Archives(form, ..)) => form.name(),
         Ok(Kind::Cluster(_)) => "cluster",
         Ok(Kind::Pinning(_)) => "pinning",
+        Ok(Kind::Pinata(_)) => "pinata",
         Ok(Kind::Peer(_)) => "cairn",
         Ok(Kind::Sftp(_)) => "sftp",
         Ok(Kind::Dir(_)) | Err(_) => "dir",
@@ -642,6 +657,9 @@ pub fn open_in(
         }
         Kind::Pinning(settings) => {
             Ok(Arc::new(PinningBackend::open(&settings, parsed.options, create)?))
+        }
+        Kind::Pinata(settings) => {
+            Ok(Arc::new(pinata::open(&settings, parsed.options, dir.as_deref())?))
         }
         Kind::Sftp(settings) => Ok(Arc::new(SftpBackend::open(*settings, parsed.options, create)?)),
     }

@@ -66,7 +66,8 @@ pub(super) struct Init {
     /// A backend besides the local store: a path, <file:///path?id=NAME&domain=NAME&capacity=SIZE&read_only=1>,
     /// <s3://BUCKET/PREFIX?endpoint=URL&region=NAME&auth=file:PATH>, <ipfs://HOST:5001/FOLDER?auth=file:PATH>,
     /// <ipfs-cluster://HOST:9094/FOLDER?auth=file:PATH>,
-    /// <pinning+https://HOST/ROOT?gateway=URL&auth=file:PATH>, <car:///PATH>, <parquet:///PATH>, <sftp://USER@HOST/PATH>,
+    /// <pinning+https://HOST/ROOT?gateway=URL&auth=file:PATH>, <pinata://FOLDER?gateway=URL&auth=file:PATH>,
+    /// <car:///PATH>, <parquet:///PATH>, <sftp://USER@HOST/PATH>,
     /// <azblob://CONTAINER/PREFIX?account=NAME>, <gcs://BUCKET/PREFIX> or <cairn://HOST:7180?auth=file:PATH>.
     #[arg(long = "backend", value_name = "URL")]
     pub backends: Vec<String>,
@@ -455,7 +456,7 @@ pub(super) enum Verb {
 pub(super) enum BackendVerb {
     /// Add a backend; what is missing there is copied.
     #[command(
-        after_help = "Examples:\n  cairn backend add /mnt/b/cairn --volume ~/volume\n  cairn backend add 's3://backups/cairn?region=eu-central-1&profile=work' --volume ~/volume\n  cairn backend add 's3://backups/cairn?endpoint=http://nas:9000&auth=file:/home/me/keys'\n  cairn backend add ipfs://127.0.0.1:5001\n  cairn backend add sftp://me@nas/srv/cairn\n\nKeys are never in a URL: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, profile=, or auth=file:PATH (of mode 0600, with the two). The bucket must exist. All settings: src/docs/backends.md, kubo.md, cluster.md and pinning.md."
+        after_help = "Examples:\n  cairn backend add /mnt/b/cairn --volume ~/volume\n  cairn backend add 's3://backups/cairn?region=eu-central-1&profile=work' --volume ~/volume\n  cairn backend add 's3://backups/cairn?endpoint=http://nas:9000&auth=file:/home/me/keys'\n  cairn backend add ipfs://127.0.0.1:5001\n  cairn backend add sftp://me@nas/srv/cairn\n\nKeys are never in a URL: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, profile=, or auth=file:PATH (of mode 0600, with the two). The bucket must exist. All settings: src/docs/backends.md, kubo.md, cluster.md, pinning.md and pinata.md."
     )]
     Add {
         /// Its URL.

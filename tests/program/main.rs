@@ -40,6 +40,7 @@ mod names;
 mod nodes;
 mod packages;
 mod packs;
+mod pinata;
 mod pinning_backend;
 mod pins;
 mod policies;

@@ -19,6 +19,7 @@ static CLUSTER: Scheme = Scheme {
     usage: "write ipfs-cluster://HOST:9094, the address of a cluster peer's REST API",
     id: "cluster",
     words: &WORDS,
+    key_header: None,
 };
 
 /// Where a peer's IPFS proxy listens by default: it hands `block/get`, `block/stat`,

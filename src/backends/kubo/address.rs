@@ -35,6 +35,8 @@ pub(in crate::backends) struct Scheme {
     pub id: &'static str,
     /// What its failures mean.
     pub words: &'static Words,
+    /// The header that has its secret as it is; `Authorization` without one.
+    pub key_header: Option<&'static str>,
 }
 
 /// Kubo's RPC.
@@ -46,6 +48,7 @@ pub(in crate::backends) static KUBO: Scheme = Scheme {
     usage: "write ipfs://HOST:5001, the address of Kubo's RPC",
     id: "kubo",
     words: &error::WORDS,
+    key_header: None,
 };
 
 /// Where a Kubo is, or a server of another kind, and how it is spoken to.
@@ -165,6 +168,11 @@ impl Address {
         let scheme = if self.tls { "https" } else { "http" };
         let root = self.root.as_deref().unwrap_or(self.scheme.root);
         format!("{scheme}://{}:{}{root}", self.host, self.port)
+    }
+
+    /// The header that has its secret as it is.
+    pub(super) fn key_header(&self) -> Option<&'static str> {
+        self.scheme.key_header
     }
 
     /// What its failures mean.

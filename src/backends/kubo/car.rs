@@ -17,7 +17,7 @@ use crate::types::{Block, Cid};
 const BOUNDARY: &str = "cairn-5e1f2b7c9a084d36b1c7f0e2d49a6385";
 
 /// The `Content-Type` of the body.
-pub(super) const CONTENT_TYPE: &str =
+pub(in crate::backends) const CONTENT_TYPE: &str =
     "multipart/form-data; boundary=cairn-5e1f2b7c9a084d36b1c7f0e2d49a6385";
 
 /// Pieces that are sent one after the other; its length is known.
@@ -28,7 +28,8 @@ pub(in crate::backends) struct Pieces {
 }
 
 impl Pieces {
-    fn new(pieces: VecDeque<Bytes>) -> Self {
+    /// Of these.
+    pub fn new(pieces: VecDeque<Bytes>) -> Self {
         let left = pieces.iter().map(|piece| piece.len() as u64).sum();
         Self { pieces, left }
     }
@@ -58,28 +59,56 @@ impl Body for Pieces {
     }
 }
 
+/// An archive of the blocks, each under this CID.
+///
+/// # Errors
+/// None that is known.
+pub(in crate::backends) fn archive<'b>(
+    roots: &[Cid],
+    blocks: impl Iterator<Item = (Cid, &'b Bytes)>,
+) -> Result<VecDeque<Bytes>, CarError> {
+    let mut pieces = VecDeque::new();
+    let mut next = encode_header(roots)?;
+    for (id, data) in blocks {
+        put_section_head(&mut next, &id, data.len() as u64)?;
+        pieces.push_back(Bytes::from(std::mem::take(&mut next)));
+        if !data.is_empty() {
+            pieces.push_back(data.clone());
+        }
+    }
+    if !next.is_empty() {
+        pieces.push_back(Bytes::from(next));
+    }
+    Ok(pieces)
+}
+
+/// A form of these fields and a file, which is an archive.
+pub(in crate::backends) fn in_form(
+    fields: &[(&str, &str)],
+    mut archive: VecDeque<Bytes>,
+) -> Pieces {
+    let field = |(name, value): &(&str, &str)| {
+        format!(
+            "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+        )
+    };
+    let fields: String = fields.iter().map(field).collect();
+    let head = format!(
+        "{fields}--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; \
+         filename=\"blocks.car\"\r\nContent-Type: application/vnd.ipld.car\r\n\r\n"
+    );
+    archive.push_front(Bytes::from(head));
+    archive.push_back(Bytes::from(format!("\r\n--{BOUNDARY}--\r\n")));
+    Pieces::new(archive)
+}
+
 /// An archive of the blocks, each as raw, in a form.
 ///
 /// # Errors
 /// None that is known.
 pub(in crate::backends) fn form(roots: &[Cid], blocks: &[&Block]) -> Result<Pieces, CarError> {
-    let mut pieces = VecDeque::with_capacity(2 + blocks.len() * 2);
-    let mut next = format!(
-        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"blocks.car\"\r\n\
-         Content-Type: application/vnd.ipld.car\r\n\r\n"
-    )
-    .into_bytes();
-    next.extend_from_slice(&encode_header(roots)?);
-    for block in blocks {
-        put_section_head(&mut next, &raw(&block.cid), block.data.len() as u64)?;
-        pieces.push_back(Bytes::from(std::mem::take(&mut next)));
-        if !block.data.is_empty() {
-            pieces.push_back(block.data.clone());
-        }
-    }
-    next.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
-    pieces.push_back(Bytes::from(next));
-    Ok(Pieces::new(pieces))
+    let sections = blocks.iter().map(|block| (raw(&block.cid), &block.data));
+    Ok(in_form(&[], archive(roots, sections)?))
 }
 
 #[cfg(test)]

@@ -102,6 +102,11 @@ impl Holders {
         Self { codec: cid::RAW, ..Self::new(&format!("service:{folder}")) }
     }
 
+    /// Of a folder at an account that keeps archives: no folder of the others.
+    pub fn at_account(folder: &str) -> Self {
+        Self { codec: cid::RAW, ..Self::new(&format!("account:{folder}")) }
+    }
+
     /// What is pinned for a block of this length.
     ///
     /// # Errors

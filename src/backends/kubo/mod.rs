@@ -23,7 +23,7 @@ pub(crate) mod tests;
 mod turns;
 
 pub(super) use self::address::{Address, GIVES, KUBO, Scheme, folder};
-pub(super) use self::car::form;
+pub(super) use self::car::{CONTENT_TYPE, Pieces, archive, form, in_form};
 use self::error::is_not_pinned;
 pub(super) use self::error::{Words, is_absent, of_status};
 use self::holder::index_key;

@@ -13,7 +13,7 @@ use ::cid::multibase::Base;
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body as _;
 use parking_lot::RwLock;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Body, Client, Method, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -36,6 +36,8 @@ pub(in crate::backends) struct Rpc {
     base: Url,
     at: String,
     source: Option<SecretSource>,
+    /// The header that has the secret as it is.
+    key_header: Option<HeaderName>,
     secret: RwLock<Option<HeaderValue>>,
     /// It was refused: to be read again.
     refused: AtomicBool,
@@ -45,10 +47,12 @@ fn invalid(message: String) -> BackendError {
     BackendError::new(ErrorKind::Invalid, message)
 }
 
-/// The header of `bearer:TOKEN`, `basic:USER:PASSWORD`, or a token alone.
-fn header(secret: &Secret) -> Result<HeaderValue, String> {
+/// The header of `bearer:TOKEN`, `basic:USER:PASSWORD`, or a token alone; with `is_key` it is
+/// the secret itself.
+fn header(secret: &Secret, is_key: bool) -> Result<HeaderValue, String> {
     let text = secret.expose().trim();
     let value = match text.split_once(':') {
+        _ if is_key => text.to_owned(),
         Some(("basic", pair)) if pair.contains(':') => {
             format!("Basic {}", Base::Base64Pad.encode(pair))
         }
@@ -62,9 +66,13 @@ fn header(secret: &Secret) -> Result<HeaderValue, String> {
     Ok(value)
 }
 
-fn read(source: Option<&SecretSource>, at: &str) -> Result<Option<HeaderValue>, BackendError> {
+fn read(
+    source: Option<&SecretSource>,
+    is_key: bool,
+    at: &str,
+) -> Result<Option<HeaderValue>, BackendError> {
     let Some(source) = source else { return Ok(None) };
-    let secret = source.read().and_then(|secret| header(&secret));
+    let secret = source.read().and_then(|secret| header(&secret, is_key));
     secret.map(Some).map_err(|why| {
         BackendError::new(ErrorKind::Denied, format!("{at}: the secret of auth=: {why}"))
     })
@@ -77,7 +85,7 @@ impl Rpc {
     /// `Denied` without the secret, `Invalid` for bad certificates.
     pub fn new(address: &Address) -> Result<Self, BackendError> {
         let at = address.shown();
-        let secret = read(address.auth.as_ref(), &at)?;
+        let secret = read(address.auth.as_ref(), address.key_header().is_some(), &at)?;
         if secret.is_some() && address.is_open_to_listeners() {
             tracing::warn!(backend = %at, "the secret of auth= goes there unencrypted: use TLS (+https)");
         }
@@ -99,13 +107,19 @@ impl Rpc {
         let client = web::client(address.ca.as_deref(), address.is_loopback())
             .map_err(|why| invalid(format!("{at}: {why}")))?;
         let (source, secret) = (address.auth.clone(), RwLock::new(secret));
+        let key_header = address.key_header().map(HeaderName::from_static);
         let (words, refused) = (address.words(), AtomicBool::new(false));
-        Ok(Self { words, client, base, at, source, secret, refused })
+        Ok(Self { words, client, base, at, source, key_header, secret, refused })
     }
 
     /// Where it is, without secrets.
     pub fn at(&self) -> &str {
         &self.at
+    }
+
+    /// The root of its API.
+    pub fn base(&self) -> &Url {
+        &self.base
     }
 
     /// Reads the secret again when it was refused: whoever changed it need not open the
@@ -116,7 +130,8 @@ impl Rpc {
             return Ok(());
         }
         let (source, at) = (source.clone(), self.at.clone());
-        let again = tokio::task::spawn_blocking(move || read(Some(&source), &at)).await;
+        let is_key = self.key_header.is_some();
+        let again = tokio::task::spawn_blocking(move || read(Some(&source), is_key, &at)).await;
         let again = again.map_err(|cut| BackendError::new(ErrorKind::Other, cut.to_string()))?;
         *self.secret.write() = again?;
         self.refused.store(false, Ordering::Release);
@@ -162,7 +177,7 @@ impl Rpc {
         &self,
         method: Method,
         (path, arguments): (&str, &[(&str, &str)]),
-        headers: &[(HeaderName, &'static str)],
+        headers: &[(HeaderName, &str)],
         body: Option<(&'static str, Body)>,
     ) -> Result<Answer, BackendError> {
         let mut url = self
@@ -174,7 +189,7 @@ impl Rpc {
         }
         let mut request = self.client.request(method, url);
         if let Some(secret) = self.secret.read().clone() {
-            request = request.header(AUTHORIZATION, secret);
+            request = request.header(self.key_header.clone().unwrap_or(AUTHORIZATION), secret);
         }
         for (name, value) in headers {
             request = request.header(name, *value);
@@ -187,7 +202,8 @@ impl Rpc {
         let status = response.status();
         let wait = web::retry_after_ms(response.headers());
         let (words, at) = (self.words, self.at.clone());
-        let answer = Answer { words, body: response.into(), at, buffer: BytesMut::new() };
+        let headers = response.headers().clone();
+        let answer = Answer { words, headers, body: response.into(), at, buffer: BytesMut::new() };
         if status.is_success() {
             return Ok(answer);
         }
@@ -219,12 +235,18 @@ fn parse<T: DeserializeOwned>(words: &Words, at: &str, text: &[u8]) -> Result<T,
 /// The body of an answer.
 pub(in crate::backends) struct Answer {
     words: &'static Words,
+    headers: HeaderMap,
     body: Body,
     at: String,
     buffer: BytesMut,
 }
 
 impl Answer {
+    /// A header of it that is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     /// The next piece; `None` at the end that Kubo meant.
     async fn piece(&mut self) -> Result<Option<Bytes>, BackendError> {
         loop {
@@ -268,8 +290,13 @@ impl Answer {
 
     /// All of it, as one JSON value.
     pub async fn json<T: DeserializeOwned>(self) -> Result<T, BackendError> {
+        self.json_of(LINE_MAX).await
+    }
+
+    /// The same of at most so many bytes.
+    pub async fn json_of<T: DeserializeOwned>(self, most: usize) -> Result<T, BackendError> {
         let (words, at) = (self.words, self.at.clone());
-        parse(words, &at, &self.whole(LINE_MAX).await?)
+        parse(words, &at, &self.whole(most).await?)
     }
 
     /// The next line, as JSON; `None` at the end.
@@ -311,12 +338,14 @@ mod tests {
             ("basic:u:p", "Basic dTpw"),
             ("abc\n", "Bearer abc"),
         ] {
-            let value = header(&Secret::new(secret.into())).unwrap();
+            let value = header(&Secret::new(secret.into()), false).unwrap();
             assert_eq!(value.to_str().unwrap(), wanted);
             assert!(value.is_sensitive());
         }
         for bad in ["basic:user", "a\nb"] {
-            assert!(header(&Secret::new(bad.into())).is_err(), "{bad:?}");
+            assert!(header(&Secret::new(bad.into()), false).is_err(), "{bad:?}");
         }
+        let key = header(&Secret::new("basic:user\n".into()), true).unwrap();
+        assert_eq!(key.to_str().unwrap(), "basic:user");
     }
 }

@@ -52,7 +52,7 @@ struct Known {
 
 /// A block that lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct At {
+pub(in crate::backends) struct At {
     pub pack: String,
     pub position: u16,
     pub offset: u64,
@@ -97,7 +97,7 @@ struct State {
 
 /// All packs of a place.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(in crate::backends) struct Index {
     backend: Uuid,
     dir: PathBuf,
     /// Gone with the index, where the volume has no folder for it.
@@ -167,6 +167,11 @@ impl Index {
             }
         };
         Ok(Self { backend, dir, _own: own, _held: held.flatten(), state: RwLock::new(state) })
+    }
+
+    /// Whether a block of this CID can be in a pack.
+    pub fn takes(id: &Cid) -> bool {
+        Key::of(id).is_some()
     }
 
     /// Takes in a pack.
@@ -281,6 +286,13 @@ impl Index {
             let bits = state.dead.entry(pack.clone()).or_default();
             positions.iter().for_each(|position| bits.set(*position));
         }
+    }
+
+    /// More of a pack is dead.
+    pub fn bury(&self, pack: &str, positions: impl IntoIterator<Item = u32>) {
+        let mut state = self.state.write();
+        let bits = state.dead.entry(pack.to_owned()).or_default();
+        positions.into_iter().for_each(|position| bits.set(position));
     }
 
     /// The living block, in the newest pack that has it.

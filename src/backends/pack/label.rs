@@ -28,7 +28,7 @@ pub(super) const NEWER: &str = "use a newer cairn";
 
 /// A block in a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Row {
+pub(in crate::backends) struct Row {
     pub cid: Cid,
     /// From the start of the object: of its bytes in a CAR, of its page in Parquet.
     pub offset: u64,
@@ -44,7 +44,7 @@ pub(super) fn lost(offset: u64) -> Row {
 
 /// What a pack is, without its blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Label {
+pub(in crate::backends) struct Label {
     /// The place that it was made for.
     pub backend: Uuid,
     pub created: i64,
@@ -62,7 +62,7 @@ pub(super) struct Sealed {
 }
 
 /// Why it is none, in words.
-pub(super) type Bad = String;
+pub(in crate::backends) type Bad = String;
 
 /// How much of a pack has to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub(super) enum Read {
 
 /// # Errors
 /// When there are too many blocks, or none.
-pub(super) fn encode(
+pub(in crate::backends) fn encode(
     backend: Uuid,
     (id, created): (Uuid, i64),
     rows: impl Iterator<Item = Vec<Ipld>>,
@@ -98,7 +98,10 @@ pub(super) fn encode(
 ///
 /// # Errors
 /// With what is wrong about it; [`NEWER`] ends what is said of a higher format.
-pub(super) fn parse(data: &[u8], columns: usize) -> Result<(Uuid, i64, Vec<(Cid, u32, u64)>), Bad> {
+pub(in crate::backends) fn parse(
+    data: &[u8],
+    columns: usize,
+) -> Result<(Uuid, i64, Vec<(Cid, u32, u64)>), Bad> {
     let wrong = || "its label is not one".to_owned();
     let Ok(Ipld::Map(map)) = serde_ipld_dagcbor::from_slice::<Ipld>(data) else {
         return Err(wrong());

@@ -14,7 +14,7 @@ mod form;
 mod golden_tests;
 mod head;
 mod index;
-mod label;
+pub(super) mod label;
 mod page;
 mod parquet;
 mod runs;
@@ -39,7 +39,8 @@ use self::ahead::Pieces;
 use self::commit::Waiting;
 pub(super) use self::form::Form;
 use self::head::{HEAD_MAX, Head, LISTS_MAX, Positions, dead_name, decode_dead, encode_dead};
-use self::index::{At, Index};
+use self::index::At;
+pub(super) use self::index::Index;
 use self::label::{BLOCK_MAX, BLOCKS_MAX, Label, NEWER, Read, Sealed};
 pub(super) use self::shelf::{HeadNow, Shelf, Tag};
 use super::{

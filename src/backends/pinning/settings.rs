@@ -16,6 +16,7 @@ static SERVICE: Scheme = Scheme {
     usage: "write pinning+https://HOST/ROOT, the address that has `pins` below it",
     id: "pinning",
     words: &WORDS,
+    key_header: None,
 };
 
 /// A gateway, at what comes before `ipfs/`.
@@ -27,6 +28,7 @@ static GATEWAY: Scheme = Scheme {
     usage: "write gateway=https://HOST, which has /ipfs/ below it",
     id: "gateway",
     words: &GATEWAY_WORDS,
+    key_header: None,
 };
 
 /// How a service is reached, who gives it the blocks, and who gives them back.
